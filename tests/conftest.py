@@ -1,0 +1,40 @@
+"""Fixtures for data, shared by all tests."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+from fkjax import datasets
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The data folder that holds `mnist/`; skips where there is none."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FKJAX_DATA_DIR", beside))
+    if not any((folder / "mnist").glob("train-images-idx3-ubyte*")):
+        pytest.skip(f"no MNIST in {folder}/mnist; name a folder by FKJAX_DATA_DIR")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_dir: Path) -> datasets.Dataset:
+    return datasets.load("mnist", data_dir=mnist_dir)
+
+
+@pytest.fixture(scope="session")
+def digits() -> datasets.Dataset:
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="session")
+def digits_splits(digits: datasets.Dataset) -> datasets.Splits:
+    return datasets.split(
+        jax.random.key(0),
+        digits,
+        validation_size=300,
+        tuning_size=100,
+        imbalance_ratio=10.0,
+    )
