@@ -10,6 +10,7 @@ Shape letters, used in every docstring:
 """
 
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,56 @@ Variables = Any
 
 class UserError(ValueError):
     """Something that the user can mend; its message is one sentence saying how."""
+
+
+Tap = Callable[[str, jax.Array], jax.Array]
+"""Called by a model as `a = tap("conv1", a)` on each activation `a` of shape
+[N, ..., n_l] that may enter a descriptor: it may look at it, and add to it."""
+
+
+def no_tap(name: str, activation: jax.Array) -> jax.Array:
+    """The tap that looks at nothing and changes nothing."""
+    del name
+    return activation
+
+
+class Model(NamedTuple):
+    """A classifier as pure functions.
+
+    Attributes:
+        init: `init(key) -> variables`.
+        apply: `apply(variables, images, tap=no_tap) -> logits`, for images of shape
+            [N, H, W, channels] in 0..255 and logits of shape [N, C].
+        taps: the names at which `apply` calls its tap, from input to output.
+        head: the variables' top-level name of the last layer, which a pretrained
+            model does not pass on.
+        image_shape: (H, W, channels).
+        num_classes: C.
+    """
+
+    init: Callable[[jax.Array], Variables]
+    apply: Callable[..., jax.Array]
+    taps: tuple[str, ...]
+    head: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+
+def log_probs(
+    model: Model, variables: Variables, image: jax.Array, tap: Tap = no_tap
+) -> jax.Array:
+    """log p(y | x, theta) of one example.
+
+    Args:
+        model: the classifier.
+        variables: its variables theta.
+        image: x. Shape [H, W, channels].
+        tap: what to do at the model's taps, where N is 1.
+
+    Returns:
+        Shape [C].
+    """
+    return jax.nn.log_softmax(model.apply(variables, image[None], tap)[0])
 
 
 class Query(NamedTuple):
@@ -37,6 +88,43 @@ class Query(NamedTuple):
     pseudo_labels: jax.Array
     targets: jax.Array
     scores: jax.Array
+
+
+class View(NamedTuple):
+    """Everything that a round knows; a strategy is given what it declares of it.
+
+    The first three are everybody's. The rest is withheld from a strategy that does
+    not name it in `Strategy.sees`.
+
+    Attributes:
+        variables: the model's current variables.
+        pool_images: Shape [N, H, W, channels].
+        is_unlabeled: which pool examples may be queried. Shape [N] bool.
+        validation_images: Shape [M, H, W, channels].
+        validation_labels: the true ones. Shape [M].
+        validation_mistakes: which the model gets wrong. Shape [M] bool.
+        pool_labels: the hidden labels. Shape [N]. For ablations only.
+    """
+
+    variables: Variables
+    pool_images: jax.Array
+    is_unlabeled: jax.Array
+    validation_images: jax.Array
+    validation_labels: jax.Array
+    validation_mistakes: jax.Array
+    pool_labels: jax.Array
+
+
+class Strategy(NamedTuple):
+    """An acquisition function and what it must see.
+
+    Attributes:
+        sees: the fields of `View`, beyond everybody's, that `query` reads.
+        query: `query(key, view) -> Query`, pure, with static shapes.
+    """
+
+    sees: frozenset[str]
+    query: Callable[[jax.Array, View], Query]
 
 
 def key_for(key: jax.Array, purpose: str, *numbers: int | jax.Array) -> jax.Array:

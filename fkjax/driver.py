@@ -1,0 +1,206 @@
+"""The round: query -> oracle -> update, as pure functions of a small state."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fkjax import evaluation, training
+from fkjax import pool as pools
+from fkjax.base import Model, Query, Strategy, Variables, View, key_for
+from fkjax.oracle import Oracle, restrict
+
+
+class RoundState(NamedTuple):
+    """All that one round hands to the next.
+
+    Attributes:
+        key: the run's key; each round derives its own from it.
+        pool: what has been queried and answered.
+        variables: the model's.
+    """
+
+    key: jax.Array
+    pool: pools.PoolState
+    variables: Variables
+
+
+class Arrays(NamedTuple):
+    """The images and the labels that are known; the pool's are the oracle's.
+
+    Attributes:
+        pool_images: Shape [N, H, W, channels], as all images.
+        validation_images: what the mistakes are made on.
+        validation_labels: Shape [M].
+        selection_images: what `Driver.update` scores epochs on, if it does.
+        selection_labels: their labels.
+        test_images: reported on, never chosen by.
+        test_labels: their labels.
+    """
+
+    pool_images: jax.Array
+    validation_images: jax.Array
+    validation_labels: jax.Array
+    selection_images: jax.Array
+    selection_labels: jax.Array
+    test_images: jax.Array
+    test_labels: jax.Array
+
+
+class Record(NamedTuple):
+    """What one round did.
+
+    Attributes:
+        query: what was asked.
+        labels: what the oracle said. Shape [B].
+        num_mistakes: the validation mistakes that the query started from, or -1 if
+            the strategy does not look at them.
+        confusion: on the test set after training, rows true. Shape [C, C].
+        seconds: by phase.
+    """
+
+    query: Query
+    labels: np.ndarray
+    num_mistakes: int
+    confusion: np.ndarray
+    seconds: dict[str, float]
+
+
+class Driver(NamedTuple):
+    """The compiled parts of a round, shared by all rounds, strategies and seeds.
+
+    Attributes:
+        mistakes: `(variables, arrays) -> [M] bool`.
+        update: `(state, arrays, indices, labels) -> state`.
+        evaluate: `(variables, arrays) -> confusion [C, C]`.
+    """
+
+    mistakes: Callable[[Variables, Arrays], jax.Array]
+    update: Callable[[RoundState, Arrays, jax.Array, jax.Array], RoundState]
+    evaluate: Callable[[Variables, Arrays], jax.Array]
+
+
+def make_driver(
+    model: Model,
+    *,
+    schedule: training.Schedule,
+    capacity: int,
+    selects_epoch: bool = False,
+) -> Driver:
+    """Prepares rounds that train on up to `capacity` labelled examples.
+
+    Args:
+        model: the classifier.
+        schedule: of each round's training, which starts from the last round's weights.
+        capacity: the most that will ever be labelled.
+        selects_epoch: keep the epoch with the best accuracy on
+            `arrays.selection_images`, not the last.
+    """
+
+    @jax.jit
+    def mistakes(variables: Variables, arrays: Arrays) -> jax.Array:
+        predicted = evaluation.predictions(model, variables, arrays.validation_images)
+        return predicted != arrays.validation_labels
+
+    @jax.jit
+    def update(
+        state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
+    ) -> RoundState:
+        def on_selection(variables: Variables, epoch: jax.Array) -> jax.Array:
+            del epoch
+            return evaluation.accuracy(
+                model, variables, arrays.selection_images, arrays.selection_labels
+            )
+
+        pool = pools.add(state.pool, indices, labels)
+        chosen, num_labeled = pools.labeled(pool, capacity=capacity)
+        variables = training.fit(
+            key_for(state.key, "training", state.pool.round),
+            model,
+            state.variables,
+            arrays.pool_images[chosen],
+            pool.label[chosen],
+            num_labeled,
+            schedule=schedule,
+            score=on_selection if selects_epoch else training.last_epoch,
+        )
+        return RoundState(state.key, pool, variables)
+
+    @jax.jit
+    def evaluate(variables: Variables, arrays: Arrays) -> jax.Array:
+        return evaluation.confusion_matrix(
+            arrays.test_labels,
+            evaluation.predictions(model, variables, arrays.test_images),
+            num_classes=model.num_classes,
+        )
+
+    return Driver(mistakes, update, evaluate)
+
+
+def play_round(
+    driver: Driver,
+    strategy: Strategy,
+    state: RoundState,
+    arrays: Arrays,
+    oracle: Oracle,
+    *,
+    hidden_labels: Callable[[], jax.Array],
+) -> tuple[RoundState, Record]:
+    """One round: query, ask the oracle, train on everything answered, evaluate.
+
+    Args:
+        driver: the compiled parts.
+        strategy: with its `query` compiled by `jax.jit`, for speed.
+        state: before the round.
+        arrays: images and known labels.
+        oracle: answers for pool positions.
+        hidden_labels: the pool's labels, given to a strategy that declares them.
+
+    Returns:
+        The state after the round, and what happened.
+    """
+    clock = _Clock()
+    sees_mistakes = "validation_mistakes" in strategy.sees
+    is_mistake = (
+        driver.mistakes(state.variables, arrays)
+        if sees_mistakes
+        else jnp.zeros(len(arrays.validation_labels), bool)
+    )
+    view = View(
+        state.variables,
+        arrays.pool_images,
+        state.pool.is_unlabeled,
+        arrays.validation_images,
+        arrays.validation_labels,
+        is_mistake,
+        jnp.zeros(0, jnp.int32),
+    )
+    query = strategy.query(
+        key_for(state.key, "query", state.pool.round),
+        restrict(view, strategy, hidden_labels=hidden_labels),
+    )
+    indices = np.asarray(query.indices)
+    clock.stop("query")
+    labels = np.asarray(oracle(indices))
+    clock.stop("oracle")
+    state = driver.update(state, arrays, query.indices, jnp.asarray(labels))
+    jax.block_until_ready(state)
+    clock.stop("training")
+    confusion = np.asarray(driver.evaluate(state.variables, arrays))
+    clock.stop("evaluation")
+    num_mistakes = int(is_mistake.sum()) if sees_mistakes else -1
+    return state, Record(query, labels, num_mistakes, confusion, clock.seconds)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def stop(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._since
+        self._since = now

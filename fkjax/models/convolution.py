@@ -1,0 +1,199 @@
+"""Small convolutions and poolings lowered so that XLA's CPU backend is fast.
+
+XLA lowers the convolutions of a LeNet on CPU through generic loops, and runs them
+on one thread inside `lax.scan`. Written as *patches times kernel*, with the batch
+as the last axis in memory, the same sums become one matrix product whose vector
+lanes are the examples. On other backends the plain operations are used unchanged;
+they are also the reference that the tests compare with.
+
+Both operations take and return the usual `[N, H, W, C]`; the transpositions inside
+meet between layers and cancel. Mapped over examples by `vmap`, the mapped axis is
+folded into the batch, so that code written for one example is as fast.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+
+def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
+    """Maximum over non-overlapping windows; a ragged border is dropped.
+
+    Args:
+        x: activations. Shape [N, H, W, C].
+        size: side of the window, and the stride.
+
+    Returns:
+        Shape [N, H // size, W // size, C].
+    """
+    if jax.default_backend() != "cpu":
+        return flax.linen.max_pool(x, (size, size), (size, size))
+    return _pool(size, x)
+
+
+def conv_general_dilated(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated` for Flax's layers, fast on CPU where it can be.
+
+    The fast route takes stride 1, no dilation and one group, on few input channels;
+    all else, and every other backend, is handed to `lax`.
+
+    Args:
+        x: activations. Shape [N, H, W, C].
+        kernel: Shape [kh, kw, C, O].
+        window_strides: as in `lax.conv_general_dilated`.
+        padding: "VALID", "SAME" or a (before, after) pair for each of H and W.
+        **options: the other arguments of `lax.conv_general_dilated`.
+
+    Returns:
+        Shape [N, H', W', O].
+    """
+    if jax.default_backend() != "cpu" or not _is_small(x, kernel, window_strides, options):
+        return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
+    return conv_valid(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+
+
+def _is_small(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], options: dict[str, Any]
+) -> bool:
+    dilations = (options.get("lhs_dilation"), options.get("rhs_dilation"))
+    return (
+        x.ndim == 4
+        and kernel.shape[2] <= 32
+        and all(stride == 1 for stride in strides)
+        and all(step == 1 for steps in dilations for step in steps or ())
+        and options.get("feature_group_count", 1) == 1
+        and options.get("batch_group_count", 1) == 1
+    )
+
+
+def _per_example(num_examples: int):
+    """Lets `vmap` over the first arguments enlarge their batch instead.
+
+    For a function of `num_examples` arguments that have the batch first, then of
+    parameters that all examples share.
+    """
+
+    def decorate(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        mapped = custom_vmap(fn)
+
+        @mapped.def_vmap
+        def rule(axis_size: int, is_mapped: Sequence[bool], *args: jax.Array):
+            examples, shared = args[:num_examples], args[num_examples:]
+            if all(is_mapped[:num_examples]) and not any(is_mapped[num_examples:]):
+                merged = [x.reshape(-1, *x.shape[2:]) for x in examples]
+                y = mapped(*merged, *shared)
+                return y.reshape(axis_size, -1, *y.shape[1:]), True
+            axes = [0 if m else None for m in is_mapped]
+            return jax.vmap(fn, axes)(*args), True
+
+        return mapped
+
+    return decorate
+
+
+def _batch_last(x: jax.Array) -> jax.Array:
+    return x.transpose(3, 1, 2, 0)  # [N, H, W, C] -> [C, H, W, N]
+
+
+def _batch_first(x: jax.Array) -> jax.Array:
+    return x.transpose(3, 1, 2, 0)  # [C, H, W, N] -> [N, H, W, C]
+
+
+def _patches(x: jax.Array, kh: int, kw: int) -> jax.Array:
+    """[N, H, W, C] -> the patch below each kernel position, [kh kw C, H', W', N]."""
+    x = _batch_last(x)
+    height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    x = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)])
+    return jnp.concatenate([x[:, i : i + height] for i in range(kh)])
+
+
+@_per_example(1)
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    patches = _patches(x, *kernel.shape[:2])
+    y = jnp.tensordot(kernel.reshape(-1, kernel.shape[3]), patches, ((0,), (0,)))
+    return _batch_first(y)
+
+
+@_per_example(1)
+def _input_gradient(error: jax.Array, kernel: jax.Array) -> jax.Array:
+    kh, kw, channels, _ = kernel.shape
+    n, height, width, _ = error.shape
+    x = jax.ShapeDtypeStruct((n, height + kh - 1, width + kw - 1, channels), error.dtype)
+    to_input = jax.linear_transpose(functools.partial(_patches, kh=kh, kw=kw), x)
+    patches = jnp.tensordot(
+        kernel.reshape(-1, kernel.shape[3]), _batch_last(error), ((1,), (0,))
+    )
+    return to_input(patches)[0]
+
+
+def _kernel_gradient(x: jax.Array, error: jax.Array) -> jax.Array:
+    kh, kw = x.shape[1] - error.shape[1] + 1, x.shape[2] - error.shape[2] + 1
+    axes = ((1, 2, 3), (1, 2, 3))
+    product = jnp.tensordot(_patches(x, kh, kw), _batch_last(error), axes)
+    return product.reshape(kh, kw, x.shape[3], error.shape[3])
+
+
+@jax.custom_vjp
+def conv_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Correlation without padding, stride 1, as one matrix product.
+
+    Args:
+        x: Shape [N, H, W, C].
+        kernel: Shape [kh, kw, C, O].
+
+    Returns:
+        Shape [N, H - kh + 1, W - kw + 1, O].
+    """
+    return _convolve(x, kernel)
+
+
+conv_valid.defvjp(
+    lambda x, kernel: (_convolve(x, kernel), (x, kernel)),
+    lambda saved, error: (
+        _input_gradient(error, saved[1]),
+        _kernel_gradient(saved[0], error),
+    ),
+)
+
+
+def _windows(size: int, x: jax.Array) -> jax.Array:
+    """[N, H, W, C] -> [C, H / size, size, W / size, size, N], the border dropped."""
+    x = _batch_last(x)
+    c, h, w, n = x.shape
+    x = x[:, : h - h % size, : w - w % size]
+    return x.reshape(c, h // size, size, w // size, size, n)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pool(size: int, x: jax.Array) -> jax.Array:
+    return _per_example(1)(functools.partial(_pool_windows, size))(x)
+
+
+def _pool_windows(size: int, x: jax.Array) -> jax.Array:
+    return _batch_first(_windows(size, x).max((2, 4)))
+
+
+def _pool_gradient(size: int, x: jax.Array, error: jax.Array) -> jax.Array:
+    return jax.vjp(functools.partial(_pool_windows, size), x)[1](error)[0]
+
+
+_pool.defvjp(
+    lambda size, x: (_pool(size, x), x),
+    lambda size, x, error: (
+        _per_example(2)(functools.partial(_pool_gradient, size))(x, error),
+    ),
+)

@@ -1,0 +1,82 @@
+"""The LeNet of the paper's MNIST experiments: 21,840 parameters at 28 x 28."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from fkjax.base import Model, Tap
+from fkjax.models.adapters import from_nnx
+from fkjax.models.convolution import conv_general_dilated, max_pool
+
+
+class _LeNet(nnx.Module):
+    def __init__(self, image_shape: Sequence[int], num_classes: int, rngs: nnx.Rngs):
+        height, width, channels = image_shape
+        # Two unpadded 5 x 5 convolutions and two poolings leave nothing of an image
+        # below 16 pixels: there the convolutions are padded.
+        padding = "VALID" if min(height, width) >= 16 else "SAME"
+
+        def conv(inputs: int, outputs: int) -> nnx.Conv:
+            return nnx.Conv(
+                inputs,
+                outputs,
+                kernel_size=(5, 5),
+                padding=padding,
+                conv_general_dilated=conv_general_dilated,
+                rngs=rngs,
+            )
+
+        def after(size: int) -> int:
+            return (size if padding == "SAME" else size - 4) // 2
+
+        self.conv1 = conv(channels, 10)
+        self.conv2 = conv(10, 20)
+        flat = after(after(height)) * after(after(width)) * 20
+        self.fc1 = nnx.Linear(flat, 50, rngs=rngs)
+        self.fc2 = nnx.Linear(50, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array, tap: Tap) -> jax.Array:
+        x = tap("conv1", nnx.relu(max_pool(self.conv1(x))))
+        x = tap("conv2", nnx.relu(max_pool(self.conv2(x))))
+        x = tap("fc1", nnx.relu(self.fc1(x.reshape(x.shape[0], -1))))
+        return tap("logits", self.fc2(x))
+
+
+def lenet(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    mean: Sequence[float] = (0.1307,),
+    std: Sequence[float] = (0.3081,),
+) -> Model:
+    """LeNet (Gudovskiy et al. 2020, Sec. 5.2), for images of any size from 4 x 4.
+
+    >>> model = lenet((28, 28, 1), 10)
+    >>> variables = model.init(jax.random.key(0))
+    >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+    21840
+
+    Args:
+        image_shape: (H, W, channels).
+        num_classes: C.
+        mean: of each channel, for images scaled to 0..1; MNIST's by default.
+        std: of each channel.
+
+    Returns:
+        The model, with taps conv1 (10 channels), conv2 (20), fc1 (50), logits (C).
+
+    Raises:
+        ValueError: if the image is smaller than 4 x 4.
+    """
+    if min(image_shape[:2]) < 4:
+        raise ValueError(f"lenet needs images of 4 x 4 or more, got {image_shape}")
+    return from_nnx(
+        lambda rngs: _LeNet(image_shape, num_classes, rngs),
+        taps=("conv1", "conv2", "fc1", "logits"),
+        head="fc2",
+        image_shape=image_shape,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+    )

@@ -1,0 +1,142 @@
+"""Fit a model to the labelled set, as one compiled program of any number of steps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fkjax.base import Model, Variables
+
+
+class Schedule(NamedTuple):
+    """How a model is trained (Gudovskiy et al. 2020, Sec. 5; MNIST by default).
+
+    Attributes:
+        epochs: passes over the examples.
+        batch_size: examples a step.
+        learning_rate: of stochastic gradient descent.
+        momentum: of the same.
+        weight_decay: added to the gradient, times the weights.
+        decay_every: epochs after which the learning rate drops to a tenth, again
+            and again.
+    """
+
+    epochs: int = 50
+    batch_size: int = 25
+    learning_rate: float = 0.05
+    momentum: float = 0.5
+    weight_decay: float = 0.0
+    decay_every: int = 15
+
+
+Score = Callable[[Variables, jax.Array], jax.Array]
+"""`score(variables, epoch)`: the epoch with the highest, the first of equals, is kept."""
+
+
+def last_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:
+    """The score under which the last epoch is kept."""
+    del variables
+    return epoch.astype(jnp.float32)
+
+
+def cross_entropy(
+    model: Model,
+    variables: Variables,
+    images: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """Mean of -log p(label | image) under the weights. Shape []."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        model.apply(variables, images), labels
+    )
+    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
+
+
+def sgd_step(
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    gradient: Variables,
+    state: optax.OptState,
+    variables: Variables,
+    epoch: jax.Array,
+) -> tuple[Variables, optax.OptState]:
+    """One step at the learning rate of the epoch."""
+    rate = schedule.learning_rate * 0.1 ** (epoch // schedule.decay_every)
+    updates, state = optimizer.update(gradient, state, variables)
+    updates = jax.tree.map(lambda u: -rate * u, updates)
+    return optax.apply_updates(variables, updates), state
+
+
+def sgd(schedule: Schedule) -> optax.GradientTransformation:
+    """The direction of the schedule's steps; `sgd_step` gives them their length."""
+    return optax.chain(
+        optax.add_decayed_weights(schedule.weight_decay),
+        optax.trace(decay=schedule.momentum),
+    )
+
+
+def fit(
+    key: jax.Array,
+    model: Model,
+    variables: Variables,
+    images: jax.Array,
+    labels: jax.Array,
+    num_labeled: jax.Array,
+    *,
+    schedule: Schedule,
+    score: Score = last_epoch,
+) -> Variables:
+    """Trains on the first `num_labeled` examples, in a new order each epoch.
+
+    The arrays have room for more than are labelled, so that one compilation serves
+    all rounds. The last batch of an epoch may be smaller.
+
+    Args:
+        key: gives each epoch's order.
+        model: the classifier.
+        variables: where to start from.
+        images: Shape [capacity, H, W, channels].
+        labels: Shape [capacity].
+        num_labeled: how many of them count. Shape [].
+        schedule: epochs, batches and rates.
+        score: which epoch to keep.
+
+    Returns:
+        The variables of the kept epoch.
+    """
+    optimizer = sgd(schedule)
+    capacity, size = len(labels), schedule.batch_size
+    padding = -capacity % size
+
+    def train_epoch(epoch: jax.Array, state: tuple) -> tuple:
+        order_by = jax.random.uniform(jax.random.fold_in(key, epoch), (capacity,))
+        order_by = jnp.where(jnp.arange(capacity) < num_labeled, order_by, jnp.inf)
+        order = jnp.pad(jnp.argsort(order_by), (0, padding))
+
+        def step(i: jax.Array, state: tuple) -> tuple:
+            variables, optimizer_state = state
+            batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+            weights = (i * size + jnp.arange(size) < num_labeled).astype(jnp.float32)
+            gradient = jax.grad(cross_entropy, argnums=1)(
+                model, variables, images[batch], labels[batch], weights
+            )
+            return sgd_step(
+                optimizer, schedule, gradient, optimizer_state, variables, epoch
+            )
+
+        variables, optimizer_state, kept, best = state
+        num_steps = (num_labeled + size - 1) // size
+        variables, optimizer_state = jax.lax.fori_loop(
+            0, num_steps, step, (variables, optimizer_state)
+        )
+        value = score(variables, epoch)
+        kept = jax.tree.map(
+            lambda new, old: jnp.where(value > best, new, old), variables, kept
+        )
+        return variables, optimizer_state, kept, jnp.maximum(value, best)
+
+    start = (variables, optimizer.init(variables), variables, -jnp.inf)
+    return jax.lax.fori_loop(0, schedule.epochs, train_epoch, start)[2]
