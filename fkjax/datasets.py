@@ -1,13 +1,10 @@
-"""Image classification sets as arrays, their splits, and biased pools.
+"""Image classification sets as arrays, from scikit-learn, IDX files or TFDS.
 
-`load` finds a set in scikit-learn, in IDX files or in TFDS, and `split` cuts its
-training part into pool, validation and tuning. Nothing is ever written outside a
-folder that the user named.
+Nothing is ever written outside a folder that the user named.
 """
 
 import contextlib
 import difflib
-import gzip
 import importlib.util
 import io
 import math
@@ -16,31 +13,18 @@ import re
 import threading
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from fkjax.base import UserError, key_for
+from fkjax.idx import MAX_BYTES, DatasetError, has_idx, read_folder
 
-_IDX_FILES = {
-    "train_images": ("train-images-idx3-ubyte", 3),
-    "train_labels": ("train-labels-idx1-ubyte", 1),
-    "test_images": ("t10k-images-idx3-ubyte", 3),
-    "test_labels": ("t10k-labels-idx1-ubyte", 1),
-}
 _NUM_CLASSES = {"mnist": 10, "fashion_mnist": 10}
 _NORMALISATION = {"mnist": ((0.1307,), (0.3081,))}
-_MAX_BYTES = 4 << 30
 _DOWNLOAD_HOST = "https://storage.googleapis.com"
 _PATIENCE = 5.0  # seconds that the download host has to answer
-
-
-class DatasetError(UserError):
-    """A dataset, or what is asked of it, that cannot be used as it is."""
 
 
 class Dataset(NamedTuple):
@@ -65,30 +49,6 @@ class Dataset(NamedTuple):
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-
-class Split(NamedTuple):
-    """Some examples of a dataset, by ascending id.
-
-    Attributes:
-        images: uint8. Shape [n, H, W, channels].
-        labels: int32. Shape [n].
-        ids: int32 row in the dataset's training (or test) part. Shape [n].
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-
-
-class Splits(NamedTuple):
-    """What an experiment works on; the first three are disjoint training rows."""
-
-    pool: Split
-    validation: Split
-    tuning: Split
-    test: Split
-    num_classes: int
 
 
 def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -126,10 +86,9 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
         raise DatasetError(f"the data folder {folder} is a file; name a folder")
     if not re.fullmatch(r"[a-z0-9_]+(/[\w.-]+)?(:\d[\w.]*)?", name):
         raise _unknown_name(name)
-    if folder is not None and any(
-        _idx_path(folder / name, stem) for stem, _ in _IDX_FILES.values()
-    ):
-        return _load_idx(name, folder / name)
+    if folder is not None and has_idx(folder / name):
+        num_classes = _NUM_CLASSES.get(name)
+        return _dataset(name, *read_folder(folder / name, num_classes=num_classes))
     return _load_tfds(name, folder)
 
 
@@ -163,219 +122,6 @@ def validate(dataset: Dataset) -> None:
         )
 
 
-def split(
-    key: jax.Array,
-    dataset: Dataset,
-    *,
-    validation_size: int,
-    tuning_size: int = 0,
-    imbalance: str = "step",
-    imbalance_ratio: float = 1.0,
-    rare_classes: Sequence[int] | None = None,
-) -> Splits:
-    """Cuts a training part into a validation set, a tuning set and a biased pool.
-
-    The validation set is class-balanced; the tuning set is held out of it and is
-    class-balanced too; what remains is the pool, which is then biased (Gudovskiy et
-    al. 2020, Sec. 4). Each draw depends on the key and its own purpose alone: the
-    tuning size never moves the pool, and pools of one key and growing ratio are
-    nested.
-
-    >>> splits = split(jax.random.key(0), load("digits"), validation_size=200,
-    ...                tuning_size=50, imbalance_ratio=10.0)
-    >>> [len(part.ids) for part in splits[:4]]
-    [685, 150, 50, 355]
-
-    Args:
-        key: the key of the run.
-        dataset: what to split.
-        validation_size: size of validation and tuning set together.
-        tuning_size: how many of these make the tuning set.
-        imbalance: `step` (see `step_imbalance`) or `long_tail` (see `long_tail`).
-        imbalance_ratio: how much rarer the rare classes become; 1 leaves the pool be.
-        rare_classes: the rare classes; by default those from C // 2 on.
-
-    Returns:
-        The splits, each in ascending order of id.
-
-    Raises:
-        DatasetError: if a class cannot supply its share, or would be left without an
-            image in the pool, or an option is out of range.
-    """
-    if imbalance not in _IMBALANCES:
-        raise DatasetError(
-            f"imbalance {imbalance!r} is unknown; choose {' or '.join(_IMBALANCES)}"
-        )
-    if validation_size < 1:
-        raise DatasetError(f"validation size {validation_size} must be at least 1")
-    if not 0 <= tuning_size < validation_size:
-        raise DatasetError(
-            f"tuning size {tuning_size} must be at least 0 and below the validation "
-            f"size, {validation_size}, which it is held out of"
-        )
-    labels, num_classes = dataset.train_labels, dataset.num_classes
-    held_out = balanced_subset(
-        key_for(key, "validation split"), labels, validation_size, num_classes
-    )
-    tuning = held_out[
-        balanced_subset(
-            key_for(key, "tuning split"), labels[held_out], tuning_size, num_classes
-        )
-    ]
-    rest = np.setdiff1d(np.arange(len(labels)), held_out)
-    kept = _IMBALANCES[imbalance](
-        key_for(key, "imbalance"),
-        labels[rest],
-        num_classes,
-        ratio=imbalance_ratio,
-        rare_classes=rare_classes,
-    )
-
-    def rows(ids: np.ndarray) -> Split:
-        return Split(dataset.train_images[ids], labels[ids], ids.astype(np.int32))
-
-    return Splits(
-        pool=rows(rest[kept]),
-        validation=rows(np.setdiff1d(held_out, tuning)),
-        tuning=rows(tuning),
-        test=Split(
-            dataset.test_images,
-            dataset.test_labels,
-            np.arange(len(dataset.test_labels), dtype=np.int32),
-        ),
-        num_classes=num_classes,
-    )
-
-
-def balanced_subset(
-    key: jax.Array, labels: np.ndarray, size: int, num_classes: int
-) -> np.ndarray:
-    """Draws equally many examples of each class; the first take a remainder.
-
-    Args:
-        key: decides which examples.
-        labels: integers in 0..C-1. Shape [n].
-        size: how many to draw.
-        num_classes: C.
-
-    Returns:
-        Ascending positions in `labels`. Shape [size].
-
-    Raises:
-        DatasetError: if a class has too few examples.
-    """
-    quotas = size // num_classes + (np.arange(num_classes) < size % num_classes)
-    counts = np.bincount(labels, minlength=num_classes)
-    for c in np.flatnonzero(counts < quotas):
-        raise DatasetError(
-            f"a balanced subset of {size} needs {quotas[c]} images of class {c}, which "
-            f"has {counts[c]}; ask for at most {counts.min() * num_classes}"
-        )
-    return _keep(key, [(np.flatnonzero(labels == c), q) for c, q in enumerate(quotas)])
-
-
-def step_imbalance(
-    key: jax.Array,
-    labels: np.ndarray,
-    num_classes: int,
-    *,
-    ratio: float,
-    rare_classes: Sequence[int] | None = None,
-) -> np.ndarray:
-    """Thins the rare classes, all together, to (images of common classes) / ratio.
-
-    Args:
-        key: decides which images stay.
-        labels: integers in 0..C-1. Shape [n].
-        num_classes: C.
-        ratio: at least 1; 1 keeps every image.
-        rare_classes: by default those from C // 2 on.
-
-    Returns:
-        Ascending positions of the images that stay.
-
-    Raises:
-        DatasetError: if an option is out of range or a class is left empty.
-    """
-    is_rare = np.isin(labels, _rare(num_classes, ratio, rare_classes))
-    rare, common = np.flatnonzero(is_rare), np.flatnonzero(~is_rare)
-    num_kept = len(rare) if ratio == 1 else min(len(rare), round(len(common) / ratio))
-    kept = _keep(key, [(common, len(common)), (rare, num_kept)])
-    _check_no_class_empty(labels[kept], num_classes, ratio)
-    return kept
-
-
-def long_tail(
-    key: jax.Array,
-    labels: np.ndarray,
-    num_classes: int,
-    *,
-    ratio: float,
-    rare_classes: Sequence[int] | None = None,
-) -> np.ndarray:
-    """Thins the class of rank i to n_max * ratio ** (-i / (C - 1)) images.
-
-    n_max is the size of the largest class (Cui et al. 2019, Sec. 5.1). Classes rank in
-    their natural order, except that rare classes, if given, come last. Arguments,
-    result and errors are those of `step_imbalance`.
-    """
-    tail = _rare(num_classes, ratio, rare_classes)
-    order = [c for c in range(num_classes) if c not in tail] + tail
-    largest = int(np.bincount(labels, minlength=num_classes).max())
-    quotas = [
-        round(largest * ratio ** (-i / (num_classes - 1))) for i in range(len(order))
-    ]
-    kept = _keep(
-        key,
-        [(np.flatnonzero(labels == c), q) for c, q in zip(order, quotas, strict=True)],
-    )
-    _check_no_class_empty(labels[kept], num_classes, ratio)
-    return kept
-
-
-_IMBALANCES = {"step": step_imbalance, "long_tail": long_tail}
-
-
-def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
-    """Reads an IDX file of unsigned bytes, gzipped if its name ends in `.gz`.
-
-    Args:
-        path: the file.
-        num_dims: how many axes it must have.
-
-    Returns:
-        uint8 array of the shape in the file's header.
-
-    Raises:
-        DatasetError: if the file is unreadable, or not exactly that.
-    """
-    magic, advice = bytes([0, 0, 8, num_dims]), "replace it by an intact copy"
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            header = file.read(4 + 4 * num_dims)
-            if header[:4] != magic:
-                raise DatasetError(
-                    f"{path} begins with 0x{header[:4].hex()} where an IDX file of "
-                    f"bytes with {num_dims} axes begins with 0x{magic.hex()}; {advice}"
-                )
-            if len(header) < 4 + 4 * num_dims:
-                raise DatasetError(f"{path} ends within its header; {advice}")
-            shape = tuple(np.frombuffer(header, ">u4", offset=4).tolist())
-            size = math.prod(shape)
-            if size > _MAX_BYTES:
-                raise DatasetError(
-                    f"{path} declares {size} bytes, more than the {_MAX_BYTES} that "
-                    f"fkjax takes; {advice}"
-                )
-            body = file.read(size + 1)
-    except (OSError, EOFError, zlib.error, MemoryError) as error:
-        raise DatasetError(f"{path} could not be read ({error}); {advice}") from error
-    if len(body) != size:
-        found = f"only {len(body)} follow" if len(body) < size else "more follow"
-        raise DatasetError(f"{path} declares {size} bytes and {found}; {advice}")
-    return np.frombuffer(body, np.uint8).reshape(shape)
-
-
 def _dataset(name: str, arrays: Sequence[np.ndarray], num_classes: int) -> Dataset:
     dataset = Dataset(name, *arrays, num_classes=num_classes, mean=(), std=())
     validate(dataset)
@@ -400,39 +146,6 @@ def _load_digits() -> Dataset:
     train = np.setdiff1d(np.arange(len(labels)), test)
     arrays = (images[train], labels[train], images[test], labels[test])
     return _dataset("digits", arrays, num_classes=10)
-
-
-def _idx_path(folder: Path, stem: str) -> Path | None:
-    paths = (folder / stem, folder / f"{stem}.gz")
-    return next((path for path in paths if path.exists()), None)
-
-
-def _load_idx(name: str, folder: Path) -> Dataset:
-    paths, arrays = {}, {}
-    for part, (stem, num_dims) in _IDX_FILES.items():
-        path = _idx_path(folder, stem)
-        if path is None:
-            raise DatasetError(
-                f"{folder} holds IDX files but neither {stem} nor {stem}.gz; add it"
-            )
-        paths[part], arrays[part] = path, read_idx(path, num_dims=num_dims)
-    num_classes = _NUM_CLASSES.get(name)
-    if num_classes is None:
-        num_classes = int(arrays["train_labels"].max(initial=0)) + 1
-    for part in ("train", "test"):
-        labels, path = arrays[f"{part}_labels"], paths[f"{part}_labels"]
-        if len(labels) != (count := len(arrays[f"{part}_images"])):
-            raise DatasetError(
-                f"{path} holds {len(labels)} labels for the {count} images of "
-                f"{paths[f'{part}_images']}; take both files from one copy"
-            )
-        for i in np.flatnonzero(labels >= num_classes)[:1]:
-            raise DatasetError(
-                f"{path} holds label {labels[i]} at position {i} where {name} has "
-                f"classes 0 to {num_classes - 1}; replace it by an intact copy"
-            )
-        arrays[f"{part}_images"] = arrays[f"{part}_images"][..., None]
-    return _dataset(name, list(arrays.values()), num_classes)
 
 
 def _tfds() -> Any:
@@ -486,10 +199,10 @@ def _load_tfds(name: str, folder: Path | None) -> Dataset:
             )
         arrays = []
         for part in ("train", test):
-            if (num_bytes := sizes[part] * math.prod(shape)) > _MAX_BYTES:
+            if (num_bytes := sizes[part] * math.prod(shape)) > MAX_BYTES:
                 raise DatasetError(
                     f"TFDS's {name} takes {num_bytes} bytes of memory, more than the "
-                    f"{_MAX_BYTES} that fkjax takes; choose a smaller set"
+                    f"{MAX_BYTES} that fkjax takes; choose a smaller set"
                 )
             images = np.zeros((sizes[part], *shape), np.uint8)
             labels = np.zeros(sizes[part], np.int64)
@@ -535,7 +248,7 @@ def _prepare(builder: Any, name: str, folder: Path | None) -> None:
         raise DatasetError(
             f"{name} is not {place} and TFDS cannot prepare it, because "
             f"{' and '.join(obstacles)}: give --data-dir=DIR where DIR/{name} holds "
-            f"the four IDX files ({_IDX_FILES['train_images'][0]}.gz, ...) or a "
+            "the four IDX files (train-images-idx3-ubyte.gz, ...) or a "
             "prepared TFDS set, or take --dataset=digits, which needs neither"
         )
     try:
@@ -613,46 +326,3 @@ def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
     # At least one grey level, so that constant images do not divide by zero.
     std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), 1)
     return tuple((first / 255).tolist()), tuple((std / 255).tolist())
-
-
-def _keep(key: jax.Array, groups: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-    """Keeps a random `num` of each group of positions, in ascending order.
-
-    Who ranks first does not depend on `num`: a smaller `num` keeps a subset.
-    """
-    size = 1 + max(positions.max(initial=-1) for positions, _ in groups)
-    draws = np.asarray(jax.random.uniform(key, (int(size),)))
-    kept = [
-        positions[np.argsort(draws[positions], kind="stable")[:num]]
-        for positions, num in groups
-    ]
-    return np.sort(np.concatenate(kept))
-
-
-def _rare(
-    num_classes: int, ratio: float, rare_classes: Sequence[int] | None
-) -> list[int]:
-    if not ratio >= 1:
-        raise DatasetError(f"imbalance ratio {ratio:g} must be at least 1")
-    if rare_classes is None:
-        return list(range(num_classes // 2, num_classes))
-    rare = list(dict.fromkeys(rare_classes))
-    if unknown := [c for c in rare if c not in range(num_classes)]:
-        raise DatasetError(
-            f"rare class {unknown[0]} is unknown; classes are 0 to {num_classes - 1}"
-        )
-    if not 0 < len(rare) < num_classes:
-        raise DatasetError(
-            f"{len(rare)} of {num_classes} classes are rare; name at least 1 and at "
-            f"most {num_classes - 1}"
-        )
-    return rare
-
-
-def _check_no_class_empty(labels: np.ndarray, num_classes: int, ratio: float) -> None:
-    counts = np.bincount(labels, minlength=num_classes)
-    for c in np.flatnonzero(counts == 0):
-        raise DatasetError(
-            f"imbalance ratio {ratio:g} leaves class {c} without an image among the "
-            f"pool's {len(labels)}; choose a smaller ratio or validation set"
-        )

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from fkjax import datasets
+from fkjax import datasets, splits
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +30,8 @@ def digits() -> datasets.Dataset:
 
 
 @pytest.fixture(scope="session")
-def digits_splits(digits: datasets.Dataset) -> datasets.Splits:
-    return datasets.split(
+def digits_splits(digits: datasets.Dataset) -> splits.Splits:
+    return splits.split(
         jax.random.key(0),
         digits,
         validation_size=300,

@@ -1,0 +1,237 @@
+"""Records as curves and tables: means and spreads over the seeds of each strategy."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.box
+import rich.markup
+import rich.table
+
+from fkjax.reporting import Record
+
+Reference = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""Published curves: name -> (numbers of labels, test accuracies in percent)."""
+
+
+class Curve(NamedTuple):
+    """The learning curve of one strategy, over its seeds; fractions, not percent.
+
+    Each round is aggregated over the seeds that have reached it, so the seeds behind
+    a point may differ between rounds of an unfinished run: `num_seeds` says how many.
+
+    Attributes:
+        num_labeled: labelled examples, mean over seeds, rounded. Shape [R].
+        mean: mean over seeds. Shape [R].
+        std: sample standard deviation over seeds; NaN for a single one. Shape [R].
+        low: the lowest seed. Shape [R].
+        high: the highest seed. Shape [R].
+        accuracy: each seed; NaN where it has not reached the round. Shape [S, R].
+        num_seeds: how many seeds have reached the round. Shape [R].
+    """
+
+    num_labeled: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    accuracy: np.ndarray
+    num_seeds: np.ndarray
+
+
+def learning_curves(
+    records: Iterable[Record], *, metric: str = "test_accuracy"
+) -> dict[str, Curve]:
+    """Aggregates the records of one dataset into a curve for each strategy.
+
+    Args:
+        records: records of any number of strategies, seeds and rounds.
+        metric: key of the number to aggregate.
+
+    Returns:
+        A curve for each strategy, in order of first appearance.
+    """
+    curves = {}
+    for strategy, seeds in group_records(records).items():
+        rounds = sorted(set().union(*seeds.values()))
+        missing = {"num_labeled": None, metric: None}
+        table = np.array(
+            [
+                [[run.get(r, missing)[k] for k in missing] for r in rounds]
+                for run in seeds.values()
+            ],
+            dtype=float,
+        )
+        labeled, accuracy = table[..., 0], table[..., -1]
+        count = (~np.isnan(accuracy)).sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.nansum(accuracy, axis=0) / count
+            square = np.nansum((accuracy - mean) ** 2, axis=0)
+            std = np.sqrt(square / np.where(count > 1, count - 1, np.nan))
+        curves[strategy] = Curve(
+            num_labeled=np.rint(np.nanmean(labeled, axis=0)).astype(int),
+            mean=mean,
+            std=std,
+            low=np.fmin.reduce(accuracy, axis=0),
+            high=np.fmax.reduce(accuracy, axis=0),
+            accuracy=accuracy,
+            num_seeds=count,
+        )
+    return curves
+
+
+def final_table(
+    records: Iterable[Record], *, rounds: Collection[int] | None = None
+) -> rich.table.Table:
+    """Compares the strategies at the last round that all seeds of each have reached.
+
+    Areas are means over rounds. The best is bold where two or more strategies have
+    used equally many labels.
+
+    Args:
+        records: records of one dataset.
+        rounds: the rounds to look at; all if None.
+
+    Returns:
+        A row for each strategy, "mean±sample standard deviation over seeds".
+    """
+    bold = "[bold]{}[/bold]".format
+    header, rows = _summary(records, rounds, bold=bold, escape=rich.markup.escape)
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.caption = "Accuracies in percent, mean±std over seeds."
+    for index, name in enumerate(header):
+        if index:
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(
+    records: Iterable[Record], reference: Reference | None = None
+) -> str:
+    """Writes the final table and the learning curves as two Markdown tables.
+
+    Args:
+        records: records of one dataset.
+        reference: published curves, shown beside the run's own.
+
+    Returns:
+        Markdown that ends in a newline.
+    """
+    records, bold = list(records), "**{}**".format
+    curves, reference = learning_curves(records), reference or {}
+    ours = [
+        dict(zip(c.num_labeled.tolist(), zip(c.mean, c.std, strict=True), strict=True))
+        for c in curves.values()
+    ]
+    published = [dict(zip(*pair, strict=True)) for pair in reference.values()]
+    rows = []
+    for x in sorted(set().union(*ours, *published)):
+        points = [curve.get(x, (math.nan, math.nan)) for curve in ours]
+        cells = _cells(100 * np.array(points).reshape(-1, 2), bold=bold)
+        rows.append([f"{x:,.0f}", *cells, *(_number(p.get(x)) for p in published)])
+    names = [*curves, *(f"{name} (reference)" for name in reference)]
+    header = ["labels", *map(_escape_markdown, names)]
+    final = _summary(records, None, bold=bold, escape=_escape_markdown)
+    return _markdown(*final) + "\n" + _markdown(header, rows)
+
+
+def group_records(
+    records: Iterable[Record],
+) -> dict[str, dict[int, dict[int, Record]]]:
+    """Sorts the records of one dataset.
+
+    Args:
+        records: records of any number of strategies, seeds and rounds.
+
+    Returns:
+        The records by strategy, then seed, then round.
+
+    Raises:
+        ValueError: if they come from two datasets.
+    """
+    groups: dict[str, dict[int, dict[int, Record]]] = {}
+    datasets = set()
+    for record in records:
+        datasets.add(record.get("dataset"))
+        seeds = groups.setdefault(record["strategy"], {})
+        seeds.setdefault(record["seed"], {})[record["round"]] = record
+    if len(datasets) > 1:
+        raise ValueError(
+            f"Expected the records of one dataset, got {sorted(map(str, datasets))}; "
+            "report each by itself."
+        )
+    return groups
+
+
+def shared_rounds(seeds: Mapping[int, Mapping[int, Record]]) -> list[int]:
+    """The rounds that every seed of a strategy has reached."""
+    return sorted(set.intersection(*(set(run) for run in seeds.values())))
+
+
+def _summary(
+    records: Iterable[Record],
+    rounds: Collection[int] | None,
+    *,
+    bold: Callable[[str], str],
+    escape: Callable[[str], str],
+) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the final table."""
+    header = ["strategy", "seeds", "labels", "test", "balanced", "worst", "area"]
+    starts, ends, values = [], [], []
+    for strategy, seeds in group_records(records).items():
+        shared = [r for r in shared_rounds(seeds) if rounds is None or r in rounds]
+        runs = [[run[r] for r in shared] for run in seeds.values()]
+        labels = f"{runs[0][-1]['num_labeled']:,}" if shared else "–"
+        starts.append([escape(strategy), str(len(seeds)), labels])
+        times = [sum(record["seconds"].values()) for run in runs for record in run]
+        ends.append(_number(np.mean(times), digits=1) if times else "–")
+        final = 100 * np.array([_final(run) for run in runs])  # [S, 4]
+        std = final.std(axis=0, ddof=1) if len(final) > 1 else np.full(4, np.nan)
+        values.append(np.stack([final.mean(axis=0), std], axis=-1))  # [4, 2]
+    is_fair = len({labels for _, _, labels in starts}) == 1
+    columns = zip(*values, strict=True)
+    cells = [_cells(np.array(c), bold=bold if is_fair else str) for c in columns]
+    rows = zip(starts, zip(*cells, strict=True), ends, strict=True)
+    return [*header, "s/round"], [[*start, *row, end] for start, row, end in rows]
+
+
+def _final(run: Sequence[Record]) -> list[float]:
+    """Last test, balanced and worst-class accuracy of one seed, and its area."""
+    if not run:
+        return [math.nan] * 4
+    last = np.array([run[-1]["test_accuracy"], run[-1]["balanced_accuracy"]], float)
+    worst = np.fmin.reduce(np.array(run[-1]["class_accuracy"], float))
+    area = np.mean(np.array([record["test_accuracy"] for record in run], float))
+    return [*last.tolist(), float(worst), float(area)]
+
+
+def _number(value: Any, *, digits: int = 2) -> str:
+    """A number, or a dash where there is none."""
+    is_number = value is not None and math.isfinite(value)
+    return f"{value:.{digits}f}" if is_number else "–"
+
+
+def _cells(points: np.ndarray, *, bold: Callable[[str], str]) -> list[str]:
+    """Formats pairs as "mean±std"; the best, with what ties as printed, is bold."""
+    shown = [_number(mean) for mean, _ in points]
+    finite = [float(text) for text in shown if text != "–"]
+    cells = []
+    for text, (_, std) in zip(shown, points, strict=True):
+        cell = text if math.isnan(std) else f"{text}±{_number(std)}"
+        is_best = len(finite) > 1 and text != "–" and float(text) == max(finite)
+        cells.append(bold(cell) if is_best else cell)
+    return cells
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [header, rule, *rows])
+
+
+def _escape_markdown(text: str) -> str:
+    return text.replace("|", "\\|")

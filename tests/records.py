@@ -1,0 +1,38 @@
+"""Records as a run writes them, and what the message of an error must be."""
+
+import numpy as np
+
+
+def record(strategy="fisher", seed=0, round=0, accuracy=0.5, classes=3, **extra):
+    confusion = np.full((classes, classes), 1) + 8 * np.eye(classes, dtype=int)
+    return {
+        "dataset": "digits",
+        "strategy": strategy,
+        "seed": seed,
+        "round": round,
+        "num_labeled": 100 * (round + 1),
+        "test_accuracy": accuracy,
+        "balanced_accuracy": accuracy - 0.1,
+        "class_accuracy": [accuracy - 0.2] + [accuracy] * (classes - 1),
+        "queried_per_class": [1] * classes,
+        "confusion": confusion.tolist(),
+        "checkpoint_selection": "last",
+        "num_random_filled": 0,
+        "num_mistakes": 3,
+        "seconds": {"query": 1.0, "update": 2.0},
+        **extra,
+    }
+
+
+def grid(strategies, seeds, rounds, **extra):
+    return [
+        record(s, seed, r, 0.5 + 0.04 * r + 0.01 * seed + 0.02 * k, **extra)
+        for k, s in enumerate(strategies)
+        for seed in range(seeds)
+        for r in range(rounds)
+    ]
+
+
+def one_sentence(error):
+    text = str(error.value)
+    return "\n" not in text and text.endswith(".") and text[0].isupper()
