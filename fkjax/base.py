@@ -59,7 +59,7 @@ class Model(NamedTuple):
 def log_probs(
     model: Model, variables: Variables, image: jax.Array, tap: Tap = no_tap
 ) -> jax.Array:
-    """log p(y | x, theta) of one example.
+    """The log-probabilities log p(y | x, theta) of one example.
 
     Args:
         model: the classifier.

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fkjax.idx import MAX_BYTES, DatasetError, has_idx, read_folder
+from fkjax.base import UserError
+from fkjax.idx import MAX_BYTES, has_idx, read_folder
 
 _NUM_CLASSES = {"mnist": 10, "fashion_mnist": 10}
 _NORMALISATION = {"mnist": ((0.1307,), (0.3081,))}
@@ -73,7 +74,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
         The validated dataset.
 
     Raises:
-        DatasetError: if there is no such set, or it is not here and cannot be
+        UserError: if there is no such set, or it is not here and cannot be
             prepared, or its files are damaged, or it is no image classification set.
     """
     if name == "digits":
@@ -83,7 +84,7 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     )
     folder = Path(chosen).expanduser() if chosen else None
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise DatasetError(f"the data folder {folder} is a file; name a folder")
+        raise UserError(f"the data folder {folder} is a file; name a folder")
     if not re.fullmatch(r"[a-z0-9_]+(/[\w.-]+)?(:\d[\w.]*)?", name):
         raise _unknown_name(name)
     if folder is not None and has_idx(folder / name):
@@ -99,10 +100,10 @@ def validate(dataset: Dataset) -> None:
         dataset: the dataset to check.
 
     Raises:
-        DatasetError: naming the part, and the first example that is wrong.
+        UserError: naming the part, and the first example that is wrong.
     """
     if dataset.num_classes < 2:
-        raise DatasetError(
+        raise UserError(
             f"{dataset.name} has {dataset.num_classes} class(es); "
             "classification needs at least 2"
         )
@@ -113,10 +114,10 @@ def validate(dataset: Dataset) -> None:
     ):
         try:
             _check_part(images, labels, dataset.num_classes)
-        except DatasetError as error:
-            raise DatasetError(f"{dataset.name}'s {part} part: {error}") from None
+        except UserError as error:
+            raise UserError(f"{dataset.name}'s {part} part: {error}") from None
     if train.shape[1:] != test.shape[1:]:
-        raise DatasetError(
+        raise UserError(
             f"{dataset.name}'s training images have shape {train.shape[1:]} and its "
             f"test images {test.shape[1:]}; give both one shape"
         )
@@ -169,12 +170,12 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _unknown_name(name: str) -> DatasetError:
+def _unknown_name(name: str) -> UserError:
     # Community sets are left out: listing them asks the network.
     known = {"digits", *_tfds().list_builders(with_community_datasets=False)}
     close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "try 'digits' or 'mnist'"
-    return DatasetError(f"dataset {name!r} is unknown; {hint}")
+    return UserError(f"dataset {name!r} is unknown; {hint}")
 
 
 def _load_tfds(name: str, folder: Path | None) -> Dataset:
@@ -193,14 +194,14 @@ def _load_tfds(name: str, folder: Path | None) -> Dataset:
         sizes = {part: info.num_examples for part, info in builder.info.splits.items()}
         test = "test" if "test" in sizes else "validation"
         if "train" not in sizes or test not in sizes:
-            raise DatasetError(
+            raise UserError(
                 f"TFDS's {name} has the parts {', '.join(sizes)}; fkjax needs 'train' "
                 "and one of 'test' and 'validation': choose another set"
             )
         arrays = []
         for part in ("train", test):
             if (num_bytes := sizes[part] * math.prod(shape)) > MAX_BYTES:
-                raise DatasetError(
+                raise UserError(
                     f"TFDS's {name} takes {num_bytes} bytes of memory, more than the "
                     f"{MAX_BYTES} that fkjax takes; choose a smaller set"
                 )
@@ -223,12 +224,12 @@ def _shape_and_classes(name: str, features: Any) -> tuple[tuple[int, ...], int]:
     except (AttributeError, KeyError, TypeError):
         shape, num_classes, is_image = (), None, False
     if not is_image or num_classes is None:
-        raise DatasetError(
+        raise UserError(
             f"TFDS's {name} is no image classification set: fkjax needs a uint8 "
             "feature 'image' and a class feature 'label'; choose another set"
         )
     if None in shape:
-        raise DatasetError(
+        raise UserError(
             f"TFDS's {name} has images of varying shape, {shape}, and fkjax needs one "
             "shape; choose another set, or resize it into IDX files"
         )
@@ -245,7 +246,7 @@ def _prepare(builder: Any, name: str, folder: Path | None) -> None:
         obstacles.append(f"there is no network ({_DOWNLOAD_HOST} does not answer)")
     if obstacles:
         place = f"in {folder}" if folder else "in TFDS's default folder"
-        raise DatasetError(
+        raise UserError(
             f"{name} is not {place} and TFDS cannot prepare it, because "
             f"{' and '.join(obstacles)}: give --data-dir=DIR where DIR/{name} holds "
             "the four IDX files (train-images-idx3-ubyte.gz, ...) or a "
@@ -258,9 +259,9 @@ def _prepare(builder: Any, name: str, folder: Path | None) -> None:
         raise _tfds_error(name, "prepare", error) from error
 
 
-def _tfds_error(name: str, verb: str, error: Exception) -> DatasetError:
+def _tfds_error(name: str, verb: str, error: Exception) -> UserError:
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return DatasetError(
+    return UserError(
         f"TFDS could not {verb} {name} ({first_line}); give a --data-dir that holds it "
         "prepared as array_record, or take --dataset=digits"
     )
@@ -288,31 +289,31 @@ def _answers(url: str) -> bool:
 
 def _check_part(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     if images.ndim != 4 or 0 in images.shape:
-        raise DatasetError(
+        raise UserError(
             f"images have shape {images.shape}; expected [n, height, width, channels], "
             "none of them 0"
         )
     if np.issubdtype(images.dtype, np.floating):
         bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
         if len(bad):
-            raise DatasetError(
+            raise UserError(
                 f"{len(bad)} image(s) hold NaN or infinite pixels, the first at index "
                 f"{bad[0]}; remove or mend them"
             )
     if images.dtype != np.uint8:
-        raise DatasetError(
+        raise UserError(
             f"images have dtype {images.dtype}; expected uint8: scale them to 0..255 "
             "and round"
         )
     if labels.shape != (len(images),):
-        raise DatasetError(
+        raise UserError(
             f"labels have shape {labels.shape}; expected one for each of the "
             f"{len(images)} images"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DatasetError(f"labels have dtype {labels.dtype}; expected integers")
+        raise UserError(f"labels have dtype {labels.dtype}; expected integers")
     for i in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
-        raise DatasetError(
+        raise UserError(
             f"label {i} is {labels[i]}; expected 0 to {num_classes - 1}: mend it"
         )
 

@@ -1,7 +1,7 @@
 """The round: query -> oracle -> update, as pure functions of a small state."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -34,19 +34,19 @@ class Arrays(NamedTuple):
     Attributes:
         pool_images: Shape [N, H, W, channels], as all images.
         validation_images: what the mistakes are made on.
-        validation_labels: Shape [M].
         selection_images: what `Driver.update` scores epochs on, if it does.
-        selection_labels: their labels.
         test_images: reported on, never chosen by.
-        test_labels: their labels.
+        validation_labels: Shape [M].
+        selection_labels: of the selection images.
+        test_labels: of the test images.
     """
 
     pool_images: jax.Array
     validation_images: jax.Array
-    validation_labels: jax.Array
     selection_images: jax.Array
-    selection_labels: jax.Array
     test_images: jax.Array
+    validation_labels: jax.Array
+    selection_labels: jax.Array
     test_labels: jax.Array
 
 
@@ -193,6 +193,27 @@ def play_round(
     clock.stop("evaluation")
     num_mistakes = int(is_mistake.sum()) if sees_mistakes else -1
     return state, Record(query, labels, num_mistakes, confusion, clock.seconds)
+
+
+def play(
+    driver: Driver,
+    strategy: Strategy,
+    state: RoundState,
+    arrays: Arrays,
+    oracle: Oracle,
+    *,
+    num_rounds: int,
+    hidden_labels: Callable[[], jax.Array],
+) -> Iterator[Record]:
+    """Plays `num_rounds` rounds, each from the state that the last one left.
+
+    Args and yields are those of `play_round`.
+    """
+    for _ in range(num_rounds):
+        state, record = play_round(
+            driver, strategy, state, arrays, oracle, hidden_labels=hidden_labels
+        )
+        yield record
 
 
 class _Clock:

@@ -103,7 +103,7 @@ def descriptor(
 def features(
     model: Model, variables: Variables, image: jax.Array, *, taps: Sequence[str]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """log p(y | x) and the feature descriptor z of one example: no backward pass."""
+    """Gives log p(y | x) and the descriptor z of one example: no backward pass."""
     return _tapped(model, variables, image, {}, taps)
 
 

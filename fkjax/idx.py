@@ -20,10 +20,6 @@ _FILES = {
 }
 
 
-class DatasetError(UserError):
-    """A dataset, or what is asked of it, that cannot be used as it is."""
-
-
 def has_idx(folder: Path) -> bool:
     """Says whether a folder holds any of a set's four IDX files."""
     return any(_find(folder, stem) for stem, _ in _FILES.values())
@@ -43,13 +39,13 @@ def read_folder(
         and labels likewise, all uint8; and C.
 
     Raises:
-        DatasetError: naming the file that is missing or damaged.
+        UserError: naming the file that is missing or damaged.
     """
     paths, arrays = {}, {}
     for part, (stem, num_dims) in _FILES.items():
         path = _find(folder, stem)
         if path is None:
-            raise DatasetError(
+            raise UserError(
                 f"{folder} holds IDX files but neither {stem} nor {stem}.gz; add it"
             )
         paths[part], arrays[part] = path, read_idx(path, num_dims=num_dims)
@@ -58,12 +54,12 @@ def read_folder(
     for part in ("train", "test"):
         labels, path = arrays[f"{part}_labels"], paths[f"{part}_labels"]
         if len(labels) != (count := len(arrays[f"{part}_images"])):
-            raise DatasetError(
+            raise UserError(
                 f"{path} holds {len(labels)} labels for the {count} images of "
                 f"{paths[f'{part}_images']}; take both files from one copy"
             )
         for i in np.flatnonzero(labels >= num_classes)[:1]:
-            raise DatasetError(
+            raise UserError(
                 f"{path} holds label {labels[i]} at position {i} where {folder.name} "
                 f"has classes 0 to {num_classes - 1}; replace it by an intact copy"
             )
@@ -82,32 +78,32 @@ def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
         uint8 array of the shape in the file's header.
 
     Raises:
-        DatasetError: if the file is unreadable, or not exactly that.
+        UserError: if the file is unreadable, or not exactly that.
     """
     magic, advice = bytes([0, 0, 8, num_dims]), "replace it by an intact copy"
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             header = file.read(4 + 4 * num_dims)
             if header[:4] != magic:
-                raise DatasetError(
+                raise UserError(
                     f"{path} begins with 0x{header[:4].hex()} where an IDX file of "
                     f"bytes with {num_dims} axes begins with 0x{magic.hex()}; {advice}"
                 )
             if len(header) < 4 + 4 * num_dims:
-                raise DatasetError(f"{path} ends within its header; {advice}")
+                raise UserError(f"{path} ends within its header; {advice}")
             shape = tuple(np.frombuffer(header, ">u4", offset=4).tolist())
             size = math.prod(shape)
             if size > MAX_BYTES:
-                raise DatasetError(
+                raise UserError(
                     f"{path} declares {size} bytes, more than the {MAX_BYTES} that "
                     f"fkjax takes; {advice}"
                 )
             body = file.read(size + 1)
     except (OSError, EOFError, zlib.error, MemoryError) as error:
-        raise DatasetError(f"{path} could not be read ({error}); {advice}") from error
+        raise UserError(f"{path} could not be read ({error}); {advice}") from error
     if len(body) != size:
         found = f"only {len(body)} follow" if len(body) < size else "more follow"
-        raise DatasetError(f"{path} declares {size} bytes and {found}; {advice}")
+        raise UserError(f"{path} declares {size} bytes and {found}; {advice}")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 

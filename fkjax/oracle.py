@@ -69,7 +69,7 @@ def noisy_labels(
     """
     labels = np.asarray(labels)
     is_wrong = jax.random.bernoulli(
-        key_for(key, "which labels are wrong"), rate, labels.shape
+        key_for(key, "which labels are wrong"), float(rate), labels.shape
     )
     shift = jax.random.randint(
         key_for(key, "wrong labels"), labels.shape, 1, num_classes
@@ -102,7 +102,9 @@ def restrict(
             f"a strategy may declare {(*_DECLARABLE, 'pool_labels')}, "
             f"this one declares {sorted(unknown)}"
         )
-    withheld = {name: Withheld(name) for name in _DECLARABLE if name not in strategy.sees}
+    withheld = {
+        name: Withheld(name) for name in _DECLARABLE if name not in strategy.sees
+    }
     labels = (
         hidden_labels() if "pool_labels" in strategy.sees else Withheld("pool_labels")
     )

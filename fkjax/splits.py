@@ -6,9 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fkjax.base import key_for
+from fkjax.base import UserError, key_for
 from fkjax.datasets import Dataset
-from fkjax.idx import DatasetError
 
 
 class Split(NamedTuple):
@@ -72,17 +71,17 @@ def split(
         The splits, each in ascending order of id.
 
     Raises:
-        DatasetError: if a class cannot supply its share, or would be left without an
+        UserError: if a class cannot supply its share, or would be left without an
             image in the pool, or an option is out of range.
     """
     if imbalance not in _IMBALANCES:
-        raise DatasetError(
+        raise UserError(
             f"imbalance {imbalance!r} is unknown; choose {' or '.join(_IMBALANCES)}"
         )
     if validation_size < 1:
-        raise DatasetError(f"validation size {validation_size} must be at least 1")
+        raise UserError(f"validation size {validation_size} must be at least 1")
     if not 0 <= tuning_size < validation_size:
-        raise DatasetError(
+        raise UserError(
             f"tuning size {tuning_size} must be at least 0 and below the validation "
             f"size, {validation_size}, which it is held out of"
         )
@@ -135,12 +134,12 @@ def balanced_subset(
         Ascending positions in `labels`. Shape [size].
 
     Raises:
-        DatasetError: if a class has too few examples.
+        UserError: if a class has too few examples.
     """
     quotas = size // num_classes + (np.arange(num_classes) < size % num_classes)
     counts = np.bincount(labels, minlength=num_classes)
     for c in np.flatnonzero(counts < quotas):
-        raise DatasetError(
+        raise UserError(
             f"a balanced subset of {size} needs {quotas[c]} images of class {c}, which "
             f"has {counts[c]}; ask for at most {counts.min() * num_classes}"
         )
@@ -168,7 +167,7 @@ def step_imbalance(
         Ascending positions of the images that stay.
 
     Raises:
-        DatasetError: if an option is out of range or a class is left empty.
+        UserError: if an option is out of range or a class is left empty.
     """
     is_rare = np.isin(labels, _rare(num_classes, ratio, rare_classes))
     rare, common = np.flatnonzero(is_rare), np.flatnonzero(~is_rare)
@@ -227,16 +226,16 @@ def _rare(
     num_classes: int, ratio: float, rare_classes: Sequence[int] | None
 ) -> list[int]:
     if not ratio >= 1:
-        raise DatasetError(f"imbalance ratio {ratio:g} must be at least 1")
+        raise UserError(f"imbalance ratio {ratio:g} must be at least 1")
     if rare_classes is None:
         return list(range(num_classes // 2, num_classes))
     rare = list(dict.fromkeys(rare_classes))
     if unknown := [c for c in rare if c not in range(num_classes)]:
-        raise DatasetError(
+        raise UserError(
             f"rare class {unknown[0]} is unknown; classes are 0 to {num_classes - 1}"
         )
     if not 0 < len(rare) < num_classes:
-        raise DatasetError(
+        raise UserError(
             f"{len(rare)} of {num_classes} classes are rare; name at least 1 and at "
             f"most {num_classes - 1}"
         )
@@ -246,7 +245,7 @@ def _rare(
 def _check_no_class_empty(labels: np.ndarray, num_classes: int, ratio: float) -> None:
     counts = np.bincount(labels, minlength=num_classes)
     for c in np.flatnonzero(counts == 0):
-        raise DatasetError(
+        raise UserError(
             f"imbalance ratio {ratio:g} leaves class {c} without an image among the "
             f"pool's {len(labels)}; choose a smaller ratio or validation set"
         )

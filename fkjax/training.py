@@ -32,7 +32,7 @@ class Schedule(NamedTuple):
 
 
 Score = Callable[[Variables, jax.Array], jax.Array]
-"""`score(variables, epoch)`: the epoch with the highest, the first of equals, is kept."""
+"""`score(variables, epoch)`: the epoch that scores highest, or first so, is kept."""
 
 
 def last_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:

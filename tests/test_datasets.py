@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fkjax import datasets
+from fkjax.base import UserError
 from fkjax.datasets import Dataset, load
-from fkjax.idx import DatasetError
 
 # digits
 
@@ -92,7 +92,7 @@ NAN_IMAGES[[6, 8]] = np.nan
     ],
 )
 def test_invalid_arrays_are_named(changes, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(UserError, match=message):
         datasets.validate(VALID._replace(**changes))
 
 
@@ -178,7 +178,7 @@ def test_data_folder_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("FKJAX_DATA_DIR", raising=False)
     assert len(load("tiny_pictures").train_images) == 12
     monkeypatch.setenv("FKJAX_DATA_DIR", str(tmp_path / "elsewhere"))
-    with pytest.raises(DatasetError, match="'tiny_pictures' is unknown"):
+    with pytest.raises(UserError, match="'tiny_pictures' is unknown"):
         load("tiny_pictures")
     here = os.fspath(tmp_path / "here")
     assert len(load("tiny_pictures", data_dir=here).train_images) == 12
@@ -187,7 +187,7 @@ def test_data_folder_comes_from_the_environment(tmp_path, monkeypatch):
 def test_tfds_set_without_a_test_part_is_refused(tmp_path):
     parts = {"train": tiny_part(6, 1, 0), "extra": tiny_part(6, 1, 1)}
     prepare_tfds(tmp_path, parts)
-    with pytest.raises(DatasetError, match="has the parts .*extra"):
+    with pytest.raises(UserError, match="has the parts .*extra"):
         load("tiny_pictures", data_dir=tmp_path)
 
 
@@ -196,7 +196,7 @@ def test_tfds_set_prepared_as_tfrecord_is_refused(tmp_path):
     prepare_tfds(tmp_path, parts)
     for info in tmp_path.rglob("dataset_info.json"):
         info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(DatasetError, match="that holds it prepared as array_record"):
+    with pytest.raises(UserError, match="that holds it prepared as array_record"):
         load("tiny_pictures", data_dir=tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_tfds_set_with_a_broken_shard_is_refused(tmp_path):
     prepare_tfds(tmp_path, parts)
     for shard in tmp_path.rglob("*test.array_record*"):
         shard.write_bytes(b"")
-    with pytest.raises(DatasetError, match="TFDS could not read tiny_pictures"):
+    with pytest.raises(UserError, match="TFDS could not read tiny_pictures"):
         load("tiny_pictures", data_dir=tmp_path)
 
 
@@ -226,7 +226,7 @@ def test_tfds_set_with_a_broken_shard_is_refused(tmp_path):
 )
 def test_unusable_names_are_explained(tmp_path, monkeypatch, name, message):
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(DatasetError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load(name, data_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -246,7 +246,7 @@ def test_no_network_is_one_prompt_message(tmp_path, monkeypatch, connect):
     monkeypatch.setattr(socket, "create_connection", connect)
     monkeypatch.setattr(datasets, "_PATIENCE", 1.0)
     start = time.perf_counter()
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(UserError) as caught:
         load("mnist", data_dir=tmp_path)
     assert time.perf_counter() - start < 10
     message = str(caught.value)
@@ -261,7 +261,7 @@ def test_tfds_is_kept_quiet(tmp_path):
         "import sys, fkjax.datasets as d\n"
         "d._answers = lambda url: False\n"
         "try: d.load('mnist', data_dir=sys.argv[1])\n"
-        "except d.DatasetError: print('refused')"
+        "except d.UserError: print('refused')"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True
@@ -272,7 +272,7 @@ def test_tfds_is_kept_quiet(tmp_path):
 def test_missing_tensorflow_is_mentioned(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "_answers", lambda url: True)
     monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DatasetError, match=r"pip install 'fkjax\[tfds\]'") as caught:
+    with pytest.raises(UserError, match=r"pip install 'fkjax\[tfds\]'") as caught:
         load("mnist", data_dir=tmp_path)
     assert "no network" not in str(caught.value)
 
@@ -282,7 +282,7 @@ def test_nothing_is_prepared_without_a_named_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: object())
     monkeypatch.delenv("FKJAX_DATA_DIR", raising=False)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    with pytest.raises(DatasetError, match="no data folder is named.*--data-dir=DIR"):
+    with pytest.raises(UserError, match="no data folder is named.*--data-dir=DIR"):
         load("fashion_mnist")
 
 
@@ -296,7 +296,7 @@ def test_failure_while_preparing_is_one_message(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "_answers", lambda url: True)
     monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    with pytest.raises(DatasetError, match=r"not prepare mnist \(reset by peer\);"):
+    with pytest.raises(UserError, match=r"not prepare mnist \(reset by peer\);"):
         load("mnist", data_dir=tmp_path)
 
 
@@ -319,7 +319,7 @@ def test_a_host_that_refuses_still_answers(monkeypatch, error, expected):
 def test_a_data_folder_that_is_a_file_is_refused(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(DatasetError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file; name a folder"):
         load("mnist", data_dir=path)
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fkjax.base import UserError
 from fkjax.datasets import load
-from fkjax.idx import DatasetError, read_idx
+from fkjax.idx import read_idx
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -96,7 +97,7 @@ def test_damaged_idx_files_are_named(tiny_mnist, case, suffix):
     (tiny_mnist / "mnist" / stem).unlink()
     path = tiny_mnist / "mnist" / (stem + suffix)
     path.write_bytes(gzip.compress(data) if suffix else data)
-    with pytest.raises(DatasetError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load("mnist", data_dir=tiny_mnist)
     assert case == "no images" or str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -115,7 +116,7 @@ def test_corrupt_gzip_is_named(tiny_mnist, damage):
     (tiny_mnist / "mnist" / TRAIN_IMAGES).unlink()
     path = tiny_mnist / "mnist" / f"{TRAIN_IMAGES}.gz"
     path.write_bytes(damage(gzip.compress(idx_bytes(tiny_parts()[TRAIN_IMAGES]))))
-    with pytest.raises(DatasetError, match="could not be read") as caught:
+    with pytest.raises(UserError, match="could not be read") as caught:
         load("mnist", data_dir=tiny_mnist)
     assert str(path) in str(caught.value)
 
@@ -125,13 +126,13 @@ def test_gzip_is_read_no_further_than_its_header_says(tmp_path):
     # end would complain of the end.
     path = tmp_path / "labels.gz"
     path.write_bytes(gzip.compress(HEADER + bytes(8 << 20), compresslevel=1)[:-20])
-    with pytest.raises(DatasetError, match="declares 30 bytes and more follow"):
+    with pytest.raises(UserError, match="declares 30 bytes and more follow"):
         read_idx(path, num_dims=1)
 
 
 def test_missing_idx_file_is_named(tiny_mnist):
     (tiny_mnist / "mnist" / TEST_LABELS).unlink()
-    with pytest.raises(DatasetError, match=f"neither {TEST_LABELS} nor"):
+    with pytest.raises(UserError, match=f"neither {TEST_LABELS} nor"):
         load("mnist", data_dir=tiny_mnist)
 
 
@@ -139,7 +140,7 @@ def test_own_idx_set_takes_its_classes_from_training(tiny_mnist):
     (tiny_mnist / "mnist").rename(tiny_mnist / "own")
     labels = np.arange(30) % 3
     (tiny_mnist / "own" / TRAIN_LABELS).write_bytes(idx_bytes(labels))
-    with pytest.raises(DatasetError, match="label 3 at position 3 where own has"):
+    with pytest.raises(UserError, match="label 3 at position 3 where own has"):
         load("own", data_dir=tiny_mnist)
 
 
@@ -150,6 +151,6 @@ def test_any_bytes_parse_or_raise_dataset_error(tmp_path_factory, data):
     path.write_bytes(data)
     try:
         array = read_idx(path, num_dims=1)
-    except DatasetError:
+    except UserError:
         return
     assert idx_bytes(array) == data

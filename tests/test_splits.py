@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from fkjax.base import UserError
 from fkjax.datasets import Dataset
-from fkjax.idx import DatasetError
 from fkjax.splits import balanced_subset, long_tail, split, step_imbalance
 
 KEY = jax.random.key(0)
@@ -65,7 +64,7 @@ def test_splits_partition_the_training_part(seed, counts, sizes):
             validation_size=validation_size,
             tuning_size=tuning_size,
         )
-    except DatasetError:
+    except UserError:
         assert min(counts) <= -(-validation_size // len(counts))
         return
     parts = splits[:3]
@@ -192,6 +191,6 @@ def test_every_subset_of_a_class_is_equally_likely():
     ],
 )
 def test_impossible_splits_are_explained(options, message):
-    with pytest.raises(DatasetError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         split(KEY, toy([30, 20]), **{"validation_size": 10, **options})
     assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)

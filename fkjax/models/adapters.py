@@ -9,6 +9,7 @@ from flax import nnx
 
 from fkjax.base import Model, Tap, Variables, no_tap
 
+
 def from_nnx(
     make_module: Callable[[nnx.Rngs], nnx.Module],
     *,

@@ -59,7 +59,9 @@ def conv_general_dilated(
     Returns:
         Shape [N, H', W', O].
     """
-    if jax.default_backend() != "cpu" or not _is_small(x, kernel, window_strides, options):
+    if jax.default_backend() != "cpu" or not _is_small(
+        x, kernel, window_strides, options
+    ):
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
@@ -132,7 +134,9 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _input_gradient(error: jax.Array, kernel: jax.Array) -> jax.Array:
     kh, kw, channels, _ = kernel.shape
     n, height, width, _ = error.shape
-    x = jax.ShapeDtypeStruct((n, height + kh - 1, width + kw - 1, channels), error.dtype)
+    x = jax.ShapeDtypeStruct(
+        (n, height + kh - 1, width + kw - 1, channels), error.dtype
+    )
     to_input = jax.linear_transpose(functools.partial(_patches, kh=kh, kw=kw), x)
     patches = jnp.tensordot(
         kernel.reshape(-1, kernel.shape[3]), _batch_last(error), ((1,), (0,))

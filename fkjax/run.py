@@ -1,0 +1,284 @@
+"""`python -m fkjax.run`: strategies compared on a biased pool, from the command line.
+
+Parses, wires the parts together, loops over seeds, strategies and rounds, and records
+each round before the next begins.
+"""
+
+import dataclasses
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+
+from fkjax import datasets, evaluation, figures, models, pretraining, splits, tables
+from fkjax import pool as pools
+from fkjax.acquisition import STRATEGIES
+from fkjax.base import Model, Strategy, UserError, Variables, key_for
+from fkjax.config import Config, check, check_name, parse
+from fkjax.driver import Arrays, Driver, Record, RoundState, make_driver, play
+from fkjax.oracle import array_oracle, noisy_labels
+from fkjax.progress import Progress
+from fkjax.reporting import RunFolder
+
+PACKAGES = ("fkjax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status.
+
+    Args:
+        argv: the arguments, without the program's name; `sys.argv` by default.
+
+    Returns:
+        0; 2 after a mistake that the user can mend, told in one sentence; 130 after
+        Ctrl-C, with every finished round kept.
+    """
+    config = parse(argv)
+    try:
+        run(config)
+    except UserError as error:
+        print(f"fkjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        kept = (
+            f"the finished rounds are in {config.output_dir}"
+            if config.output_dir
+            else "nothing was written"
+        )
+        print(f"fkjax: interrupted; {kept}.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Runs every strategy with every seed.
+
+    Args:
+        config: what to run, such as `fkjax.config.defaults("mnist")`.
+
+    Returns:
+        The records of all rounds, as they are in rounds.jsonl.
+
+    Raises:
+        UserError: if the configuration, the data or the output folder is at fault.
+    """
+    check(config)
+    dataset = datasets.load(config.dataset, data_dir=config.data_dir)
+    experiment = _prepare(config, dataset)
+    experiment.parts(config.seed)  # a pool that cannot be: told before anything is made
+    folder = None
+    if config.output_dir is not None:
+        folder = RunFolder.create(config.output_dir)
+        folder.write_config(dataclasses.asdict(config) | {"versions": _versions()})
+
+    records: list[dict[str, Any]] = []
+    total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
+    try:
+        with Progress(total) as progress:
+            for seed in range(config.seed, config.seed + config.seeds):
+                for record, queries in _play_seed(experiment, seed, progress):
+                    if folder is not None:
+                        folder.append_queries(**queries)
+                        folder.append_record(record)
+                    records.append(record)
+                    progress.update(
+                        strategy=record["strategy"],
+                        seed=seed,
+                        round=record["round"],
+                        accuracy=record["test_accuracy"],
+                    )
+    finally:
+        if records:
+            _conclude(config, records, folder)
+    return records
+
+
+class _Experiment(NamedTuple):
+    """What all seeds share; everything in it is compiled once."""
+
+    config: Config
+    dataset: datasets.Dataset
+    model: Model
+    driver: Driver
+    strategies: dict[str, Strategy]
+    start: Callable[[jax.Array, jax.Array], Variables]
+
+    def parts(self, seed: int) -> splits.Splits:
+        """The pool, validation, tuning and test sets of a seed."""
+        config = self.config
+        parts = splits.split(
+            jax.random.key(seed),
+            self.dataset,
+            validation_size=config.validation_size,
+            tuning_size=config.tuning_size,
+            imbalance=config.imbalance,
+            imbalance_ratio=config.imbalance_ratio,
+            rare_classes=config.rare_classes,
+        )
+        wanted = config.rounds * config.budget
+        if wanted > len(parts.pool.ids):
+            raise UserError(
+                f"--rounds {config.rounds} x --budget {config.budget} asks for "
+                f"{wanted} labels, but the pool of {config.dataset} has {len(parts.pool.ids)} "
+                "images: lower either."
+            )
+        return parts
+
+
+def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
+    height, width, channels = dataset.train_images.shape[1:]
+
+    def lenet(num_classes: int) -> Model:
+        return models.lenet(
+            (height, width, channels),
+            num_classes,
+            mean=dataset.mean,
+            std=dataset.std,
+        )
+
+    model, rotation_model = lenet(dataset.num_classes), lenet(pretraining.ROTATIONS)
+    for tap in config.taps:
+        check_name(tap, model.taps, "tap")
+    if config.pretraining == "rotation" and height != width:
+        raise UserError(
+            "--pretraining rotation needs square images, but those of "
+            f"{config.dataset} are {height} x {width}: use --pretraining none."
+        )
+
+    @jax.jit
+    def start(key: jax.Array, pool_images: jax.Array) -> Variables:
+        fresh = model.init(key_for(key, "initialization"))
+        if config.pretraining == "none":
+            return fresh
+        pretrained = pretraining.pretrain(
+            key_for(key, "pretraining order"),
+            rotation_model,
+            rotation_model.init(key_for(key, "pretraining initialization")),
+            pool_images,
+            schedule=config.rotation_pretraining(),
+        )
+        return pretraining.transfer(model, pretrained, fresh)
+
+    strategies = {}
+    for name in config.strategies:
+        strategy = STRATEGIES[name](model, taps=config.taps, budget=config.budget)
+        strategies[name] = strategy._replace(query=jax.jit(strategy.query))
+    driver = make_driver(
+        model,
+        schedule=config.training(),
+        capacity=config.rounds * config.budget,
+        selects_epoch=config.checkpoint_selection != "last",
+    )
+    return _Experiment(config, dataset, model, driver, strategies, start)
+
+
+def _play_seed(
+    experiment: _Experiment, seed: int, progress: Progress
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """All strategies on one seed: its rounds' records, and rows for queries.csv."""
+    config, parts, key = experiment.config, experiment.parts(seed), jax.random.key(seed)
+    selection = parts.test if config.checkpoint_selection == "test" else parts.tuning
+    images, labels = (
+        (
+            parts.pool.images,
+            parts.validation.images,
+            selection.images,
+            parts.test.images,
+        ),
+        (parts.validation.labels, selection.labels, parts.test.labels),
+    )
+    arrays = Arrays(*map(jnp.asarray, (*images, *labels)))
+    oracle = array_oracle(
+        noisy_labels(
+            key,
+            parts.pool.labels,
+            num_classes=experiment.model.num_classes,
+            rate=config.label_noise,
+        )
+    )
+
+    since = time.perf_counter()
+    variables = jax.block_until_ready(experiment.start(key, arrays.pool_images))
+    seconds = time.perf_counter() - since
+    progress.advance(f"seed {seed}: pretraining {config.pretraining}")
+
+    for name, strategy in experiment.strategies.items():
+        rounds = play(
+            experiment.driver,
+            strategy,
+            RoundState(key, pools.create(len(parts.pool.ids)), variables),
+            arrays,
+            oracle,
+            num_rounds=config.rounds,
+            hidden_labels=lambda: jnp.asarray(parts.pool.labels),
+        )
+        for number, played in enumerate(rounds, start=1):
+            if number == 1:
+                played.seconds["pretraining"] = seconds
+            position = {"strategy": name, "seed": seed, "round": number}
+            record = {
+                "dataset": config.dataset,
+                **position,
+                **_measures(config, played),
+            }
+            record["num_labeled"] = number * config.budget
+            yield record, {**position, **_queries(played, parts)}
+
+
+def _measures(config: Config, played: Record) -> dict[str, Any]:
+    confusion = played.confusion
+    by_class = evaluation.class_accuracy(confusion)
+    return {
+        "checkpoint_selection": config.checkpoint_selection,
+        "test_accuracy": float(np.trace(confusion) / confusion.sum()),
+        "balanced_accuracy": float(np.nanmean(by_class)),
+        "class_accuracy": by_class.tolist(),
+        "queried_per_class": np.bincount(
+            played.labels, minlength=len(confusion)
+        ).tolist(),
+        "num_random": int(np.isnan(played.query.scores).sum()),
+        "num_mistakes": played.num_mistakes,
+        "confusion": confusion.tolist(),
+        "seconds": played.seconds,
+    }
+
+
+def _queries(played: Record, parts: splits.Splits) -> dict[str, Any]:
+    """Dataset ids in place of positions; -1 stays where there is none."""
+    targets = np.asarray(played.query.targets)
+    return {
+        "ids": parts.pool.ids[np.asarray(played.query.indices)],
+        "labels": played.labels,
+        "pseudo_labels": np.asarray(played.query.pseudo_labels),
+        "target_ids": np.where(targets < 0, -1, parts.validation.ids[targets]),
+    }
+
+
+def _conclude(
+    config: Config, records: list[dict[str, Any]], folder: RunFolder | None
+) -> None:
+    rich.console.Console().print(tables.final_table(records))
+    if folder is None:
+        print("Nothing was written; --output-dir DIR keeps records and figures.")
+        return
+    bias = f"{config.imbalance.replace('_', ' ')} imbalance {config.imbalance_ratio:g}x"
+    title = f"{config.dataset}, {bias}"
+    figures.draw_learning_curve(
+        records, folder.path / "learning_curve.png", title=title
+    )
+    figures.draw_confusion(records, folder.path / "confusion.png")
+    print(f"Records and figures are in {folder.path}.")
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Fisher vectors against finite differences, closed forms and a NumPy LeNet."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy_lenet import lenet_descriptors
+
+from fkjax import fisher
+from fkjax.base import log_probs
+from fkjax.models import lenet
+from fkjax.pseudo_label import argmax, given
+
+TAPS = ("conv1", "conv2", "fc1", "logits")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lenet((28, 28, 1), 10)
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    return model.init(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
+
+
+def softmax_regression(theta, x):
+    return jax.nn.log_softmax(theta @ x)
+
+
+def test_softmax_regression_has_its_closed_form():
+    rng = np.random.default_rng(1)
+    theta, xs = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
+    labels = np.array([0, 3, 1, 1, 2])
+    scores = fisher.fisher_vectors(
+        softmax_regression, jnp.asarray(theta), jnp.asarray(xs), jnp.asarray(labels)
+    )
+    p = np.exp(xs @ theta.T)
+    p /= p.sum(axis=1, keepdims=True)
+    expected = (np.eye(4)[labels] - p)[:, :, None] * xs[:, None, :]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_score_has_zero_mean_under_the_model(model, variables, images):
+    def log_probs_fn(theta, x):
+        return log_probs(model, theta, x)
+
+    p = jnp.exp(log_probs_fn(variables, images[0]))
+    scores = fisher.fisher_vectors(
+        log_probs_fn,
+        variables,
+        jnp.repeat(images[:1], 10, axis=0),
+        jnp.arange(10),
+    )
+    for leaf in jax.tree.leaves(scores):
+        mean = jnp.tensordot(p, leaf, 1)
+        np.testing.assert_allclose(mean, 0, atol=3e-6 * float(abs(leaf).max() + 1))
+
+
+def test_parameter_scores_agree_with_finite_differences(model, images):
+    """On random directions in float64, where differences are sharp."""
+    with jax.enable_x64(True):
+        model = lenet((28, 28, 1), 10)
+        variables = jax.tree.map(
+            lambda v: v.astype(jnp.float64), model.init(jax.random.key(0))
+        )
+
+        def log_prob(theta, x, label):
+            a = jax.nn.log_softmax(model.apply(theta, x[None])[0])
+            return a[label]
+
+        score = fisher.fisher_vector(
+            lambda theta, x: log_probs(model, theta, x), variables, images[0], 7
+        )
+        direction = jax.tree.map(
+            lambda v: jax.random.normal(jax.random.key(v.size), v.shape, v.dtype),
+            variables,
+        )
+        epsilon = 1e-8  # small: a larger step crosses kinks of the relu
+
+        def at(step):
+            moved = jax.tree.map(lambda v, d: v + step * d, variables, direction)
+            return log_prob(moved, images[0], 7)
+
+        along = sum(
+            jnp.vdot(s, d)
+            for s, d in zip(
+                jax.tree.leaves(score), jax.tree.leaves(direction), strict=True
+            )
+        )
+        np.testing.assert_allclose(
+            along, (at(epsilon) - at(-epsilon)) / (2 * epsilon), rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("label_fn", ["given", "argmax"])
+def test_descriptors_agree_with_a_numpy_restatement(model, variables, images, label_fn):
+    labels = np.array([3, 1, 4])
+
+    def one(image, label):
+        make = given(label) if label_fn == "given" else argmax()
+        return fisher.descriptor(model, variables, image, make, taps=TAPS)
+
+    d = jax.vmap(one)(jnp.asarray(images), jnp.asarray(labels))
+    weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables)
+    for i, image in enumerate(images):
+        x = (image[:, :, 0] / 255 - 0.1307) / 0.3081
+        label = labels[i] if label_fn == "given" else None
+        log_p, z, g, used = lenet_descriptors(weights, x, label)
+        assert d.label[i] == used
+        np.testing.assert_allclose(d.log_probs[i], log_p, rtol=1e-4, atol=1e-4)
+        for name in TAPS:
+            np.testing.assert_allclose(d.z[name][i], z[name], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(d.g[name][i], g[name], rtol=1e-3, atol=1e-6)
+
+
+def test_the_gradient_of_the_logits_is_the_residual(model, variables, images):
+    d = fisher.descriptor(
+        model, variables, images[0], given(jnp.int32(2)), taps=("logits",)
+    )
+    residual = np.eye(10)[2] - np.exp(d.log_probs)
+    np.testing.assert_allclose(d.g["logits"], residual, atol=1e-6)
+
+
+def test_features_are_those_of_the_descriptor(model, variables, images):
+    d = fisher.descriptor(model, variables, images[0], argmax(), taps=TAPS)
+    log_p, z = fisher.features(model, variables, images[0], taps=TAPS)
+    np.testing.assert_array_equal(log_p, d.log_probs)
+    jax.tree.map(np.testing.assert_array_equal, z, d.z)
+
+
+def test_descriptors_do_not_depend_on_the_other_examples(model, variables, images):
+    def one(image):
+        return fisher.descriptor(model, variables, image, argmax(), taps=TAPS)
+
+    together = jax.vmap(one)(images)
+    backwards = jax.vmap(one)(images[::-1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b[::-1], rtol=1e-5, atol=1e-6),
+        together,
+        backwards,
+    )

@@ -1,0 +1,166 @@
+"""Farthest-first and the rank-major merge against brute force in Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fkjax.acquisition import matching
+
+
+def brute_farthest_first(embeddings, targets, first, budget):
+    centers = [first]
+    while len(centers) < min(budget, len(targets)):
+        rest = [t for t in targets if t not in centers]
+        highest = [max(embeddings[t] @ embeddings[c] for c in centers) for t in rest]
+        centers.append(rest[int(np.argmin(highest))])
+    return centers
+
+
+def brute_merge(similarities, centers, budget):
+    """`similarities[c][i]` of centre c to unlabelled example i, as dicts."""
+    ranked = {
+        c: sorted(similarities[c], key=lambda i: (-similarities[c][i], i))
+        for c in centers
+    }
+    chosen = []
+    depth = max((len(r) for r in ranked.values()), default=0)
+    for rank in range(depth):
+        present = [c for c in centers if rank < len(ranked[c])]
+        for c in sorted(present, key=lambda c: -similarities[c][ranked[c][rank]]):
+            example = ranked[c][rank]
+            if example not in [e for e, _ in chosen]:
+                chosen.append((example, c))
+            if len(chosen) == budget:
+                return chosen
+    return chosen
+
+
+@st.composite
+def problems(draw):
+    num_pool = draw(st.integers(6, 25))
+    num_validation = draw(st.integers(1, 12))
+    budget = draw(st.integers(1, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    is_unlabeled = rng.random(num_pool) < draw(st.sampled_from([0.3, 0.7, 1.0]))
+    is_unlabeled[rng.permutation(num_pool)[:budget]] = True
+    is_mistake = rng.random(num_validation) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+    return (
+        rng.normal(size=(num_pool, 4)).astype(np.float32),
+        is_unlabeled,
+        rng.normal(size=(num_validation, 4)).astype(np.float32),
+        is_mistake,
+        budget,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.integers(0, 1000))
+def test_match_agrees_with_brute_force(problem, seed):
+    pool, is_unlabeled, validation, is_mistake, budget = problem
+    key = jax.random.key(seed)
+    indices, targets, scores = matching.match(
+        key, *map(jnp.asarray, problem[:4]), budget=budget
+    )
+    indices, targets = np.asarray(indices), np.asarray(targets)
+    assert len(set(indices.tolist())) == budget
+    assert is_unlabeled[indices].all()
+
+    mistakes = np.flatnonzero(is_mistake)
+    if len(mistakes) == 0:
+        assert (targets == -1).all()
+        assert np.isnan(scores).all()
+        return
+    centers, is_real = matching.farthest_first(
+        matching.key_for(key, "first center"),
+        jnp.asarray(validation),
+        jnp.asarray(is_mistake),
+        num_centers=budget,
+    )
+    centers = np.asarray(centers)[np.asarray(is_real)].tolist()
+    assert centers == brute_farthest_first(validation, mistakes, centers[0], budget)
+
+    free = np.flatnonzero(is_unlabeled)
+    similarities = {c: {i: validation[c] @ pool[i] for i in free} for c in centers}
+    expected = brute_merge(similarities, centers, budget)
+    assert list(zip(indices.tolist(), targets.tolist(), strict=True)) == expected
+    for i, c, score in zip(indices, targets, np.asarray(scores), strict=True):
+        np.testing.assert_allclose(score, validation[c] @ pool[i], rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_center_is_a_random_target():
+    embeddings = jnp.eye(10)
+    is_target = jnp.arange(10) >= 6
+    firsts = {
+        int(
+            matching.farthest_first(
+                jax.random.key(seed), embeddings, is_target, num_centers=1
+            )[0][0]
+        )
+        for seed in range(40)
+    }
+    assert firsts == {6, 7, 8, 9}
+
+
+def test_rank_major_order_by_hand():
+    """Centre 1 is surer than centre 0; both want example 3 first."""
+    neighbors = jnp.array([[3, 0, 1], [3, 4, 0]])
+    similarities = jnp.array([[0.5, 0.4, 0.3], [0.9, 0.2, 0.1]])
+    indices, centers, scores = matching.rank_major_merge(
+        jax.random.key(0), neighbors, similarities, jnp.ones(6, bool), budget=4
+    )
+    # Rank 1: 3 by centre 1 (0.9), again by centre 0 (dropped). Rank 2: 0 by centre 0
+    # (0.4), 4 by centre 1 (0.2). Rank 3: 1 by centre 0.
+    assert indices.tolist() == [3, 0, 4, 1]
+    assert centers.tolist() == [1, 0, 1, 0]
+    np.testing.assert_allclose(scores, [0.9, 0.4, 0.2, 0.3])
+
+
+def test_what_the_lists_do_not_give_is_drawn_at_random():
+    neighbors, similarities = jnp.array([[2]]), jnp.array([[1.0]])
+    is_unlabeled = jnp.array([True, True, True, False, True, True])
+    drawn = set()
+    for seed in range(30):
+        indices, centers, scores = matching.rank_major_merge(
+            jax.random.key(seed), neighbors, similarities, is_unlabeled, budget=3
+        )
+        assert indices[0] == 2
+        assert centers.tolist() == [0, -1, -1]
+        assert np.isnan(scores).tolist() == [False, True, True]
+        assert len(set(indices.tolist())) == 3
+        drawn |= set(indices.tolist())
+    assert drawn == {0, 1, 2, 4, 5}
+
+
+@pytest.mark.parametrize("labelled", [0, 7])
+def test_permuting_the_pool_permutes_the_query(labelled):
+    rng = np.random.default_rng(labelled)
+    pool = rng.normal(size=(20, 6)).astype(np.float32)
+    validation = rng.normal(size=(15, 6)).astype(np.float32)
+    is_unlabeled = np.arange(20) >= labelled
+    order, ones = rng.permutation(20), jnp.ones(15, bool)
+    ask = lambda pool, mask: matching.match(  # noqa: E731
+        jax.random.key(0), *map(jnp.asarray, (pool, mask, validation)), ones, budget=5
+    )
+    indices, targets, _ = ask(pool, is_unlabeled)
+    permuted, permuted_targets, _ = ask(pool[order], is_unlabeled[order])
+    assert order[np.asarray(permuted)].tolist() == indices.tolist()
+    assert permuted_targets.tolist() == targets.tolist()
+
+
+def test_all_but_the_budget_labelled():
+    """One choice is left, and it is made."""
+    is_unlabeled = np.zeros(30, bool)
+    is_unlabeled[[4, 9, 21]] = True
+    rng = np.random.default_rng(0)
+    indices, *_ = matching.match(
+        jax.random.key(0),
+        jnp.asarray(rng.normal(size=(30, 4))),
+        jnp.asarray(is_unlabeled),
+        jnp.asarray(rng.normal(size=(5, 4))),
+        jnp.ones(5, bool),
+        budget=3,
+    )
+    assert set(indices.tolist()) == {4, 9, 21}
