@@ -125,8 +125,8 @@ class _Experiment(NamedTuple):
         if wanted > len(parts.pool.ids):
             raise UserError(
                 f"--rounds {config.rounds} x --budget {config.budget} asks for "
-                f"{wanted} labels, but the pool of {config.dataset} has {len(parts.pool.ids)} "
-                "images: lower either."
+                f"{wanted} labels, but the pool of {config.dataset} has "
+                f"{len(parts.pool.ids)} images: lower either."
             )
         return parts
 
