@@ -1,0 +1,131 @@
+"""Imports point down only: the layering, read off the sources."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fkjax
+
+ROOT = Path(fkjax.__file__).parent
+
+LEVELS = {
+    4: "run",
+    3: "driver config",
+    2: "training pretraining evaluation models datasets idx splits reporting tables "
+    "figures progress oracle",
+    1: "fisher kernel pseudo_label acquisition pool",
+    0: "base",
+}
+LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
+
+
+def module_name(path):
+    parts = ["fkjax", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported(source):
+    """Every module that a source names in an import, wherever it stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in SOURCES else node.module
+
+
+IMPORTS = {name: set(imported(path.read_text())) for name, path in SOURCES.items()}
+
+
+def room(module):
+    """The part of `fkjax.part.module` that the table names."""
+    return module.split(".")[1]
+
+
+INSIDE = [name for name in SOURCES if name != "fkjax"]
+
+
+def test_every_module_is_in_the_table():
+    assert {room(name) for name in INSIDE} == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_module_imports_from_its_own_level_or_below(name):
+    for other in IMPORTS[name]:
+        if other.startswith("fkjax."):
+            assert LEVEL[room(other)] <= LEVEL[room(name)], f"{name} imports {other}"
+
+
+def test_the_package_itself_imports_no_module_of_its_own():
+    assert not any(name.startswith("fkjax") for name in IMPORTS["fkjax"])
+
+
+def test_nothing_imports_the_package_as_a_whole():
+    assert not [name for name in INSIDE if "fkjax" in IMPORTS[name]]
+
+
+def test_there_is_no_cycle():
+    inside = {name: IMPORTS[name] & set(SOURCES) for name in SOURCES}
+    graph = {name: others - {name} for name, others in inside.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("name", [n for n in INSIDE if LEVEL[room(n)] <= 1])
+def test_the_mathematics_is_jaxs_alone(name):
+    outside = {m.split(".")[0] for m in IMPORTS[name]} - {"fkjax"}
+    assert outside <= {"jax", "typing", "collections", "zlib"}
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(SOURCES[name].read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not calls & {"open", "print"}
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [
+        ("flax", {"models"}),
+        ("optax", {"training", "pretraining"}),
+        ("tensorflow_datasets", {"datasets"}),
+        ("tensorflow", set()),
+        ("matplotlib", {"figures"}),
+        ("sklearn", {"datasets"}),
+        ("tyro", {"config"}),
+        ("rich", {"run", "tables", "progress"}),
+    ],
+)
+def test_a_library_is_imported_where_it_is_at_home(library, rooms):
+    found = {
+        room(name)
+        for name in INSIDE
+        if any(m.split(".")[0] == library for m in IMPORTS[name])
+    }
+    assert found <= rooms
+
+
+def test_imports_are_found_wherever_they_stand():
+    source = "import a.b\ndef f():\n    from fkjax import run, models\n"
+    assert set(imported(source)) == {"a.b", "fkjax.run", "fkjax.models"}
+
+
+@pytest.mark.parametrize("module", ["fkjax", "fkjax.run"])
+def test_importing_loads_neither_tensorflow_nor_matplotlib(module):
+    heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn")
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert module in loaded
+    assert not set(heavy) & set(loaded)
