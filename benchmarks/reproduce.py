@@ -1,0 +1,164 @@
+"""Reproduces a figure of the paper: `python -m benchmarks.reproduce`.
+
+Runs the columns that are not yet under `--runs-dir`, then writes the table beside the
+paper's, the figure, and the time of a round by phase to `--results-dir`.
+"""
+
+import dataclasses
+import datetime
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks import paper
+from fkjax import figures, tables
+from fkjax.base import UserError
+from fkjax.config import Config, defaults
+from fkjax.reporting import RunFolder
+from fkjax.run import run
+
+L80, L20 = ("conv1", "conv2", "fc1"), ("conv2",)
+
+
+class Run(NamedTuple):
+    """One call of `fkjax.run`: the columns that share descriptors and epoch choice."""
+
+    name: str
+    taps: tuple[str, ...]
+    checkpoint_selection: str
+    strategies: tuple[str, ...]
+
+    def column(self, strategy: str) -> str:
+        length = f" L{20 if self.taps == L20 else 80}" if strategy != "random" else ""
+        best = ", best test epoch" if self.checkpoint_selection == "test" else ""
+        return f"{strategy}{length}{best}"
+
+
+RUNS = (
+    Run("l80-last", L80, "last", ("random", "fisher_nearest")),
+    Run("l20-last", L20, "last", ("fisher_nearest", "fisher_oracle")),
+    Run("l80-test", L80, "test", ("fisher_nearest",)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Reproduces the MNIST curves at 100x imbalance, beside the paper's."""
+
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Holds mnist/*-ubyte[.gz]; else $FKJAX_DATA_DIR."""
+    runs_dir: str = "runs/mnist-100x"
+    """Where the runs are kept; finished ones are used again."""
+    results_dir: str = "docs/results"
+    """Where mnist-100x.md and mnist-100x.png go."""
+    seeds: int = 5
+    """Seeds of every column."""
+
+
+def main() -> int:
+    options = tyro.cli(Options, prog="python -m benchmarks.reproduce")
+    try:
+        records = [r for part in RUNS for r in _records(options, part)]
+    except UserError as error:
+        print(f"benchmarks.reproduce: {error}", file=sys.stderr)
+        return 2
+    results = Path(options.results_dir)
+    results.mkdir(parents=True, exist_ok=True)
+    reference = {
+        name: (paper.MNIST_100X_LABELS, paper.MNIST_100X[name])
+        for name in (
+            "random",
+            "fisher_nearest L80",
+            "fisher_nearest L20",
+            "fisher_oracle L20",
+        )
+    }
+    figures.draw_learning_curve(
+        records,
+        results / "mnist-100x.png",
+        title="MNIST, step imbalance 100x",
+        reference=reference,
+    )
+    text = "\n".join(
+        [
+            f"<!-- {_stamp(options)} -->\n",
+            tables.markdown_table(records, reference),
+            _phases(records),
+        ]
+    )
+    (results / "mnist-100x.tables.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def _config(options: Options, part: Run) -> Config:
+    return dataclasses.replace(
+        defaults("mnist"),
+        data_dir=options.data_dir,
+        output_dir=str(Path(options.runs_dir) / part.name),
+        strategies=part.strategies,
+        taps=part.taps,
+        checkpoint_selection=part.checkpoint_selection,
+        seeds=options.seeds,
+    )
+
+
+def _records(options: Options, part: Run) -> list[dict[str, Any]]:
+    """The records of a run, made now if they are not there, under column names."""
+    config = _config(options, part)
+    path = Path(options.runs_dir) / part.name
+    if path.exists():
+        records = RunFolder.open(path).read_records()
+        wanted = config.seeds * config.rounds * len(config.strategies)
+        if len(records) != wanted:
+            raise UserError(
+                f"{path} holds {len(records)} rounds where {wanted} are wanted: move "
+                "it away to run them again."
+            )
+    else:
+        records = run(config)
+    return [r | {"strategy": part.column(r["strategy"])} for r in records]
+
+
+def _phases(records: list[dict[str, Any]]) -> str:
+    """Seconds by phase, medians over seeds, first seed (which compiles) left out."""
+    first = min(r["seed"] for r in records)
+    rows = ["| round | labels | query | training | evaluation |", "|" + "---:|" * 5]
+    timed = [r for r in records if r["strategy"] == "fisher_nearest L80"]
+    for number in (1, 2, 5, 10):
+        of_round = [r for r in timed if r["round"] == number and r["seed"] != first]
+        if not of_round:
+            continue
+        cells = []
+        for phase in ("query", "training", "evaluation"):
+            seconds = [r["seconds"][phase] for r in of_round]
+            cells.append(
+                f"{np.median(seconds):.2f} ({min(seconds):.2f}–{max(seconds):.2f})"
+            )
+        labels = of_round[0]["num_labeled"]
+        rows.append(f"| {number} | {labels:,} | {' | '.join(cells)} |")
+    pretraining = [
+        r["seconds"]["pretraining"]
+        for r in timed
+        if r["round"] == 1 and r["seed"] != first
+    ]
+    if pretraining:
+        rows.append(f"\nRotation pretraining: {np.median(pretraining):.1f} s a seed.")
+    return "\n".join(rows) + "\n"
+
+
+def _stamp(options: Options) -> str:
+    today = datetime.date.today().isoformat()
+    return (
+        f"{today}, jax {jax.__version__}, Python {platform.python_version()}, "
+        f"{jax.default_backend()}, {options.seeds} seeds"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
