@@ -72,6 +72,13 @@ def start(model):
 
 
 @pytest.fixture(scope="module")
+def predict(model):
+    """Predictions by the whole batch at once, not as `evaluation` makes them."""
+    apply = jax.jit(model.apply)
+    return lambda variables, images: np.asarray(apply(variables, images)).argmax(1)
+
+
+@pytest.fixture(scope="module")
 def strategy(model):
     @functools.cache
     def make(name):
@@ -158,17 +165,17 @@ def test_each_round_trains_on_from_the_last_and_draws_anew(rounds):
     assert len(set(lots)) == ROUNDS
 
 
-def test_the_record_is_of_the_model_after_training(rounds, driver, arrays, model):
+def test_the_record_is_of_the_model_after_training(rounds, arrays, predict):
     states, records, _ = rounds("fisher_nearest")
     for before, after, record in zip(states, states[1:], records, strict=False):
-        predicted = model.apply(after.variables, arrays.test_images).argmax(1)
+        predicted = predict(after.variables, arrays.test_images)
         labels = np.asarray(arrays.test_labels)
         assert record.confusion.sum() == 50
         assert np.trace(record.confusion) == (predicted == labels).sum()
         np.testing.assert_array_equal(
             record.confusion.sum(1), np.bincount(labels, minlength=10)
         )
-        wrong = model.apply(before.variables, arrays.validation_images).argmax(1)
+        wrong = predict(before.variables, arrays.validation_images)
         assert record.num_mistakes == (wrong != arrays.validation_labels).sum()
         assert set(record.seconds) == {"query", "oracle", "training", "evaluation"}
     assert all(record.num_mistakes == -1 for record in rounds("random")[1])
@@ -251,10 +258,10 @@ def test_a_strategy_that_reads_the_hidden_labels_gets_nothing(
 
 @pytest.mark.parametrize("name", [n for n in STRATEGIES if n != "random"])
 def test_without_a_mistake_the_round_is_filled_at_random(
-    name, driver, strategy, start, arrays, hidden, model
+    name, driver, strategy, start, arrays, hidden, predict
 ):
-    predicted = model.apply(start.variables, arrays.validation_images).argmax(1)
-    faultless = arrays._replace(validation_labels=predicted.astype(jnp.int32))
+    predicted = predict(start.variables, arrays.validation_images)
+    faultless = arrays._replace(validation_labels=jnp.asarray(predicted, jnp.int32))
     _, record = play_round(
         driver,
         strategy(name),
@@ -269,15 +276,15 @@ def test_without_a_mistake_the_round_is_filled_at_random(
 
 
 def test_the_epoch_that_is_best_on_the_selection_images_is_kept(
-    model, driver, start, arrays
+    model, driver, start, arrays, predict
 ):
     """Trained on wrong labels alone, a model is the worse the longer it trains."""
     indices = jnp.arange(BUDGET * ROUNDS)
-    predicted = model.apply(start.variables, arrays.pool_images).argmax(1)
-    wrong = (predicted[indices].astype(jnp.int32) + 1) % 10
+    predicted = predict(start.variables, arrays.pool_images)
+    wrong = jnp.asarray((predicted[indices] + 1) % 10, jnp.int32)
     arrays = arrays._replace(
         selection_images=arrays.pool_images,
-        selection_labels=predicted.astype(jnp.int32),
+        selection_labels=jnp.asarray(predicted, jnp.int32),
     )
 
     def make(**options):
