@@ -165,6 +165,21 @@ def test_each_round_trains_on_from_the_last_and_draws_anew(rounds):
     assert len(set(lots)) == ROUNDS
 
 
+def test_each_round_queries_with_a_key_of_its_own(
+    driver, strategy, start, arrays, hidden
+):
+    keys = []
+
+    def query(key, view):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return strategy("random").query(key, view)
+
+    options = {"num_rounds": 3, "hidden_labels": alarm}
+    honest = Strategy(frozenset(), query)
+    list(play(driver, honest, start, arrays, array_oracle(hidden[1]), **options))
+    assert len(set(keys)) == 3
+
+
 def test_the_record_is_of_the_model_after_training(rounds, arrays, predict):
     states, records, _ = rounds("fisher_nearest")
     for before, after, record in zip(states, states[1:], records, strict=False):
