@@ -17,7 +17,8 @@ LEVELS = {
     3: "driver config",
     2: "training pretraining evaluation models datasets idx splits reporting tables "
     "figures progress oracle checkpoint distributed",
-    1: "fisher factored layers neighbors projection kernel pseudo_label acquisition pool",
+    1: "fisher factored layers neighbors projection kernel pseudo_label "
+    "acquisition pool",
     0: "base",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
