@@ -39,19 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after a mistake that the user can mend, told in one sentence; 130 after
         Ctrl-C, with every finished round kept.
     """
-    config = parse(argv)
     try:
-        run(config)
+        run(parse(argv))
     except UserError as error:
         print(f"fkjax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = (
-            f"the finished rounds are in {config.output_dir}"
-            if config.output_dir
-            else "nothing was written"
-        )
-        print(f"fkjax: interrupted; {kept}.", file=sys.stderr)
+        print("fkjax: interrupted.", file=sys.stderr)
         return 130
     return 0
 

@@ -17,7 +17,7 @@ def record(strategy="fisher", seed=0, round=0, accuracy=0.5, classes=3, **extra)
         "queried_per_class": [1] * classes,
         "confusion": confusion.tolist(),
         "checkpoint_selection": "last",
-        "num_random_filled": 0,
+        "num_random": 0,
         "num_mistakes": 3,
         "seconds": {"query": 1.0, "update": 2.0},
         **extra,

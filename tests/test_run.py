@@ -400,10 +400,10 @@ def test_ctrl_c_keeps_whole_rounds_and_says_so(tmp_path):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    status, _, err = finish(process)
+    status, out, err = finish(process)
     assert status == 130
-    (line,) = err.splitlines()
-    assert line == f"fkjax: interrupted; the finished rounds are in {folder}."
+    assert err == "fkjax: interrupted.\n"
+    assert out.splitlines()[-1] == f"Records and figures are in {folder}."
     rounds = [(r["seed"], r["round"]) for r in read_jsonl(folder)]
     expected = [(seed, number) for seed in range(50) for number in range(1, 21)]
     assert 1 <= len(rounds) < 1000 and rounds == expected[: len(rounds)]
@@ -412,13 +412,13 @@ def test_ctrl_c_keeps_whole_rounds_and_says_so(tmp_path):
     assert (folder / "learning_curve.png").exists()
 
 
-def test_an_interrupt_with_no_folder_says_that_nothing_is_kept(monkeypatch, capsys):
+def test_an_interrupt_before_the_first_round(monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fkjax.run, "run", interrupted)
+    monkeypatch.setattr(fkjax.run, "parse", interrupted)
     assert fkjax.run.main([]) == 130
-    assert capsys.readouterr().err == "fkjax: interrupted; nothing was written.\n"
+    assert capsys.readouterr().err == "fkjax: interrupted.\n"
 
 
 def test_the_library_call_takes_a_configuration(monkeypatch):

@@ -21,6 +21,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+_CHANNELS_LAST = lax.conv_dimension_numbers(
+    (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
+)
+
 
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
     """Maximum over non-overlapping windows; a ragged border is dropped.
@@ -46,8 +50,8 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`lax.conv_general_dilated` for Flax's layers, fast on CPU where it can be.
 
-    The fast route takes stride 1, no dilation and one group, on few input channels;
-    all else, and every other backend, is handed to `lax`.
+    The fast route takes stride 1, no dilation and one group, on few input channels in
+    [N, H, W, C]; all else, and every other backend, is handed to `lax`.
 
     Args:
         x: activations. Shape [N, H, W, C].
@@ -59,21 +63,28 @@ def conv_general_dilated(
     Returns:
         Shape [N, H', W', O].
     """
-    if jax.default_backend() != "cpu" or not _is_small(
-        x, kernel, window_strides, options
-    ):
-        return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
-    if isinstance(padding, str):
+    is_small = _is_small(x, kernel, window_strides, options)
+    if is_small and isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
-    return conv_valid(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+    if (
+        jax.default_backend() == "cpu"
+        and is_small
+        and min(size for pair in padding for size in pair) >= 0
+    ):
+        return conv_valid(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+    return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
 
 
 def _is_small(
     x: jax.Array, kernel: jax.Array, strides: Sequence[int], options: dict[str, Any]
 ) -> bool:
     dilations = (options.get("lhs_dilation"), options.get("rhs_dilation"))
+    numbers = lax.conv_dimension_numbers(
+        x.shape, kernel.shape, options.get("dimension_numbers")
+    )
     return (
-        x.ndim == 4
+        numbers == _CHANNELS_LAST
+        and options.get("preferred_element_type") is None
         and kernel.shape[2] <= 32
         and all(stride == 1 for stride in strides)
         and all(step == 1 for steps in dilations for step in steps or ())
