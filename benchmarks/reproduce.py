@@ -40,9 +40,9 @@ class Run(NamedTuple):
 
 
 RUNS = (
-    Run("l80-last", L80, "last", ("random", "fisher_nearest")),
-    Run("l20-last", L20, "last", ("fisher_nearest", "fisher_oracle")),
+    Run("l80-last", L80, "last", ("random", "fisher_nearest", "fisher_oracle")),
     Run("l80-test", L80, "test", ("fisher_nearest",)),
+    Run("l20-last", L20, "last", ("fisher_nearest", "fisher_oracle")),
 )
 
 

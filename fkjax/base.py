@@ -10,7 +10,8 @@ Shape letters, used in every docstring:
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +47,7 @@ class Model(NamedTuple):
             model does not pass on.
         image_shape: (H, W, channels).
         num_classes: C.
+        dropout: the share of values to drop in training, by tap.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -54,6 +56,7 @@ class Model(NamedTuple):
     head: str
     image_shape: tuple[int, int, int]
     num_classes: int
+    dropout: Mapping[str, float] = MappingProxyType({})
 
 
 def log_probs(

@@ -75,6 +75,10 @@ class Config:
     """Of stochastic gradient descent."""
     momentum: float = 0.5
     """Of stochastic gradient descent."""
+    conv_dropout: float = 0.25
+    """Share of values dropped after each convolution block in all training."""
+    dense_dropout: float = 0.5
+    """The same after fc1."""
     checkpoint_selection: Literal["last", "tuning", "test"] = "last"
     """Epoch kept of each round: the last, or the best on these images."""
 
@@ -158,6 +162,8 @@ def check(config: Config) -> None:
         "a finite number above 0",
         lambda x: math.isfinite(x) and x > 0,
     )
+    for flag in ("conv_dropout", "dense_dropout"):
+        _require(config, flag, "a share from 0 to 0.99", lambda x: 0 <= x <= 0.99)
     _require(config, "momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1)
     if config.checkpoint_selection == "tuning" and config.tuning_size == 0:
         raise UserError(

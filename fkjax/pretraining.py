@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Model, Variables
+from fkjax.base import Model, Variables, key_for
 from fkjax.training import Schedule, cross_entropy, sgd, sgd_step
 
 ROTATIONS = 4
@@ -36,7 +36,7 @@ def pretrain(
     Sec. 4.4.
 
     Args:
-        key: gives each epoch's order.
+        key: gives each epoch's order and each step's dropout.
         model: a model of four classes.
         variables: where to start from.
         images: square. Shape [N, H, H, channels].
@@ -49,14 +49,19 @@ def pretrain(
     size = min(schedule.batch_size, len(images))
 
     def train_epoch(epoch: jax.Array, state: tuple) -> tuple:
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), len(images))
+        order = jax.random.permutation(key_for(key, "order", epoch), len(images))
 
         def step(i: jax.Array, state: tuple) -> tuple:
             variables, optimizer_state = state
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
             turned, labels = rotated(images[batch])
-            gradient = jax.grad(cross_entropy, argnums=1)(
-                model, variables, turned, labels, jnp.ones(len(labels))
+            gradient = jax.grad(cross_entropy)(
+                variables,
+                key_for(key, "dropout", epoch, i),
+                model,
+                turned,
+                labels,
+                jnp.ones(len(labels)),
             )
             return sgd_step(
                 optimizer, schedule, gradient, optimizer_state, variables, epoch

@@ -134,6 +134,8 @@ def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
             num_classes,
             mean=dataset.mean,
             std=dataset.std,
+            conv_dropout=config.conv_dropout,
+            dense_dropout=config.dense_dropout,
         )
 
     model, rotation_model = lenet(dataset.num_classes), lenet(pretraining.ROTATIONS)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fkjax.base import Model, Variables
+from fkjax.base import Model, Variables, key_for
+from fkjax.dropout import dropout
 
 
 class Schedule(NamedTuple):
@@ -42,16 +43,16 @@ def last_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:
 
 
 def cross_entropy(
-    model: Model,
     variables: Variables,
+    key: jax.Array,
+    model: Model,
     images: jax.Array,
     labels: jax.Array,
     weights: jax.Array,
 ) -> jax.Array:
-    """Mean of -log p(label | image) under the weights. Shape []."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-        model.apply(variables, images), labels
-    )
+    """Mean of -log p(label | image) under the weights, with dropout. Shape []."""
+    logits = model.apply(variables, images, dropout(key, model.dropout))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
 
 
@@ -95,7 +96,7 @@ def fit(
     all rounds. The last batch of an epoch may be smaller.
 
     Args:
-        key: gives each epoch's order.
+        key: gives each epoch's order and each step's dropout.
         model: the classifier.
         variables: where to start from.
         images: Shape [capacity, H, W, channels].
@@ -112,7 +113,7 @@ def fit(
     padding = -capacity % size
 
     def train_epoch(epoch: jax.Array, state: tuple) -> tuple:
-        order_by = jax.random.uniform(jax.random.fold_in(key, epoch), (capacity,))
+        order_by = jax.random.uniform(key_for(key, "order", epoch), (capacity,))
         order_by = jnp.where(jnp.arange(capacity) < num_labeled, order_by, jnp.inf)
         order = jnp.pad(jnp.argsort(order_by), (0, padding))
 
@@ -120,8 +121,13 @@ def fit(
             variables, optimizer_state = state
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
             weights = (i * size + jnp.arange(size) < num_labeled).astype(jnp.float32)
-            gradient = jax.grad(cross_entropy, argnums=1)(
-                model, variables, images[batch], labels[batch], weights
+            gradient = jax.grad(cross_entropy)(
+                variables,
+                key_for(key, "dropout", epoch, i),
+                model,
+                images[batch],
+                labels[batch],
+                weights,
             )
             return sgd_step(
                 optimizer, schedule, gradient, optimizer_state, variables, epoch

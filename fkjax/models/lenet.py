@@ -77,6 +77,8 @@ def lenet(
     *,
     mean: Sequence[float] = (0.1307,),
     std: Sequence[float] = (0.3081,),
+    conv_dropout: float = 0.25,
+    dense_dropout: float = 0.5,
 ) -> Model:
     """LeNet (Gudovskiy et al. 2020, Sec. 5.2), for images of any size from 4 x 4.
 
@@ -90,6 +92,8 @@ def lenet(
         num_classes: C.
         mean: of each channel, for images scaled to 0..1; MNIST's by default.
         std: of each channel.
+        conv_dropout: share of values dropped after each convolution block in training.
+        dense_dropout: the same after fc1.
 
     Returns:
         The model, with taps conv1 (10 channels), conv2 (20), fc1 (50), logits (C).
@@ -99,7 +103,7 @@ def lenet(
     """
     if min(image_shape[:2]) < 4:
         raise ValueError(f"lenet needs images of 4 x 4 or more, got {image_shape}")
-    return from_nnx(
+    model = from_nnx(
         lambda rngs: _LeNet(image_shape, num_classes, rngs),
         taps=("conv1", "conv2", "fc1", "logits"),
         head="fc2",
@@ -108,3 +112,5 @@ def lenet(
         mean=mean,
         std=std,
     )
+    rates = {"conv1": conv_dropout, "conv2": conv_dropout, "fc1": dense_dropout}
+    return model._replace(dropout=rates)
