@@ -1,5 +1,7 @@
 """Farthest-first and the rank-major merge against brute force in Python."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,3 +166,119 @@ def test_all_but_the_budget_labelled():
         budget=3,
     )
     assert set(indices.tolist()) == {4, 9, 21}
+
+
+SEARCHES = [
+    {"first_depth": 1, "next_depth": 1, "batch_size": 5},
+    {"first_depth": 2, "next_depth": 3, "batch_size": 4},
+    {},
+]
+
+
+def brute_match(key, pool, is_unlabeled, validation, is_mistake, budget):
+    """All ranks of all lists, where ties go by position."""
+    centers, is_real = matching.farthest_first(
+        matching.key_for(key, "first center"),
+        jnp.asarray(validation),
+        jnp.asarray(is_mistake),
+        num_centers=budget,
+    )
+    centers = sorted(np.asarray(centers)[np.asarray(is_real)].tolist())
+    free = np.flatnonzero(is_unlabeled)
+    similarities = {c: {i: validation[c] @ pool[i] for i in free} for c in centers}
+    return brute_merge(similarities, centers, budget)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("levels", [2, 50])
+def test_a_shallow_search_gives_what_the_whole_lists_give(search, share, levels):
+    """Of small integers, whose similarities are exact and often equal."""
+    ask = jax.jit(partial(matching.match, budget=10, **search))
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        pool, validation = (
+            rng.integers(0, levels, (n, 4)).astype(np.float32) for n in (60, 14)
+        )
+        is_unlabeled = rng.random(60) < 0.7
+        is_mistake = rng.random(14) < share
+        is_mistake[seed] = True
+        problem = (pool, is_unlabeled, validation, is_mistake)
+        key = jax.random.key(seed)
+        indices, targets, scores = ask(key, *map(jnp.asarray, problem))
+        found = list(zip(indices.tolist(), targets.tolist(), strict=True))
+        assert found == brute_match(key, *problem, budget=10)
+        expected = [validation[c] @ pool[i] for i, c in found]
+        assert scores.tolist() == expected
+
+
+@pytest.mark.parametrize("num_mistakes", [1, 40])
+def test_mistakes_that_all_want_the_same_are_searched_to_the_budgets_depth(
+    num_mistakes,
+):
+    """600 ranks: a first pass of 16 and three of 256."""
+    rng = np.random.default_rng(0)
+    pool = rng.permutation(900)[:, None].astype(np.float32)
+    indices, targets, _ = matching.match(
+        jax.random.key(0),
+        jnp.asarray(pool),
+        jnp.ones(900, bool),
+        jnp.ones((40, 1)),
+        jnp.arange(40) >= 40 - num_mistakes,
+        budget=600,
+    )
+    assert indices.tolist() == np.argsort(-pool[:, 0])[:600].tolist()
+    assert set(targets.tolist()) == {40 - num_mistakes}
+
+
+def test_labelled_examples_are_never_reached_by_a_deep_search():
+    """Of 50 unlabelled examples 50 are asked for, in a pool of 400."""
+    rng = np.random.default_rng(0)
+    is_unlabeled = np.zeros(400, bool)
+    is_unlabeled[rng.permutation(400)[:50]] = True
+    pool = rng.normal(size=(400, 3)).astype(np.float32)
+    indices, targets, _ = matching.match(
+        jax.random.key(0),
+        jnp.asarray(pool),
+        jnp.asarray(is_unlabeled),
+        jnp.asarray(pool[:2]),
+        jnp.ones(2, bool),
+        budget=50,
+    )
+    assert set(indices.tolist()) == set(np.flatnonzero(is_unlabeled).tolist())
+    assert set(targets.tolist()) == {0, 1}
+
+
+def test_memory_does_not_grow_with_the_pool_times_the_budget():
+    describe = jax.ShapeDtypeStruct
+    arguments = (
+        describe((200_000, 8), jnp.float32),
+        describe((200_000,), bool),
+        describe((2000, 8), jnp.float32),
+        describe((2000,), bool),
+    )
+    compiled = (
+        jax.jit(partial(matching.match, budget=2000))
+        .lower(jax.random.key(0), *arguments)
+        .compile()
+    )
+    similarities = 200_000 * 2000 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < similarities / 20
+
+
+@pytest.mark.parametrize(
+    ("num_validation", "budget", "message"),
+    [(3, 0, "from 1 to the 5"), (3, 6, "from 1 to the 5"), (0, 2, "validation set")],
+)
+def test_refuses_an_impossible_budget_and_no_validation(
+    num_validation, budget, message
+):
+    with pytest.raises(ValueError, match=message):
+        matching.match(
+            jax.random.key(0),
+            jnp.zeros((5, 2)),
+            jnp.ones(5, bool),
+            jnp.zeros((num_validation, 2)),
+            jnp.ones(num_validation, bool),
+            budget=budget,
+        )

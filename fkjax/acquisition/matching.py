@@ -3,11 +3,14 @@
 Source: Gudovskiy et al. 2020, Sec. 4.1 - 4.3 and Algorithm 1.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from fkjax.base import key_for
 from fkjax.kernel import similarity
+from fkjax.neighbors import top_k_streamed
 
 
 def farthest_first(
@@ -48,6 +51,71 @@ def farthest_first(
     return centers, is_real
 
 
+class _Wants(NamedTuple):
+    """The place in the rank-major order at which each pool example is first wanted."""
+
+    rank: jax.Array  # of the example among a centre's neighbours, or _NEVER. Shape [N].
+    similarity: jax.Array  # to that centre. Shape [N].
+    center: jax.Array  # which. Shape [N].
+
+
+_NEVER = jnp.iinfo(jnp.int32).max
+
+
+def _no_wants(num_pool: int) -> _Wants:
+    never = jnp.full(num_pool, _NEVER, jnp.int32)
+    return _Wants(never, jnp.full(num_pool, -jnp.inf, jnp.float32), never)
+
+
+def _want(
+    wants: _Wants,
+    neighbors: jax.Array,
+    similarities: jax.Array,
+    ranks: jax.Array,
+    centers: jax.Array,
+) -> _Wants:
+    """Enters lists [B', depth] that begin at any rank: in whatever order they come."""
+    rank = jnp.where(similarities > -jnp.inf, ranks, _NEVER)
+    center = jnp.broadcast_to(centers[:, None], rank.shape)
+    first_rank = wants.rank.at[neighbors].min(rank)
+    is_first = (rank < _NEVER) & (rank == first_rank[neighbors])
+    is_kept = wants.rank == first_rank
+
+    highest = jnp.where(is_kept, wants.similarity, -jnp.inf)
+    highest = highest.at[neighbors].max(jnp.where(is_first, similarities, -jnp.inf))
+    is_first &= similarities == highest[neighbors]
+    is_kept &= wants.similarity == highest
+
+    first_center = jnp.where(is_kept, wants.center, _NEVER)
+    first_center = first_center.at[neighbors].min(jnp.where(is_first, center, _NEVER))
+    return _Wants(first_rank, highest, first_center)
+
+
+def _first_wanted(
+    key: jax.Array, wants: _Wants, is_unlabeled: jax.Array, budget: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The first `budget` examples in the rank-major order; then any, by lot."""
+    is_wanted = wants.rank < _NEVER
+    lot = jnp.argsort(jax.random.uniform(key, is_unlabeled.shape))
+    *_, order = jax.lax.sort(
+        (
+            ~is_unlabeled,
+            wants.rank,
+            -wants.similarity,
+            jnp.where(is_wanted, wants.center, lot),
+            jnp.arange(is_unlabeled.size),
+        ),
+        num_keys=4,
+    )
+    indices = order[:budget]
+    is_wanted = is_wanted[indices]
+    return (
+        indices,
+        jnp.where(is_wanted, wants.center[indices], -1),
+        jnp.where(is_wanted, wants.similarity[indices], jnp.nan),
+    )
+
+
 def rank_major_merge(
     key: jax.Array,
     neighbors: jax.Array,
@@ -58,8 +126,9 @@ def rank_major_merge(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Every centre's nearest neighbour, then every centre's second nearest, and so on.
 
-    Within a rank the centres come in descending similarity. Repeats are dropped; when
-    the lists give fewer than `budget`, the rest is drawn at random.
+    Within a rank the centres come in descending similarity, and in their own order
+    where that is equal. Repeats are dropped; when the lists give fewer than `budget`,
+    the rest is drawn at random.
 
     Args:
         key: draws what the lists do not give.
@@ -72,29 +141,23 @@ def rank_major_merge(
         Distinct unlabelled pool positions in the order of the merge; the centre
         (0 .. B'-1) that wanted each, or -1; its similarity, or NaN. Shapes [B].
     """
-    order = jnp.argsort(-similarities, axis=0, stable=True)  # centres within a rank
-    center = order.T.reshape(-1)
-    candidate, score = (
-        jnp.take_along_axis(x, order, axis=0).T.reshape(-1)
-        for x in (neighbors, similarities)
+    num_centers, depth = neighbors.shape
+    wants = _want(
+        _no_wants(is_unlabeled.size),
+        neighbors,
+        similarities,
+        jnp.arange(depth),
+        jnp.arange(num_centers),
     )
+    return _first_wanted(key, wants, is_unlabeled, budget)
 
-    last = candidate.size
-    place = jnp.where(score > -jnp.inf, jnp.arange(last), last)
-    first_place = jnp.full(is_unlabeled.shape, last).at[candidate].min(place)
-    lot = jnp.argsort(jax.random.uniform(key, is_unlabeled.shape))
-    turn = jnp.where(first_place < last, first_place, last + lot)
-    turn = jnp.where(is_unlabeled, turn, jnp.iinfo(turn.dtype).max)
-    _, indices = jax.lax.top_k(-turn, budget)
 
-    place = first_place[indices]
-    is_wanted = place < last
-    place = jnp.minimum(place, last - 1)
-    return (
-        indices,
-        jnp.where(is_wanted, center[place], -1),
-        jnp.where(is_wanted, score[place], jnp.nan),
-    )
+class _Search(NamedTuple):
+    """How far every centre's list of neighbours has been read."""
+
+    depth: jax.Array  # ranks read. Shape [].
+    last: tuple[jax.Array, jax.Array]  # similarity and position read last. Shapes [B'].
+    wants: _Wants
 
 
 def match(
@@ -105,8 +168,19 @@ def match(
     is_mistake: jax.Array,
     *,
     budget: int,
+    first_depth: int = 16,
+    next_depth: int = 256,
+    batch_size: int = 256,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries the pool examples nearest to the validation mistakes.
+
+    All mistakes are centres if they are no more than the budget; `farthest_first`
+    reduces them to that otherwise. `rank_major_merge` then merges the neighbours of
+    all centres, where equal similarities go by the centres' validation positions.
+
+    The lists of neighbours are read a few ranks at a time, for as long as they give
+    fewer than `budget` distinct examples: whatever a deeper rank holds comes later in
+    the order. Memory beside the pool grows with N + M L, not with N M or N B.
 
     Args:
         key: for the first centre, and for what the matching leaves open.
@@ -115,18 +189,93 @@ def match(
         validation: embeddings. Shape [M, L].
         is_mistake: Shape [M] bool.
         budget: B.
+        first_depth: how many ranks to read in the first pass over the pool.
+        next_depth: how many in each further pass, if one is needed.
+        batch_size: how many centres to compare with the pool at a time. These three
+            change the speed, not the result.
 
     Returns:
         Pool positions; the validation position of the mistake that each answers, or
         -1; the similarity to it, or NaN. Shapes [B].
+
+    Raises:
+        ValueError: if the budget is not from 1 to N, or there is no validation set.
     """
-    centers, is_real = farthest_first(
-        key_for(key, "first center"), validation, is_mistake, num_centers=budget
+    if not 1 <= budget <= len(pool):
+        raise ValueError(
+            f"the budget must be from 1 to the {len(pool)} examples of the pool, "
+            f"got {budget}"
+        )
+    if len(validation) == 0:
+        raise ValueError("matching needs a validation set, got no example")
+    num_centers = min(budget, len(validation))
+    batch = min(batch_size, num_centers)
+    is_center = _is_center(key_for(key, "first center"), validation, is_mistake, budget)
+    centers = jnp.flatnonzero(
+        is_center, size=num_centers + -num_centers % batch, fill_value=len(validation)
     )
-    similarities = similarity(validation[centers], pool)
-    similarities = jnp.where(is_real[:, None] & is_unlabeled, similarities, -jnp.inf)
-    similarities, neighbors = jax.lax.top_k(similarities, min(budget, len(pool)))
-    indices, answered, scores = rank_major_merge(
-        key_for(key, "fill"), neighbors, similarities, is_unlabeled, budget=budget
+    num_batches = (is_center.sum() + batch - 1) // batch
+
+    def read(depth: int, search: _Search) -> _Search:
+        ranks = search.depth + jnp.arange(depth, dtype=jnp.int32)
+
+        def read_batch(
+            i: jax.Array, state: tuple[tuple[jax.Array, jax.Array], _Wants]
+        ) -> tuple[tuple[jax.Array, jax.Array], _Wants]:
+            last, wants = state
+            slots = i * batch + jnp.arange(batch)
+            chosen = centers[slots]
+            similarities, neighbors = top_k_streamed(
+                validation.at[chosen].get(mode="clip"),
+                pool,
+                k=depth,
+                mask=is_unlabeled,
+                after=(last[0][slots], last[1][slots]),
+            )
+            is_real = (chosen < len(validation))[:, None]
+            similarities = jnp.where(is_real, similarities, -jnp.inf)
+            wants = _want(wants, neighbors, similarities, ranks, chosen)
+            last = (
+                last[0].at[slots].set(similarities[:, -1]),
+                last[1].at[slots].set(neighbors[:, -1]),
+            )
+            return last, wants
+
+        last, wants = jax.lax.fori_loop(
+            0, num_batches, read_batch, (search.last, search.wants)
+        )
+        return _Search(search.depth + depth, last, wants)
+
+    def unfinished(search: _Search) -> jax.Array:
+        num_wanted = (search.wants.rank < _NEVER).sum()
+        return (num_wanted < budget) & (search.depth < deepest)
+
+    none_read = (
+        jnp.full(centers.shape, jnp.inf, jnp.float32),
+        jnp.full(centers.shape, -1, jnp.int32),
     )
-    return indices, jnp.where(answered < 0, -1, centers[answered]), scores
+    search = _Search(jnp.int32(0), none_read, _no_wants(len(pool)))
+    deepest = min(budget, len(pool))  # one centre's list alone gives the budget there
+    search = read(min(first_depth, deepest), search)
+    if first_depth < deepest:
+        depth = min(next_depth, deepest)
+        search = jax.lax.while_loop(
+            unfinished, lambda search: read(depth, search), search
+        )
+    return _first_wanted(key_for(key, "fill"), search.wants, is_unlabeled, budget)
+
+
+def _is_center(
+    key: jax.Array, validation: jax.Array, is_mistake: jax.Array, budget: int
+) -> jax.Array:
+    """Which validation examples are centres. Shape [M] bool."""
+    if len(validation) <= budget:
+        return is_mistake
+
+    def reduced() -> jax.Array:
+        centers, is_real = farthest_first(
+            key, validation, is_mistake, num_centers=budget
+        )
+        return jnp.zeros_like(is_mistake).at[centers].max(is_real)
+
+    return jax.lax.cond(is_mistake.sum() <= budget, lambda: is_mistake, reduced)
