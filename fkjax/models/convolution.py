@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from fkjax.layers import register_convolution
+
 _CHANNELS_LAST = lax.conv_dimension_numbers(
     (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
 )
@@ -162,6 +164,7 @@ def _kernel_gradient(x: jax.Array, error: jax.Array) -> jax.Array:
     return product.reshape(kh, kw, x.shape[3], error.shape[3])
 
 
+@register_convolution
 @jax.custom_vjp
 def conv_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Correlation without padding, stride 1, as one matrix product.

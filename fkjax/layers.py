@@ -1,0 +1,276 @@
+"""Dense and convolution layers, read off the jaxpr of a function.
+
+A jaxpr is evaluated with some of its inputs marked as parameters. A marked value keeps
+its mark through reshapes, transpositions and changes of precision, and into functions
+that are called. Where it multiplies something else in a matrix product or convolves it,
+that equation is a layer.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+
+class View(NamedTuple):
+    """A parameter up to its shape.
+
+    Attributes:
+        path: which parameter.
+        value: the parameter in another shape.
+        of: makes that shape of the parameter, by moving its elements only.
+    """
+
+    path: str
+    value: jax.Array
+    of: Callable[[jax.Array], jax.Array]
+
+
+class Layer(NamedTuple):
+    """The linear map y = layer(x, kernel), as matrices.
+
+    With a = `to_inputs(x)` of shape [T, m] and d = `to_errors(dy)` of shape [T, n],
+    the kernel's gradient is `to_kernel(a^T d)`.
+
+    Attributes:
+        kind: "dense" or "convolution".
+        to_inputs: x to a.
+        to_errors: an error of y to d.
+        to_kernel: from shape [m, n] to the shape of the kernel.
+    """
+
+    kind: str
+    to_inputs: Callable[[jax.Array], jax.Array]
+    to_errors: Callable[[jax.Array], jax.Array]
+    to_kernel: Callable[[jax.Array], jax.Array]
+
+
+Visit = Callable[[Layer, View, jax.Array, jax.Array], jax.Array]
+"""`visit(layer, kernel, x, y) -> y`: called at each layer, may add to its output."""
+
+Refuse = Callable[[str, str], Any]
+"""`refuse(path, reason)`: called where a parameter is used in any other way."""
+
+_CALLS = {  # primitives that only call a function, and where they keep it
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+_MOVES = {"reshape", "transpose", "squeeze", "expand_dims", "rev", "copy"}
+
+_REGISTERED: list[Any] = []
+
+
+def register_convolution(fn: Any) -> Any:
+    """Makes a function known as a convolution, which custom derivatives would hide.
+
+    Args:
+        fn: a `jax.custom_vjp` that computes the correlation of x [N, H, W, C] and
+            kernel [kh, kw, C, O] without padding, stride 1.
+
+    Returns:
+        fn, so that this may decorate it.
+    """
+    _REGISTERED.append(fn)
+    return fn
+
+
+def evaluate_views(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], visit: Visit, refuse: Refuse
+) -> list[Any]:
+    """Evaluates a jaxpr, some of whose arguments are views of parameters.
+
+    Args:
+        jaxpr: what to evaluate.
+        consts: the values of its constants.
+        args: arrays and views.
+        visit: called at each layer.
+        refuse: called at each other use of a view.
+
+    Returns:
+        The outputs: arrays, and views where the jaxpr returns a parameter.
+    """
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jex.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        views = [x for x in operands if isinstance(x, View)]
+        arrays = [x.value if isinstance(x, View) else x for x in operands]
+        name = eqn.primitive.name
+        if views and name in _CALLS:
+            body, body_consts = eqn.params[_CALLS[name]], ()
+            if isinstance(body, jex.ClosedJaxpr):
+                body, body_consts = body.jaxpr, body.consts
+            results = evaluate_views(body, body_consts, operands, visit, refuse)
+        elif views and (moved := _moved(eqn, views[0])):
+            results = [moved]
+        elif len(views) == 1 and (layer := _layer(eqn, operands)):
+            x = arrays[0 if isinstance(operands[1], View) else 1]
+            (y,) = _apply(jaxpr, eqn, arrays)
+            results = [visit(layer, views[0], x, y)]
+        else:
+            for view in views:
+                refuse(view.path, f"used by {name}")
+            results = _apply(jaxpr, eqn, arrays)
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(jaxpr: Any, eqn: Any, operands: Sequence[jax.Array]) -> list[jax.Array]:
+    """Evaluates one equation, whatever it is: custom derivatives are kept."""
+    args = {
+        atom: x
+        for atom, x in zip(eqn.invars, operands, strict=True)
+        if not isinstance(atom, jex.Literal)
+    }
+    one = jaxpr.replace(
+        constvars=[], invars=list(args), outvars=list(eqn.outvars), eqns=[eqn]
+    )
+    return jex.jaxpr_as_fun(jex.ClosedJaxpr(one, []))(*args.values())
+
+
+def _moved(eqn: Any, view: View) -> View | None:
+    """The view after an equation that keeps all its elements, else None."""
+    name, (out,) = eqn.primitive.name, eqn.outvars[:1]
+
+    def bind(x: jax.Array) -> jax.Array:
+        return eqn.primitive.bind(x, **eqn.params)
+
+    if name == "convert_element_type" and _is_real(view.value) and _is_real(out.aval):
+        return View(view.path, bind(view.value), view.of)
+    keeps_all = name in _MOVES or (
+        name == "broadcast_in_dim" and out.aval.size == view.value.size
+    )
+    if not keeps_all:
+        return None
+    return View(view.path, bind(view.value), lambda leaf: bind(view.of(leaf)))
+
+
+def _is_real(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _layer(eqn: Any, operands: Sequence[Any]) -> Layer | None:
+    """The layer that an equation with one view among its operands is, else None."""
+    name, params = eqn.primitive.name, eqn.params
+    side = [isinstance(x, View) for x in operands].index(True)
+    if name == "dot_general" and not params["dimension_numbers"][1][0]:
+        return _dense(params, operands, side)
+    if name == "conv_general_dilated" and side == 1:
+        if params["feature_group_count"] == params["batch_group_count"] == 1:
+            return _convolution(operands[1].value, **params)
+    if name == "custom_vjp_call" and side == 1 and _is_registered(params):
+        return _convolution(operands[1].value)
+    return None
+
+
+def _is_registered(params: dict[str, Any]) -> bool:
+    rule = getattr(params["bwd"], "f", None)
+    return rule is not None and any(rule is fn.bwd for fn in _REGISTERED)
+
+
+def _dense(params: dict[str, Any], operands: Sequence[Any], side: int) -> Layer:
+    contracted = params["dimension_numbers"][0]
+    kernel, x = operands[side].value, operands[1 - side]
+    x_free = [i for i in range(x.ndim) if i not in contracted[1 - side]]
+    kernel_free = [i for i in range(kernel.ndim) if i not in contracted[side]]
+
+    def to_inputs(x: jax.Array) -> jax.Array:
+        x = x.transpose(*x_free, *contracted[1 - side])
+        return _matrix(x, len(x_free))
+
+    def to_errors(y: jax.Array) -> jax.Array:
+        return _matrix(y, len(x_free)) if side else _matrix(y, len(kernel_free)).T
+
+    order = (*contracted[side], *kernel_free)
+    return Layer("dense", to_inputs, to_errors, _untransposed(kernel.shape, order))
+
+
+def _convolution(
+    kernel: jax.Array,
+    *,
+    window_strides: Sequence[int] = (1, 1),
+    padding: Sequence[tuple[int, int]] = ((0, 0), (0, 0)),
+    lhs_dilation: Sequence[int] = (1, 1),
+    rhs_dilation: Sequence[int] = (1, 1),
+    dimension_numbers: Any = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
+    **_: Any,
+) -> Layer:
+    """`lax.conv_general_dilated` without groups; by default NHWC, HWIO, plain."""
+    x_spec, kernel_spec, y_spec = dimension_numbers
+    x_batch, x_channel, *x_space = x_spec
+    k_out, k_in, *k_space = kernel_spec
+    y_batch, y_channel, *y_space = y_spec
+    sizes = [kernel.shape[axis] for axis in k_space]
+
+    def to_inputs(x: jax.Array) -> jax.Array:
+        x = x.transpose(x_batch, *x_space, x_channel)
+        around = zip(padding, lhs_dilation, strict=True)
+        config = [(low, high, step - 1) for (low, high), step in around]
+        if any(map(any, config)):
+            x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+        return _matrix(_patches(x, sizes, window_strides, rhs_dilation), x.ndim - 1)
+
+    def to_errors(y: jax.Array) -> jax.Array:
+        return _matrix(y.transpose(y_batch, *y_space, y_channel), y.ndim - 1)
+
+    order = (*k_space, k_in, k_out)
+    return Layer(
+        "convolution", to_inputs, to_errors, _untransposed(kernel.shape, order)
+    )
+
+
+def _matrix(x: jax.Array, num_rows: int) -> jax.Array:
+    """Joins the first axes to rows, and the others to columns."""
+    x = lax.collapse(x, 0, num_rows)
+    return lax.collapse(x, 1, x.ndim)
+
+
+def _untransposed(shape: Sequence[int], order: Sequence[int]):
+    """A matrix whose entries are those of an array transposed by `order` to `shape`."""
+    transposed = [shape[axis] for axis in order]
+    inverse = [order.index(axis) for axis in range(len(order))]
+    return lambda matrix: matrix.reshape(transposed).transpose(inverse)
+
+
+def _patches(
+    x: jax.Array, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> jax.Array:
+    """[N, H, W, C] -> the patch below each kernel position, [N, H', W', kh kw C].
+
+    For any number of spatial axes. It is gathered with the examples as the last axis
+    in memory, also those of `vmap`, which is fast on CPU.
+    """
+
+    @custom_vmap
+    def gather(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, (0, -1), (-1, 0))  # [C, H, W, N]
+        for axis in range(len(sizes), 0, -1):
+            size, stride, step = (v[axis - 1] for v in (sizes, strides, dilations))
+            extent = (x.shape[axis] - (size - 1) * step - 1) // stride * stride + 1
+            x = jnp.concatenate(
+                [
+                    lax.slice_in_dim(x, start, start + extent, stride, axis)
+                    for start in range(0, size * step, step)
+                ]
+            )
+        return jnp.moveaxis(x, (0, -1), (-1, 0))
+
+    @gather.def_vmap
+    def rule(axis_size: int, is_mapped: Sequence[bool], x: jax.Array):
+        del axis_size, is_mapped
+        y = gather(lax.collapse(x, 0, 2))
+        return y.reshape(*x.shape[:2], *y.shape[1:]), True
+
+    return gather(x)
