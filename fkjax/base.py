@@ -10,8 +10,7 @@ Shape letters, used in every docstring:
 """
 
 import zlib
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +46,7 @@ class Model(NamedTuple):
             model does not pass on.
         image_shape: (H, W, channels).
         num_classes: C.
-        dropout: the share of values to drop in training, by tap.
+        dropout: (tap, share of its values to drop in training) pairs.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -56,7 +55,7 @@ class Model(NamedTuple):
     head: str
     image_shape: tuple[int, int, int]
     num_classes: int
-    dropout: Mapping[str, float] = MappingProxyType({})
+    dropout: tuple[tuple[str, float], ...] = ()
 
 
 def log_probs(

@@ -51,7 +51,7 @@ def cross_entropy(
     weights: jax.Array,
 ) -> jax.Array:
     """Mean of -log p(label | image) under the weights, with dropout. Shape []."""
-    logits = model.apply(variables, images, dropout(key, model.dropout))
+    logits = model.apply(variables, images, dropout(key, dict(model.dropout)))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
 

@@ -35,6 +35,7 @@ def test_the_digits_have_smaller_ones():
         != getattr(defaults("mnist"), field.name)
     }
     names = {"dataset", "rounds", "budget", "imbalance_ratio", "validation_size"}
+    names |= {"conv_dropout", "dense_dropout"}
     assert changed == names
 
 
@@ -103,6 +104,8 @@ NAN, INF = float("nan"), float("inf")
         ({"momentum": 1.0}, "--momentum must be a number from 0 to below 1, got 1.0."),
         ({"momentum": -0.1}, "--momentum must be .*, got -0.1."),
         ({"momentum": NAN}, "--momentum must be .*, got nan."),
+        ({"conv_dropout": 1.0}, "--conv-dropout must be a share from 0 to 0.99, got"),
+        ({"dense_dropout": -0.5}, "--dense-dropout must be .*, got -0.5."),
         ({"strategies": ()}, "--strategies needs at least one name"),
         ({"strategies": ("random", "random")}, "names one twice .random random."),
         ({"strategies": ("fisher_nearst",)}, "strategy 'fisher_nearst': did you mean "),

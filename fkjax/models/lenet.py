@@ -113,4 +113,4 @@ def lenet(
         std=std,
     )
     rates = {"conv1": conv_dropout, "conv2": conv_dropout, "fc1": dense_dropout}
-    return model._replace(dropout=rates)
+    return model._replace(dropout=tuple(rates.items()))
