@@ -65,15 +65,12 @@ def conv_general_dilated(
     Returns:
         Shape [N, H', W', O].
     """
-    is_small = _is_small(x, kernel, window_strides, options)
-    if is_small and isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), padding)
-    if (
-        jax.default_backend() == "cpu"
-        and is_small
-        and min(size for pair in padding for size in pair) >= 0
-    ):
-        return conv_valid(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+    if jax.default_backend() == "cpu" and _is_small(x, kernel, window_strides, options):
+        pads = padding
+        if isinstance(pads, str):
+            pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (1, 1), pads)
+        if min(size for pair in pads for size in pair) >= 0:
+            return conv_valid(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel)
     return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
 
 
