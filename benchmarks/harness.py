@@ -1,8 +1,8 @@
 """How everything here is timed: side by side, in turn, warm, with the spread.
 
-The contenders of one race take turns, so that a machine whose speed drifts drifts for all
-of them. Each runs once before the clock starts (which compiles it; that time is told
-apart), and each result is waited for. One JSON line is printed a contender.
+The contenders of one race take turns, so that a machine whose speed drifts drifts for
+all of them. Each runs once before the clock starts (which compiles it; that time is
+told apart), and each result is waited for. One JSON line is printed a contender.
 """
 
 import argparse

@@ -19,7 +19,9 @@ class TorchLeNet:
                 kernel = kernel.reshape(4, 4, 20, -1).transpose(2, 0, 1, 3)
                 kernel = kernel.reshape(320, -1)
             axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
-            self.parameters[f"{name}.weight"] = torch.tensor(kernel.transpose(axes).copy())
+            self.parameters[f"{name}.weight"] = torch.tensor(
+                kernel.transpose(axes).copy()
+            )
             self.parameters[f"{name}.bias"] = torch.tensor(np.array(layer["bias"]))
 
     def images(self, images: np.ndarray) -> Any:
@@ -46,7 +48,7 @@ class TorchLeNet:
         return f.linear(a, p["fc2.weight"], p["fc2.bias"])
 
     def pooled_descriptors(self, x: Any, labels: Any, *, chunk: int) -> list[Any]:
-        """z and g of conv1, conv2 and fc1 by one backward pass a chunk."""
+        """Z and g of conv1, conv2 and fc1 by one backward pass a chunk."""
         torch, out = self.torch, []
         for xs, ys in zip(x.split(chunk), labels.split(chunk), strict=True):
             *taps, logits = self.activations(self.parameters, xs)
@@ -75,7 +77,9 @@ class TorchLeNet:
         with torch.no_grad():
             for xs, ys in zip(x.split(chunk), labels.split(chunk), strict=True):
                 g = gradient(self.parameters, xs, ys)
-                out.append(torch.cat([v.flatten(1) for v in g.values()], 1) @ projection)
+                out.append(
+                    torch.cat([v.flatten(1) for v in g.values()], 1) @ projection
+                )
         return out
 
     def train(self, x: Any, labels: Any, *, batch_size: int, lr=0.05, momentum=0.5):

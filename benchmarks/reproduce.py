@@ -22,27 +22,23 @@ from fkjax.config import Config, defaults
 from fkjax.reporting import RunFolder
 from fkjax.run import run
 
-L80, L20 = ("conv1", "conv2", "fc1"), ("conv2",)
-
 
 class Run(NamedTuple):
-    """One call of `fkjax.run`: the columns that share descriptors and epoch choice."""
+    """One call of `fkjax.run`: the columns that share the choice of an epoch."""
 
-    name: str
-    taps: tuple[str, ...]
     checkpoint_selection: str
     strategies: tuple[str, ...]
 
     def column(self, strategy: str) -> str:
-        length = f" L{20 if self.taps == L20 else 80}" if strategy != "random" else ""
+        """The name of a strategy in the table; descriptors have L = 80."""
+        length = "" if strategy == "random" else " L80"
         best = ", best test epoch" if self.checkpoint_selection == "test" else ""
         return f"{strategy}{length}{best}"
 
 
 RUNS = (
-    Run("l80-last", L80, "last", ("random", "fisher_nearest", "fisher_oracle")),
-    Run("l80-test", L80, "test", ("fisher_nearest",)),
-    Run("l20-last", L20, "last", ("fisher_nearest", "fisher_oracle")),
+    Run("last", ("random", "fisher_nearest", "fisher_oracle")),
+    Run("test", ("fisher_nearest",)),
 )
 
 
@@ -71,12 +67,7 @@ def main() -> int:
     results.mkdir(parents=True, exist_ok=True)
     reference = {
         name: (paper.MNIST_100X_LABELS, paper.MNIST_100X[name])
-        for name in (
-            "random",
-            "fisher_nearest L80",
-            "fisher_nearest L20",
-            "fisher_oracle L20",
-        )
+        for name in ("random", "fisher_nearest L80", "fisher_oracle L20")
     }
     figures.draw_learning_curve(
         records,
@@ -100,9 +91,8 @@ def _config(options: Options, part: Run) -> Config:
     return dataclasses.replace(
         defaults("mnist"),
         data_dir=options.data_dir,
-        output_dir=str(Path(options.runs_dir) / part.name),
+        output_dir=str(Path(options.runs_dir) / part.checkpoint_selection),
         strategies=part.strategies,
-        taps=part.taps,
         checkpoint_selection=part.checkpoint_selection,
         seeds=options.seeds,
     )
@@ -111,7 +101,7 @@ def _config(options: Options, part: Run) -> Config:
 def _records(options: Options, part: Run) -> list[dict[str, Any]]:
     """The records of a run, made now if they are not there, under column names."""
     config = _config(options, part)
-    path = Path(options.runs_dir) / part.name
+    path = Path(options.runs_dir) / part.checkpoint_selection
     if path.exists():
         records = RunFolder.open(path).read_records()
         wanted = config.seeds * config.rounds * len(config.strategies)

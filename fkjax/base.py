@@ -75,6 +75,24 @@ def log_probs(
     return jax.nn.log_softmax(model.apply(variables, image[None], tap)[0])
 
 
+class Factors(NamedTuple):
+    """A gradient of weights as backpropagation has it before it adds: sum_t a_t d_t^T.
+
+    Attributes:
+        a: the layer's inputs (patches, for a convolution) at its T positions, T = 1 for
+            a dense layer. Shape [T, m], or [N, T, m] of N examples.
+        d: the errors d log p(s | x) / d outputs there. Shape [T, n] or [N, T, n].
+    """
+
+    a: jax.Array
+    d: jax.Array
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+    """The name of a leaf in a pytree, such as "conv1/kernel"; seeds are made of it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 class Query(NamedTuple):
     """What an acquisition function asks the oracle to label in one round.
 

@@ -22,27 +22,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fkjax.base import Factors, path_of
 from fkjax.fisher import LogProbs
 from fkjax.layers import Layer, View, evaluate_views
-
-
-class Factors(NamedTuple):
-    """One use of one kernel, in one example: its gradient is a^T d.
-
-    Attributes:
-        a: inputs, which for a convolution are patches. Shape [T, m].
-        d: errors d log p(s | x) / d output. Shape [T, n].
-    """
-
-    a: jax.Array
-    d: jax.Array
 
 
 class Captured(NamedTuple):
     """A Fisher vector, with the gradients of kernels left in factors.
 
     Attributes:
-        factors: by path, as `jax.tree_util.keystr` writes it, for each use.
+        factors: by path, for each use.
         rest: by path, the plain gradients of all other leaves.
     """
 
@@ -107,8 +96,8 @@ def plan(log_probs_fn: LogProbs, theta: Any, x: Any) -> Plan:
     ...     return jax.nn.log_softmax(x @ theta["kernel"] + theta["bias"])
     >>> theta = {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
     >>> print(plan(log_probs_fn, theta, jnp.ones(3)))
-    ['bias']    plain: used by add
-    ['kernel']  dense T=1 m=3 n=2
+    bias    plain: used by add
+    kernel  dense T=1 m=3 n=2
 
     Args:
         log_probs_fn: the log-probabilities of one example.
@@ -192,13 +181,18 @@ def gradient_of(use: Use, factors: Factors) -> jax.Array:
     return use.to_leaf(jnp.matmul(a_transposed, d, precision=lax.Precision.HIGHEST))
 
 
+def leaf_gradient(uses: tuple[Use, ...], factors: tuple[Factors, ...]) -> jax.Array:
+    """The gradient of one leaf, materialised: the sum over its uses."""
+    terms = zip(uses, factors, strict=True)
+    first, *others = (gradient_of(use, f) for use, f in terms)
+    return sum(others, first)
+
+
 def gradient(plan: Plan, captured: Captured) -> Any:
     """The Fisher vector itself: a pytree like theta."""
     leaves = dict(captured.rest)
     for path, uses in plan.uses.items():
-        terms = zip(uses, captured.factors[path], strict=True)
-        first, *others = (gradient_of(use, factors) for use, factors in terms)
-        leaves[path] = sum(others, first)
+        leaves[path] = leaf_gradient(uses, captured.factors[path])
     return plan.treedef.unflatten([leaves[path] for path in plan.paths])
 
 
@@ -241,7 +235,7 @@ def _linearized(
 def _prepare(log_probs_fn: LogProbs, theta: Any, x: Any):
     """The plan; `run(leaves, zeros) -> log_p, inputs`; and the layers' outputs."""
     keyed, treedef = jax.tree_util.tree_flatten_with_path(theta)
-    paths = tuple(jax.tree_util.keystr(path) for path, _ in keyed)
+    paths = tuple(path_of(path) for path, _ in keyed)
     closed = jax.make_jaxpr(log_probs_fn)(theta, x)
     x_leaves = jax.tree.leaves(x)
 

@@ -10,24 +10,12 @@ The Gram of sketches is `fkjax.kernel.similarity`; sketches of layers enter `gra
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from fkjax.base import Factors
 from fkjax.kernel import similarity
-
-
-class Factors(NamedTuple):
-    """The factors of one layer's Fisher vectors, one for each of N examples.
-
-    Attributes:
-        a: the layer's inputs. Shape [N, m]; [N, T, m] of a convolution's patches.
-        d: d log p(s | x) / d its outputs. Shape [N, n] or [N, T, n].
-    """
-
-    a: jax.Array
-    d: jax.Array
 
 
 def with_bias(a: jax.Array) -> jax.Array:
@@ -122,8 +110,8 @@ def convolution_gram(
 
 
 Layers = Mapping[str, Factors | jax.Array]
-"""What stands for the Fisher vectors of each layer, by the layer's name: its factors,
-or the vectors or sketches of them, [N, K]."""
+"""What stands for the Fisher vectors of each layer, by the layer's name: its factors
+(the T of a dense layer may be left out), or vectors or sketches of them, [N, K]."""
 
 
 def gram(
@@ -158,6 +146,8 @@ def gram(
             raise ValueError(f"{name} is given as factors on one side only")
         if not isinstance(first, Factors) or not isinstance(second, Factors):
             return similarity(jnp.asarray(first), jnp.asarray(second))
+        if first.a.ndim == 3 and first.a.shape[1] == 1:  # one position: a dense layer
+            first, second = (Factors(a[:, 0], d[:, 0]) for a, d in (first, second))
         if first.a.ndim == 2:
             return product_gram(*first, *second, has_bias=has_bias)
         return convolution_gram(

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fkjax.gram import Factors, weight_gradient
+from fkjax.base import Factors
+from fkjax.gram import weight_gradient
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

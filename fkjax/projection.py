@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
-from fkjax.base import key_for
+from fkjax.base import Factors, key_for, path_of
 
 State = Any
 """What a sketch has drawn: a pytree of arrays."""
@@ -47,18 +47,6 @@ class Sketch(NamedTuple):
     apply: Callable[[State, jax.Array], jax.Array]
     apply_factors: Callable[[State, jax.Array, jax.Array], jax.Array]
     variance: Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class Factors(NamedTuple):
-    """A leaf given as sum_t a_t d_t^T, as backpropagation has it before it adds.
-
-    Attributes:
-        a: inputs of a layer at its T positions. Shape [T, m].
-        d: gradients with respect to its outputs there. Shape [T, n].
-    """
-
-    a: jax.Array
-    d: jax.Array
 
 
 class Projection(NamedTuple):
@@ -335,7 +323,7 @@ def project(sketches: Sketch | Mapping[str, Sketch]) -> Projection:
 
     Args:
         sketches: one sketch for all leaves; or one for each, by its path, which is
-            `jax.tree_util.keystr(path, simple=True, separator="/")`.
+            `fkjax.base.path_of`.
 
     Returns:
         A `Projection`, where any leaf may also be given as `Factors`.
@@ -490,10 +478,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: isinstance(x, Factors)
     )
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in leaves
-    }
+    return {path_of(path): leaf for path, leaf in leaves}
 
 
 def _flat(leaf: jax.Array, size: int) -> jax.Array:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fkjax import gram
+from fkjax.base import Factors
 from fkjax.fisher import fisher_vectors
-from fkjax.gram import Factors
 
 
 def normal(rng, *shape):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fkjax import gram, metric
-from fkjax.gram import Factors
+from fkjax.base import Factors
 
 
 def normal(rng, *shape):

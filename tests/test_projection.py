@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from fkjax import projection
-from fkjax.base import key_for
-from fkjax.projection import Factors, project
+from fkjax.base import Factors, key_for
+from fkjax.projection import project
 
 SKETCHES = {
     "gaussian": projection.gaussian(rank=4),

@@ -193,7 +193,9 @@ def test_cross_entropy_is_the_weighted_mean_of_minus_log_p(data):
             (losses * weights).sum() / weights.sum(),
             rtol=1e-5,
         )
-    nothing = training.cross_entropy(variables, KEY, MODEL, images, labels, np.zeros(11))
+    nothing = training.cross_entropy(
+        variables, KEY, MODEL, images, labels, np.zeros(11)
+    )
     assert float(nothing) == 0
 
 
@@ -216,7 +218,9 @@ def test_a_lenet_learns_the_digits(digits):
 
     def loss(variables):
         weights = jnp.ones(150)
-        return float(training.cross_entropy(variables, KEY, model, images, labels, weights))
+        return float(
+            training.cross_entropy(variables, KEY, model, images, labels, weights)
+        )
 
     assert loss(start) > 2 and loss(trained) < 0.5
     test = digits.test_images[:200], digits.test_labels[:200]
