@@ -82,14 +82,25 @@ class TorchLeNet:
                 )
         return out
 
+    def dropped_logits(self, p: dict[str, Any], x: Any) -> Any:
+        """`logits` with the dropout that fkjax's LeNet trains with."""
+        f = self.functional
+        a = f.relu(f.max_pool2d(f.conv2d(x, p["conv1.weight"], p["conv1.bias"]), 2))
+        a = f.dropout(a, 0.25)
+        a = f.relu(f.max_pool2d(f.conv2d(a, p["conv2.weight"], p["conv2.bias"]), 2))
+        a = f.dropout(a, 0.25)
+        a = f.relu(f.linear(a.flatten(1), p["fc1.weight"], p["fc1.bias"]))
+        return f.linear(f.dropout(a, 0.5), p["fc2.weight"], p["fc2.bias"])
+
     def train(self, x: Any, labels: Any, *, batch_size: int, lr=0.05, momentum=0.5):
-        """One epoch of stochastic gradient descent in a fixed order."""
+        """One epoch of stochastic gradient descent in a fixed order, with dropout."""
         torch = self.torch
         p = {k: v.clone().requires_grad_(True) for k, v in self.parameters.items()}
         optimizer = torch.optim.SGD(p.values(), lr=lr, momentum=momentum)
         for xs, ys in zip(x.split(batch_size), labels.split(batch_size), strict=True):
             optimizer.zero_grad()
-            self.functional.cross_entropy(self.logits(p, xs), ys).backward()
+            loss = self.functional.cross_entropy(self.dropped_logits(p, xs), ys)
+            loss.backward()
             optimizer.step()
         return p
 
