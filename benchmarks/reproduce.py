@@ -83,7 +83,7 @@ def main() -> int:
             "*reference*: the paper's plots, read by eye to about one point; they keep "
             "the epoch that is best on the test set.\n",
             "![Learning curves](mnist-100x.png)\n",
-            tables.markdown_table(records, reference),
+            tables.markdown_curves(records, reference),
         ]
     )
     (results / "mnist-100x.md").write_text(text, encoding="utf-8")

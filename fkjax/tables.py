@@ -122,8 +122,26 @@ def markdown_table(
     Returns:
         Markdown that ends in a newline.
     """
-    records, bold = list(records), "**{}**".format
+    records = list(records)
+    bold = "**{}**".format
+    final = _summary(records, None, bold=bold, escape=_escape_markdown)
+    return _markdown(*final) + "\n" + markdown_curves(records, reference)
+
+
+def markdown_curves(
+    records: Iterable[Record], reference: Reference | None = None
+) -> str:
+    """Writes the learning curves as a Markdown table, a row for each number of labels.
+
+    Args:
+        records: records of one dataset.
+        reference: published curves, shown beside the run's own.
+
+    Returns:
+        Markdown that ends in a newline.
+    """
     curves, reference = learning_curves(records), reference or {}
+    bold = "**{}**".format
     ours = [
         dict(zip(c.num_labeled.tolist(), zip(c.mean, c.std, strict=True), strict=True))
         for c in curves.values()
@@ -136,8 +154,7 @@ def markdown_table(
         rows.append([f"{x:,.0f}", *cells, *(_number(p.get(x)) for p in published)])
     names = [*curves, *(f"{name} (reference)" for name in reference)]
     header = ["labels", *map(_escape_markdown, names)]
-    final = _summary(records, None, bold=bold, escape=_escape_markdown)
-    return _markdown(*final) + "\n" + _markdown(header, rows)
+    return _markdown(header, rows)
 
 
 def group_records(
@@ -188,7 +205,7 @@ def _summary(
         runs = [[run[r] for r in shared] for run in seeds.values()]
         labels = f"{runs[0][-1]['num_labeled']:,}" if shared else "–"
         starts.append([escape(strategy), str(len(seeds)), labels])
-        times = [sum(record["seconds"].values()) for run in runs for record in run]
+        times = [_round_seconds(record) for run in runs for record in run]
         ends.append(_number(np.mean(times), digits=1) if times else "–")
         final = 100 * np.array([_final(run) for run in runs])  # [S, 4]
         std = final.std(axis=0, ddof=1) if len(final) > 1 else np.full(4, np.nan)
@@ -198,6 +215,12 @@ def _summary(
     cells = [_cells(np.array(c), bold=bold if is_fair else str) for c in columns]
     rows = zip(starts, zip(*cells, strict=True), ends, strict=True)
     return [*header, "s/round"], [[*start, *row, end] for start, row, end in rows]
+
+
+def _round_seconds(record: Record) -> float:
+    """Without the pretraining, which comes before the first round."""
+    phases = record["seconds"].items()
+    return sum(seconds for phase, seconds in phases if phase != "pretraining")
 
 
 def _final(run: Sequence[Record]) -> list[float]:
