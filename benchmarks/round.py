@@ -91,15 +91,22 @@ def evaluating(arguments, work: workload.Workload, *, size: int) -> None:
 def rotating(arguments, work: workload.Workload, *, size: int) -> None:
     """One epoch of rotation pretraining, batches of 25 images in four rotations."""
     schedule = Schedule(epochs=1)
-    model = lenet((28, 28, 1), pretraining.ROTATIONS)
-    variables = model.init(jax.random.key(0))
     images = jnp.asarray(work.images[:size])
-    epoch = jax.jit(
-        lambda v, x: pretraining.pretrain(
-            jax.random.key(0), model, v, x, schedule=schedule
+    contenders = []
+    for name, rates in {
+        "fkjax": {},
+        "fkjax, no dropout": {"conv_dropout": 0.0, "dense_dropout": 0.0},
+    }.items():
+        model = lenet((28, 28, 1), pretraining.ROTATIONS, **rates)
+        variables = model.init(jax.random.key(0))
+        epoch = jax.jit(
+            lambda v, x, model=model: pretraining.pretrain(
+                jax.random.key(0), model, v, x, schedule=schedule
+            )
         )
-    )
-    contenders = [Contender("fkjax", lambda: epoch(variables, images))]
+        contenders.append(
+            Contender(name, lambda epoch=epoch, v=variables: epoch(v, images))
+        )
     torch = harness.torch_or_none()
     if torch:
         peer = TorchLeNet(torch, variables)
