@@ -30,7 +30,7 @@ class Contender(NamedTuple):
 
     name: str
     run: Callable[[], Any]
-    facts: dict[str, Any] = {}  # noqa: RUF012
+    facts: dict[str, Any] = {}
 
 
 def options(description: str) -> argparse.ArgumentParser:

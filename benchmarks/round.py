@@ -135,8 +135,11 @@ def whole_round(arguments, work: workload.Workload, *, num_labeled: int) -> None
     validation, pool, test = (
         part % len(work.labels) for part in (validation, pool, test)
     )
-    of = lambda ids: (jnp.asarray(work.images[ids]), jnp.asarray(work.labels[ids]))  # noqa: E731
-    (v_images, v_labels), (t_images, t_labels) = of(validation), of(test)
+    v_images, v_labels, t_images, t_labels = (
+        jnp.asarray(values[part])
+        for part in (validation, test)
+        for values in (work.images, work.labels)
+    )
     arrays = driver.Arrays(
         jnp.asarray(work.images[pool]),
         v_images,

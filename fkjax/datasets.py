@@ -186,7 +186,7 @@ def _load_tfds(name: str, folder: Path | None) -> Dataset:
             features = builder.info.features
         except tfds.core.DatasetNotFoundError:
             raise _unknown_name(name) from None
-        except Exception as error:
+        except Exception as error:  # TFDS raises errors of many kinds; each is told
             raise _tfds_error(name, "open", error) from error
         shape, num_classes = _shape_and_classes(name, features)
         if not builder.is_prepared():
@@ -210,7 +210,7 @@ def _load_tfds(name: str, folder: Path | None) -> Dataset:
             try:
                 for i, example in enumerate(builder.as_data_source(split=part)):
                     images[i], labels[i] = example["image"], example["label"]
-            except Exception as error:
+            except Exception as error:  # as above
                 raise _tfds_error(name, "read", error) from error
             arrays += [images, labels]
     return _dataset(name, arrays, num_classes)
@@ -255,7 +255,7 @@ def _prepare(builder: Any, name: str, folder: Path | None) -> None:
     try:
         _tfds().disable_progress_bar()
         builder.download_and_prepare(file_format="array_record")
-    except Exception as error:
+    except Exception as error:  # TFDS raises errors of many kinds; each is told
         raise _tfds_error(name, "prepare", error) from error
 
 

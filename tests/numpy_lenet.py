@@ -54,7 +54,10 @@ def lenet_descriptors(weights, x, label):
     e3 = w["fc2"][0] @ e4
     e2 = (w["fc1"][0] @ (e3 * (a3 > 0))).reshape(a2.shape)
     e1 = _convolve_back(_pool_back(e2 * (a2 > 0), c2), w["conv2"][0], a1.shape)
-    mean = lambda a: a.mean((0, 1))  # noqa: E731
+
+    def mean(a):
+        return a.mean((0, 1))
+
     z = {"conv1": mean(a1), "conv2": mean(a2), "fc1": a3, "logits": logits}
     g = {"conv1": mean(e1), "conv2": mean(e2), "fc1": e3, "logits": e4}
     return log_p, z, g, label

@@ -143,9 +143,11 @@ def test_permuting_the_pool_permutes_the_query(labelled):
     validation = rng.normal(size=(15, 6)).astype(np.float32)
     is_unlabeled = np.arange(20) >= labelled
     order, ones = rng.permutation(20), jnp.ones(15, bool)
-    ask = lambda pool, mask: matching.match(  # noqa: E731
-        jax.random.key(0), *map(jnp.asarray, (pool, mask, validation)), ones, budget=5
-    )
+
+    def ask(pool, mask):
+        arrays = map(jnp.asarray, (pool, mask, validation))
+        return matching.match(jax.random.key(0), *arrays, ones, budget=5)
+
     indices, targets, _ = ask(pool, is_unlabeled)
     permuted, permuted_targets, _ = ask(pool[order], is_unlabeled[order])
     assert order[np.asarray(permuted)].tolist() == indices.tolist()

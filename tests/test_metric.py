@@ -57,7 +57,10 @@ def test_diagonal(num):
     rng = np.random.default_rng(num)
     fitted, u = normal(rng, num, 6), normal(rng, 5, 6)
     fisher = np.diag(np.square(fitted, dtype=np.float64).mean(0) + 0.1)
-    split = lambda x: {"w": x[:, :4].reshape(-1, 2, 2), "b": x[:, 4:]}  # noqa: E731
+
+    def split(x):
+        return {"w": x[:, :4].reshape(-1, 2, 2), "b": x[:, 4:]}
+
     diagonal = metric.diagonal(damping=0.1)
     whitened = diagonal.whiten(diagonal.fit(split(fitted)), split(u))
     whitened = np.concatenate([whitened["w"].reshape(5, 4), whitened["b"]], axis=1)
@@ -128,7 +131,10 @@ def test_eigenvalue_correction_is_nearer_to_the_fisher_matrix_than_kronecker():
     q = np.kron(state.a, state.d)
     corrected = q @ np.diag(state.scale.ravel()) @ q.T
     kronecker = np.kron(*moments_of(factors))
-    error = lambda approximation: np.linalg.norm(approximation - fisher)  # noqa: E731
+
+    def error(approximation):
+        return np.linalg.norm(approximation - fisher)
+
     assert error(corrected) < 0.95 * error(kronecker)
 
 

@@ -11,8 +11,8 @@ from fkjax.base import Model, Tap
 from fkjax.models.adapters import from_nnx
 from fkjax.models.convolution import conv_general_dilated, max_pool
 
-# Weights and biases start uniform in +-1 / sqrt(fan in), as in the framework that the
-# paper used; its training schedule was chosen for that.
+# Weights and biases start uniform in +-1 / sqrt(fan in), the default of the framework
+# that the paper used; the paper itself does not say.
 _uniform_fan_in = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
