@@ -1,5 +1,6 @@
 """Dropout as a tap: whole passes of a model are stochastic where its taps are."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -15,7 +16,8 @@ def dropout(key: jax.Array, rates: Mapping[str, float]) -> Tap:
     >>> set(tap("fc1", jnp.ones((4, 50))).ravel().tolist())
     {0.0, 2.0}
 
-    One random byte a value decides, so a rate counts in steps of 1/256.
+    A rate counts in steps of 1/256. As few random bits a value are drawn as it needs:
+    one for 1/2, two for 1/4.
 
     Args:
         key: draws the values to drop, differently at each tap.
@@ -32,11 +34,25 @@ def dropout(key: jax.Array, rates: Mapping[str, float]) -> Tap:
             raise ValueError(f"a dropout rate is from 0 to below 1, {name} has {rate}")
 
     def tap(name: str, activation: jax.Array) -> jax.Array:
-        threshold = round(256 * rates.get(name, 0.0))
-        if threshold == 0:
+        rate = round(256 * rates.get(name, 0.0)) / 256
+        if rate == 0:
             return activation
-        byte = jax.random.bits(key_for(key, name), activation.shape, jnp.uint8)
-        scaled = activation * (256 / (256 - threshold))
-        return jnp.where(byte >= threshold, scaled, 0)
+        num_bits = next(bits for bits in (1, 2, 4, 8) if (rate * 2**bits).is_integer())
+        # The examples last, as the convolutions have them in memory on CPU.
+        *inner, last = range(1, activation.ndim)
+        axes = (last, *inner, 0)
+        shape = [activation.shape[axis] for axis in axes]
+        number = _random_numbers(key_for(key, name), shape, num_bits).transpose(axes)
+        is_kept = number >= int(rate * 2**num_bits)
+        return jnp.where(is_kept, activation / (1 - rate), 0)
 
     return tap
+
+
+def _random_numbers(key: jax.Array, shape: list[int], num_bits: int) -> jax.Array:
+    """Uniform on 0 .. 2^bits - 1, several from each random word of 32 bits."""
+    size, a_word = math.prod(shape), 32 // num_bits
+    words = jax.random.bits(key, (-(-size // a_word),), jnp.uint32)
+    shifts = jnp.arange(0, 32, num_bits, dtype=jnp.uint32)
+    numbers = (words >> shifts[:, None]) & jnp.uint32(2**num_bits - 1)
+    return numbers.ravel()[:size].reshape(shape)

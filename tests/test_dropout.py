@@ -56,3 +56,20 @@ def test_the_mean_pass_of_lenet_is_near_the_whole_one():
     whole = model.apply(variables, images)
     error = logits.std(axis=0) / np.sqrt(4000)
     assert (abs(logits.mean(axis=0) - whole) < 5 * error + 1e-6).all()
+
+
+@pytest.mark.parametrize("rate", [1 / 2, 1 / 4, 3 / 16, 0.1, 7 / 8])
+@pytest.mark.parametrize("shape", [(40, 7), (25, 12, 12, 3), (3, 5, 7)])
+def test_every_value_is_dropped_at_the_rate_alone_and_in_pairs(rate, shape):
+    """Over keys; neighbours share a random word, and must not share their fate."""
+
+    def dropped(key):
+        return dropout(key, {"tap": rate})("tap", jnp.ones(shape)).reshape(-1)[:60] == 0
+
+    n = 4000
+    masks = np.asarray(jax.vmap(dropped)(jax.random.split(KEY, n)), float)
+    exact = round(256 * rate) / 256
+    error = np.sqrt(exact * (1 - exact) / n)
+    np.testing.assert_allclose(masks.mean(axis=0), exact, atol=5 * error)
+    covariance = np.cov(masks.T) - np.diag(masks.var(axis=0, ddof=1))
+    assert abs(covariance).max() < 6 * exact * (1 - exact) / np.sqrt(n)
