@@ -17,8 +17,9 @@ from benchmarks.peers import TorchLeNet
 from fkjax import fisher
 from fkjax.base import log_probs
 from fkjax.embedding import embed
-from fkjax.projection import balanced_fold, count_sketch, gaussian, khatri_rao, project
+from fkjax.projection import project
 from fkjax.pseudo_label import given
+from fkjax.sketch import balanced_fold, count_sketch, gaussian, khatri_rao
 
 TAPS = ("conv1", "conv2", "fc1")
 CHUNK = 100

@@ -8,7 +8,8 @@ import numpy as np
 
 from fkjax import factored
 from fkjax.fisher import LogProbs
-from fkjax.projection import Projection, State
+from fkjax.projection import Projection
+from fkjax.sketch import State
 
 
 def embed(
@@ -26,7 +27,8 @@ def embed(
     One forward and one backward pass each. The gradient of a dense layer's weights is
     handed to the projection as its two factors, which some sketches never multiply out.
 
-    >>> from fkjax.projection import balanced_fold, project
+    >>> from fkjax.projection import project
+    >>> from fkjax.sketch import balanced_fold
     >>> softmax_regression = lambda theta, x: jax.nn.log_softmax(x @ theta["w"])
     >>> theta, xs = {"w": jnp.zeros((3, 2))}, jnp.ones((5, 3))
     >>> projection = project(balanced_fold(rank=4))

@@ -9,7 +9,8 @@ from fkjax import fisher
 from fkjax.base import log_probs
 from fkjax.embedding import embed
 from fkjax.models import lenet
-from fkjax.projection import balanced_fold, count_sketch, khatri_rao, project
+from fkjax.projection import project
+from fkjax.sketch import balanced_fold, count_sketch, khatri_rao
 
 NUM = 7
 

@@ -1,0 +1,54 @@
+"""One sketch of each kind, and what the tests of sketches and projections share."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fkjax.sketch as fkjax_sketch
+
+SKETCHES = {
+    "gaussian": fkjax_sketch.gaussian(rank=4),
+    "rademacher": fkjax_sketch.rademacher(rank=4),
+    "count_sketch": fkjax_sketch.count_sketch(rank=4),
+    "count_sketch of 2": fkjax_sketch.count_sketch(rank=4, num_nonzeros=2),
+    "balanced_fold": fkjax_sketch.balanced_fold(rank=4),
+    "srht": fkjax_sketch.srht(rank=4),
+    "kronecker": fkjax_sketch.kronecker(row_rank=2, column_rank=2),
+    "khatri_rao": fkjax_sketch.khatri_rao(rank=4),
+    "tensor_sketch": fkjax_sketch.tensor_sketch(rank=4),
+    "tensor_sketch, odd rank": fkjax_sketch.tensor_sketch(rank=5),
+}
+SHAPE = (2, 2, 3)  # as a convolution's kernel: a matrix [4, 3]
+
+every_sketch = pytest.mark.parametrize(
+    "sketch", [pytest.param(sketch, id=name) for name, sketch in SKETCHES.items()]
+)
+
+
+def draw(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def example(vectors, i):
+    return jax.tree.map(lambda v: v[i], vectors)
+
+
+def matrix(sketch, shape, seed=0):
+    """S [K, P], column by column."""
+    state = sketch.init(jax.random.key(seed), shape)
+    size = math.prod(shape)
+    apply = jax.jit(sketch.apply)
+    return np.stack([apply(state, e.reshape(shape)) for e in np.eye(size)], axis=1)
+
+
+def assert_moments(products, mean, variance):
+    """That samples have this mean (3 standard errors) and variance (4)."""
+    products = np.asarray(products, np.float64)
+    n = len(products)
+    assert abs(products.mean() - mean) <= 3 * np.sqrt(variance / n) + 1e-5
+    deviations = (products - products.mean()) ** 2
+    error = deviations.std() / np.sqrt(n)
+    assert abs(deviations.mean() - variance) <= 4 * error + 1e-5
