@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 
 from fkjax.base import Factors, path_of
 from fkjax.fisher import LogProbs
+from fkjax.gram import weight_gradient
 from fkjax.layers import Layer, View, evaluate_views
 
 
@@ -173,12 +174,22 @@ def gradient_of(use: Use, factors: Factors) -> jax.Array:
     a, d = factors
     if d.ndim > 2:
         return jax.vmap(lambda d: gradient_of(use, Factors(a, d)))(d)
-    if a.shape[0] == 1:
-        return use.to_leaf(a[0, :, None] * d[0])
-    # Else XLA computes the patches anew inside the product, and, mapped over examples,
-    # multiplies in the layout of the convolutions, where a matrix is strided.
-    a_transposed, d = lax.optimization_barrier((a.T, d))
-    return use.to_leaf(jnp.matmul(a_transposed, d, precision=lax.Precision.HIGHEST))
+    return use.to_leaf(weight_gradient(a, d))
+
+
+def is_plain(uses: tuple[Use, ...]) -> bool:
+    """Whether the leaf is the sum of a^T d, with axes merely merged, in their order."""
+
+    def is_kept(use: Use, places: np.ndarray) -> bool:
+        with jax.ensure_compile_time_eval():
+            leaf = use.to_leaf(jnp.asarray(places))
+        return bool((np.asarray(leaf).ravel() == places.ravel()).all())
+
+    return all(
+        is_kept(use, places)
+        for use in uses
+        for places in np.indices((use.num_inputs, use.num_outputs))
+    )
 
 
 def leaf_gradient(uses: tuple[Use, ...], factors: tuple[Factors, ...]) -> jax.Array:

@@ -34,7 +34,12 @@ def weight_gradient(a: jax.Array, d: jax.Array) -> jax.Array:
         Shape [m, n].
     """
     a, d = (jnp.atleast_2d(x) for x in (a, d))
-    return jnp.matmul(a.T, d, precision=jax.lax.Precision.HIGHEST)
+    if len(a) == 1:
+        return a[0, :, None] * d[0]
+    # Else XLA computes the patches anew inside the product, and, mapped over examples,
+    # multiplies in the layout of the convolutions, where a matrix is strided.
+    a_transposed, d = jax.lax.optimization_barrier((a.T, d))
+    return jnp.matmul(a_transposed, d, precision=jax.lax.Precision.HIGHEST)
 
 
 def product_gram(

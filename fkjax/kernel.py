@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from fkjax.base import UserError
+
 
 def standardized(block: jax.Array) -> jax.Array:
     """A block centred by its own mean and divided by its own standard deviation.
@@ -51,3 +53,22 @@ def similarity(queries: jax.Array, keys: jax.Array) -> jax.Array:
         Shape [..., M].
     """
     return jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def check_finite(name: str, rows: jax.Array) -> None:
+    """Raises where an embedding is not finite. Not under `jit`: it reads the values.
+
+    Args:
+        name: what the rows are, for the message.
+        rows: one of each example. Shape [N, ...].
+
+    Raises:
+        UserError: naming the first of these examples, and how many there are.
+    """
+    finite = jnp.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+    if not finite.all():
+        bad = jnp.flatnonzero(~finite)
+        raise UserError(
+            f"{name} of {len(bad)} of {len(rows)} examples are NaN or infinite, first "
+            f"of examples {bad[:5].tolist()}: look at their values and at the model's."
+        )

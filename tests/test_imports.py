@@ -17,7 +17,7 @@ LEVELS = {
     3: "driver config",
     2: "training pretraining evaluation models datasets idx splits reporting tables "
     "figures progress oracle checkpoint distributed",
-    1: "fisher factored layers neighbors sketch projection kernel pseudo_label "
+    1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "acquisition pool dropout gram metric embedding",
     0: "base",
 }
