@@ -5,10 +5,11 @@ examples at a time, as its own documentation does. TRAK brings a projection to K
 numbers; those that bring none are followed by a dense Gaussian matrix; jax-privacy
 gives no single example's gradient away, only the sum of the clipped ones.
 
-Images are normalised beforehand. A library that is not installed is left out, and
-stderr says why.
+Images are normalised beforehand. PyTorch's libraries run on the CPU's threads, whatever
+JAX runs on. A library that is not installed is left out, and stderr says why.
 """
 
+import collections
 import functools
 import importlib
 import math
@@ -20,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from benchmarks import harness
 from benchmarks.peers import TorchLeNet
@@ -60,16 +62,24 @@ def contenders(
     images, labels = np.asarray(images), np.asarray(labels)
     inputs = (jnp.asarray(images / np.float32(255)) - 0.1307) / 0.3081
     own = (work.variables, inputs, jnp.asarray(labels))
-    peers = [_plain_jax(*own, rank, chunk), _jax_privacy(*own, chunk)]
-    torch = harness.torch_or_none()
+    peers = [_plain_jax(*own, rank, chunk)]
+    if _imports("jax_privacy"):
+        peers.append(_jax_privacy(*own, chunk))
+    torch = harness.torch_or_none() if _imports("torch") else None
     if torch:
         lenet = TorchLeNet(torch, work.variables)
         x, y = lenet.images(images), torch_labels(torch, labels)
-        for make in (_opacus, _backpack, _trak, functools.partial(_trak, block=rank)):
-            # The libraries leave their marks on a module: each gets its own.
-            way = make(torch, _torch_module(torch, lenet.parameters), rank)
-            peers.append(way and _torch_peer(torch, *way, x, y, chunk))
-    return [peer for peer in peers if peer]
+        for package, make in (
+            ("opacus", _opacus),
+            ("backpack", _backpack),
+            ("trak", _trak),
+            ("trak", functools.partial(_trak, one_block=True)),
+        ):
+            if _imports(package):  # each marks the module that it is given
+                module = _torch_module(torch, lenet.parameters)
+                way = make(torch, module, rank)
+                peers.append(_torch_peer(torch, *way, x, y, chunk))
+    return peers
 
 
 class _LeNet(nn.Module):
@@ -97,7 +107,7 @@ def _plain_jax(variables: Any, x: Any, y: Any, rank: int, chunk: int) -> Peer:
     def project(variables: Any, dense: jax.Array, x: Any, y: Any) -> jax.Array:
         def one(x_and_y: tuple[jax.Array, jax.Array]) -> jax.Array:
             gradient = jax.grad(_log_prob)(variables, *x_and_y)
-            return jax.flatten_util.ravel_pytree(gradient)[0] @ dense
+            return ravel_pytree(gradient)[0] @ dense
 
         return jax.lax.map(one, (x, y), batch_size=chunk)
 
@@ -110,14 +120,12 @@ def _plain_jax(variables: Any, x: Any, y: Any, rank: int, chunk: int) -> Peer:
     )
 
 
-def _jax_privacy(variables: Any, x: Any, y: Any, chunk: int) -> Peer | None:
-    """The clipped sum and every gradient's norm; the chunk must divide N."""
-    library = _import("jax_privacy")
-    if library is None:
-        return None
+def _jax_privacy(variables: Any, x: Any, y: Any, chunk: int) -> Peer:
+    """The clipped sum and every gradient's norm; its chunks must divide N."""
+    from jax_privacy import clipped_grad
 
     def clipped_sum(bound: float, num: int) -> Callable[..., Any]:
-        return library.clipped_grad(
+        return clipped_grad(
             _log_prob,
             l2_clip_norm=bound,
             batch_argnums=(1, 2),
@@ -130,7 +138,7 @@ def _jax_privacy(variables: Any, x: Any, y: Any, chunk: int) -> Peer | None:
     return Peer(
         "jax-privacy, clipped sum, no projection",
         lambda: run(variables, x, y),
-        lambda few: clipped_sum(1e9, few)(variables, x[:few], y[:few])[0],
+        lambda few: clipped_sum(math.inf, few)(variables, x[:few], y[:few])[0],
         None,
     )
 
@@ -140,12 +148,11 @@ def _jax_privacy(variables: Any, x: Any, y: Any, chunk: int) -> Peer | None:
 _Way = tuple[str, Callable[..., dict[str, Any]], Callable[[dict[str, Any]], Any]]
 
 
-def _opacus(torch: Any, module: Any, rank: int) -> _Way | None:
+def _opacus(torch: Any, module: Any, rank: int) -> _Way:
     """The gradients that `GradSampleModule` leaves on each parameter."""
-    library = _import("opacus")
-    if library is None:
-        return None
-    model = library.GradSampleModule(module, loss_reduction="sum")
+    from opacus import GradSampleModule
+
+    model = GradSampleModule(module, loss_reduction="sum")
     loss = torch.nn.CrossEntropyLoss(reduction="sum")
 
     def gradients(x: Any, y: Any) -> dict[str, Any]:
@@ -156,36 +163,35 @@ def _opacus(torch: Any, module: Any, rank: int) -> _Way | None:
     return "opacus GradSampleModule, dense", gradients, _dense(torch, rank)
 
 
-def _backpack(torch: Any, module: Any, rank: int) -> _Way | None:
+def _backpack(torch: Any, module: Any, rank: int) -> _Way:
     """The gradients that the `BatchGrad` extension leaves on each parameter."""
-    library, extensions = _import("backpack"), _import("backpack.extensions")
-    if library is None or extensions is None:
-        return None
-    model = library.extend(module)
-    loss = library.extend(torch.nn.CrossEntropyLoss(reduction="sum"))
+    from backpack import backpack, extend
+    from backpack.extensions import BatchGrad
+
+    model = extend(module)
+    loss = extend(torch.nn.CrossEntropyLoss(reduction="sum"))
 
     def gradients(x: Any, y: Any) -> dict[str, Any]:
         model.zero_grad()
-        with library.backpack(extensions.BatchGrad()):
+        with backpack(BatchGrad()):
             (-loss(model(x), y)).backward()
         return {name: p.grad_batch for name, p in module.named_parameters()}
 
     return "backpack BatchGrad, dense", gradients, _dense(torch, rank)
 
 
-def _trak(torch: Any, module: Any, rank: int, block: int = 100) -> _Way | None:
+def _trak(torch: Any, module: Any, rank: int, one_block: bool = False) -> _Way:
     """TRAK's gradients and projector, as `TRAKer.featurize` puts them together.
 
-    The projector draws its matrix anew for every chunk, `block` columns at a time,
-    unless one block holds it all. 100 and normal entries are what TRAKer has on CPU.
+    The entries are normal, which TRAKer takes on CPU. Of more than 100 columns the
+    projector draws its matrix anew for every chunk, 100 at a time, unless `one_block`
+    has it keep all of it.
     """
-    computers = _import("trak.gradient_computers")
-    projectors = _import("trak.projectors")
-    outputs = _import("trak.modelout_functions")
-    if computers is None or projectors is None or outputs is None:
-        return None
+    from trak.gradient_computers import FunctionalGradientComputer
+    from trak.modelout_functions import AbstractModelOutput
+    from trak.projectors import BasicProjector, ProjectionType
 
-    class LogProb(outputs.AbstractModelOutput):
+    class LogProb(AbstractModelOutput):
         def __init__(self) -> None:
             pass
 
@@ -200,11 +206,14 @@ def _trak(torch: Any, module: Any, rank: int, block: int = 100) -> _Way | None:
             raise NotImplementedError  # of the attribution score, which nobody asks for
 
     size = sum(p.numel() for p in module.parameters())
-    computer = computers.FunctionalGradientComputer(
-        module, LogProb(), grad_dim=size, dtype=torch.float32, device="cpu"
-    )
-    projector = projectors.BasicProjector(
-        size, rank, 0, projectors.ProjectionType.normal, "cpu", block_size=block
+    computer = FunctionalGradientComputer(module, LogProb(), size, torch.float32, "cpu")
+    projector = BasicProjector(
+        size,
+        rank,
+        seed=0,
+        proj_type=ProjectionType.normal,
+        device="cpu",
+        block_size=rank if one_block else 100,
     )
 
     def gradients(x: Any, y: Any) -> dict[str, Any]:
@@ -212,7 +221,7 @@ def _trak(torch: Any, module: Any, rank: int, block: int = 100) -> _Way | None:
             return computer.compute_per_sample_grad(batch=(x, y))
 
     return (
-        f"trak BasicProjector, blocks of {min(block, rank)}",
+        "trak BasicProjector" + (", one block" if one_block else ""),
         gradients,
         lambda gradients: projector.project(gradients, model_id=0) / rank**0.5,
     )
@@ -246,20 +255,20 @@ def _torch_peer(
 def _torch_module(torch: Any, parameters: dict[str, Any]) -> Any:
     """`TorchLeNet` as a module."""
     layers = torch.nn
-
-    class Module(layers.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv1, self.conv2 = layers.Conv2d(1, 10, 5), layers.Conv2d(10, 20, 5)
-            self.fc1, self.fc2 = layers.Linear(320, 50), layers.Linear(50, 10)
-
-        def forward(self, x: Any) -> Any:
-            f = layers.functional
-            x = f.relu(f.max_pool2d(self.conv1(x), 2))
-            x = f.relu(f.max_pool2d(self.conv2(x), 2))
-            return self.fc2(f.relu(self.fc1(x.flatten(1))))
-
-    module = Module()
+    module = layers.Sequential(
+        collections.OrderedDict(
+            conv1=layers.Conv2d(1, 10, 5),
+            pool1=layers.MaxPool2d(2),
+            relu1=layers.ReLU(),
+            conv2=layers.Conv2d(10, 20, 5),
+            pool2=layers.MaxPool2d(2),
+            relu2=layers.ReLU(),
+            flatten=layers.Flatten(),
+            fc1=layers.Linear(320, 50),
+            relu3=layers.ReLU(),
+            fc2=layers.Linear(50, 10),
+        )
+    )
     module.load_state_dict(parameters)
     return module
 
@@ -280,9 +289,10 @@ def _flax_layout(gradients: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 @functools.cache
-def _import(name: str) -> Any:
+def _imports(package: str) -> bool:
     try:
-        return importlib.import_module(name)
-    except Exception as error:  # a broken installation need not fail by ImportError
-        print(f"left out: {name}: {error}", file=sys.stderr)
-        return None
+        importlib.import_module(package)
+    except Exception as error:  # a broken installation may raise anything
+        print(f"left out: {package}: {error}", file=sys.stderr)
+        return False
+    return True
