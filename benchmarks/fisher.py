@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import harness, workload
+from benchmarks import harness, per_example_peers, workload
 from benchmarks.harness import Contender
 from benchmarks.peers import TorchLeNet
 from fkjax import fisher
@@ -111,6 +111,12 @@ def projected(arguments, work: workload.Workload, *, rank: int) -> None:
                 quality(exact, np.asarray(embeddings)),
             )
         )
+    contenders += [
+        Contender(p.name, p.run, quality(exact, p.project(few)) if p.project else {})
+        for p in per_example_peers.contenders(
+            work, images, labels, rank=rank, chunk=CHUNK
+        )
+    ]
     torch = harness.torch_or_none()
     if torch:
         peer = TorchLeNet(torch, work.variables)

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+PACKAGES = ("jax", "torch", "opacus", "backpack-for-pytorch", "traker", "jax-privacy")
+
 
 class Contender(NamedTuple):
     """One side of a race.
@@ -106,7 +108,7 @@ def race(
 def environment() -> dict[str, Any]:
     """Device, threads, versions and the process's peak memory so far."""
     versions = {}
-    for package in ("jax", "torch", "opacus", "traker"):
+    for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
