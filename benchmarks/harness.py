@@ -27,12 +27,13 @@ class Contender(NamedTuple):
     Attributes:
         name: of the implementation.
         run: does the work once and returns what must be waited for.
-        facts: what else to print beside its time, such as its error.
+        facts: what else to print beside its time, such as its error; or what makes
+            that of the median seconds.
     """
 
     name: str
     run: Callable[[], Any]
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] | Callable[[float], dict[str, Any]] = {}
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -86,6 +87,7 @@ def race(
     for contender in contenders:
         own = np.array(seconds[contender.name])
         ratios = np.array(seconds[baseline]) / own
+        facts = contender.facts
         row = {
             "task": task,
             "name": contender.name,
@@ -97,7 +99,7 @@ def race(
             "first_run_seconds": _digits(compile_seconds[contender.name]),
             "repeats": repeats,
             **setting,
-            **contender.facts,
+            **(facts(float(np.median(own))) if callable(facts) else facts),
             **environment(),
         }
         print(json.dumps(row), flush=True)

@@ -17,6 +17,9 @@ import jax.numpy as jnp
 from fkjax.base import Factors
 from fkjax.kernel import similarity
 
+_CHUNK_BYTES = 2**28
+_MICROBATCH = 64
+
 
 def with_bias(a: jax.Array) -> jax.Array:
     """Inputs with a trailing 1, whose weights are the bias. Shape [..., m + 1]."""
@@ -75,7 +78,7 @@ def convolution_gram(
     d2: jax.Array,
     *,
     has_bias: bool,
-    chunk_size: int = 256,
+    chunk_size: int | None = None,
 ) -> jax.Array:
     """<u, u'> of u = sum_t a_t d_t^T, which is formed for one chunk at a time.
 
@@ -87,7 +90,9 @@ def convolution_gram(
         a2: patches of the second. Shape [M, T, m].
         d2: their errors. Shape [M, T, n].
         has_bias: whether the layer has a bias.
-        chunk_size: how many examples' gradients to hold, of each side.
+        chunk_size: how many examples' gradients to hold, of each side; those of the
+            second are made anew for each chunk of the first. By default as many as
+            256 MB hold.
 
     Returns:
         Shape [N, M].
@@ -96,22 +101,33 @@ def convolution_gram(
         ValueError: if the shapes are not those of one convolution.
     """
     _check(Factors(a, d), Factors(a2, d2), ndim=3)
+    if chunk_size is None:
+        chunk_size = max(1, _CHUNK_BYTES // (4 * (a.shape[2] + 1) * d.shape[2]))
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
 
-    if has_bias:
-        a, a2 = with_bias(a), with_bias(a2)
+    a, d, a2, d2 = map(jnp.asarray, (a, d, a2, d2))
 
-    def row(first: Factors) -> jax.Array:
-        u = weight_gradient(*first)
+    def gradients(factors: Factors, start: jax.Array) -> jax.Array:
+        """Those of one chunk; beyond the last example they do not matter."""
 
-        def entry(second: Factors) -> jax.Array:
-            v = weight_gradient(*second)
-            return jnp.vdot(u, v, precision=jax.lax.Precision.HIGHEST)
+        def one(i: jax.Array) -> jax.Array:  # by its position: a chunk is never copied
+            a, d = factors.a[i], factors.d[i]
+            return weight_gradient(with_bias(a) if has_bias else a, d).ravel()
 
-        return jax.lax.map(entry, Factors(a2, d2), batch_size=chunk_size)
+        size = min(chunk_size, len(factors.a))
+        return jax.lax.map(one, start + jnp.arange(size), batch_size=_MICROBATCH)
 
-    return jax.lax.map(row, Factors(a, d), batch_size=chunk_size)
+    def rows(start: jax.Array) -> jax.Array:
+        u = gradients(Factors(a, d), start)
+        chunks = jax.lax.map(
+            lambda start: similarity(u, gradients(Factors(a2, d2), start)),
+            jnp.arange(0, len(a2), chunk_size),
+        )
+        return jnp.concatenate(list(chunks), axis=1)
+
+    chunks = jax.lax.map(rows, jnp.arange(0, len(a), chunk_size))
+    return jnp.concatenate(list(chunks))[: len(a), : len(a2)]
 
 
 Layers = Mapping[str, Factors | jax.Array]
@@ -120,7 +136,7 @@ Layers = Mapping[str, Factors | jax.Array]
 
 
 def gram(
-    layers: Layers, layers2: Layers, *, has_bias: bool, chunk_size: int = 256
+    layers: Layers, layers2: Layers, *, has_bias: bool, chunk_size: int | None = None
 ) -> jax.Array:
     """<u, u'> of Fisher vectors over several layers: the sum over the layers.
 

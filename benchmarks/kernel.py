@@ -1,0 +1,149 @@
+"""Times kernels: exact and sketched Gram matrices, and the streamed nearest neighbours.
+
+`python -m benchmarks.kernel --device cpu`. The exact Gram of LeNet's Fisher vectors,
+from factors, stands beside the product of the gradients written out; the Gram of
+sketches beside the fastest matrix product that JAX and PyTorch reach here; the streamed
+neighbours beside all similarities and one top-k.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import harness, workload
+from benchmarks.harness import Contender
+from fkjax import factored
+from fkjax.base import log_probs
+from fkjax.gram import gram
+from fkjax.kernel import similarity
+from fkjax.neighbors import top_k_streamed
+
+RANK = 512
+
+
+def main() -> None:
+    parser = harness.options("Exact and sketched Gram matrices, nearest neighbours.")
+    arguments = workload.add_data_dir(parser).parse_args()
+    harness.start(arguments)
+    size = 60 if arguments.smoke else 8000
+    work = workload.load(arguments, size=size, epochs=1 if arguments.smoke else 20)
+    exact(arguments, work)
+    sketched(arguments, size=100 if arguments.smoke else 8192)
+    neighbors(arguments, num=300 if arguments.smoke else 100_000)
+
+
+def exact(arguments, work: workload.Workload) -> None:
+    """All parameters; half of the images against the other half."""
+
+    def log_probs_fn(theta, x):
+        return log_probs(work.model, theta, x)
+
+    images, labels = jnp.asarray(work.images), jnp.asarray(work.labels)
+    plan = factored.plan(log_probs_fn, work.variables, images[0])
+    captured = jax.jit(
+        lambda x, y: jax.lax.map(
+            lambda pair: factored.capture(log_probs_fn, work.variables, *pair),
+            (x, y),
+            batch_size=100,
+        )
+    )(images, labels)
+    half = len(labels) // 2
+    first, second = (
+        jax.tree.map(lambda x, part=part: x[part], captured)
+        for part in (slice(half), slice(half, None))
+    )
+
+    @jax.jit
+    def by_factors(first, second):
+        sides = (
+            {path: uses[0] for path, uses in side.factors.items()}
+            for side in (first, second)
+        )
+        return gram(*sides, has_bias=True)
+
+    @jax.jit
+    def written_out(first, second):
+        def vector(captured):
+            leaves = jax.tree.leaves(factored.gradient(plan, captured))
+            return jnp.concatenate([leaf.ravel() for leaf in leaves])
+
+        u, v = (jax.lax.map(vector, side, batch_size=100) for side in (first, second))
+        return similarity(u, v)
+
+    expected = np.asarray(written_out(first, second))
+    error = abs(np.asarray(by_factors(first, second)) - expected).max()
+    harness.race(
+        "exact Gram of all parameters",
+        [
+            Contender(
+                "fkjax",
+                lambda: by_factors(first, second),
+                {"largest_error": float(error / abs(expected).max())},
+            ),
+            Contender("gradients written out", lambda: written_out(first, second)),
+        ],
+        examples=half * half,
+        repeats=arguments.repeats,
+        baseline="gradients written out",
+        num_examples=half,
+        data=work.source,
+    )
+
+
+def sketched(arguments, *, size: int) -> None:
+    """Rows of K numbers; rates in billions of operations a second."""
+    keys = jax.random.split(jax.random.key(0))
+    rows, others = (jax.random.normal(key, (size, RANK)) for key in keys)
+    side = 128 if arguments.smoke else 4096
+    square = jax.random.normal(keys[0], (side, side))
+    product = jax.jit(
+        lambda x, y: jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+    )
+    run = jax.jit(similarity)
+
+    def rate(operations):
+        return lambda seconds: {"gflops": round(operations / seconds / 1e9, 1)}
+
+    contenders = [
+        Contender("fkjax", lambda: run(rows, others), rate(2 * size**2 * RANK)),
+        Contender("jax, square", lambda: product(square, square), rate(2 * side**3)),
+    ]
+    torch = harness.torch_or_none()
+    if torch:
+        peer = torch.tensor(np.asarray(square))
+        contenders.append(
+            Contender("torch, square", lambda: (peer @ peer) is None, rate(2 * side**3))
+        )
+    harness.race(
+        f"sketched Gram, K={RANK}",
+        contenders,
+        examples=size**2,
+        repeats=arguments.repeats,
+        baseline="jax, square",
+        num_examples=size,
+        square=side,
+    )
+
+
+def neighbors(arguments, *, num: int) -> None:
+    """The 100 nearest of N rows to each of 1,000 targets."""
+    k, num_targets = (10, 20) if arguments.smoke else (100, 1000)
+    keys = jax.random.split(jax.random.key(0))
+    targets = jax.random.normal(keys[0], (num_targets, RANK))
+    pool = jax.random.normal(keys[1], (num, RANK))
+    at_once = jax.jit(lambda q, p: jax.lax.top_k(similarity(q, p), k))
+    harness.race(
+        f"{k} nearest to each of {num_targets} targets",
+        [
+            Contender("fkjax", lambda: top_k_streamed(targets, pool, k=k)),
+            Contender("all similarities", lambda: at_once(targets, pool)),
+        ],
+        examples=num,
+        repeats=arguments.repeats,
+        baseline="all similarities",
+        rank=RANK,
+    )
+
+
+if __name__ == "__main__":
+    main()
