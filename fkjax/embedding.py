@@ -40,7 +40,7 @@ def embed(
     projection: Projection,
     state: State,
     *,
-    batch_size: int = 64,
+    batch_size: int = 32,
 ) -> jax.Array:
     """The projected Fisher vector of each example, a microbatch at a time.
 

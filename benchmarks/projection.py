@@ -1,0 +1,145 @@
+"""Times sketches alone, on gradients that are there already.
+
+`python -m benchmarks.projection --device cpu`, beside a dense product and TRAK's
+projector on the same threads where they are installed. First rows of P numbers, as of
+a small convolution; then the two factors of a large dense layer, whose 2,048,000
+gradients an example are written out only by the sketches that must. Beside each
+speed stands the error of the inner products, in units of |x| |y|.
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Contender
+from fkjax import sketch
+from fkjax.kernel import similarity
+
+
+def main() -> None:
+    arguments = harness.options("Sketches alone.").parse_args()
+    harness.start(arguments)
+    rank = 16 if arguments.smoke else 512
+    rows(
+        arguments,
+        rank,
+        num=20 if arguments.smoke else 1000,
+        size=64 if arguments.smoke else 16_384,
+    )
+    factors(
+        arguments,
+        rank,
+        num=10 if arguments.smoke else 100,
+        shape=(20, 10) if arguments.smoke else (2048, 1000),
+    )
+
+
+def rows(arguments, rank: int, *, num: int, size: int) -> None:
+    """[N, P] to [N, K], a hundred at a time."""
+    x = jax.random.normal(jax.random.key(0), (num, size))
+    exact = np.asarray(similarity(x, x))
+    contenders = []
+    for kind in (
+        sketch.count_sketch(rank=rank),
+        sketch.count_sketch(rank=rank, num_nonzeros=4),
+        sketch.balanced_fold(rank=rank),
+        sketch.srht(rank=rank),
+        sketch.gaussian(rank=rank),
+    ):
+        state = kind.init(jax.random.key(1), (size,))
+        run = jax.jit(
+            lambda s, x, kind=kind: jax.lax.map(
+                lambda row: kind.apply(s, row), x, batch_size=100
+            )
+        )
+        name = kind.name
+        if any(c.name == f"fkjax {name}" for c in contenders):
+            name += ", 4 non-zeros"
+        contenders.append(
+            Contender(
+                f"fkjax {name}",
+                lambda run=run, s=state: run(s, x),
+                error(exact, run(state, x)),
+            )
+        )
+    contenders += torch_rows(x, rank, exact)
+    harness.race(
+        f"rows of P={size} to K={rank}",
+        contenders,
+        examples=num,
+        repeats=arguments.repeats,
+        baseline=contenders[-1].name,
+        size=size,
+    )
+
+
+def torch_rows(x: jax.Array, rank: int, exact: np.ndarray) -> list[Contender]:
+    """TRAK's projector with its matrix kept; the same by PyTorch's product alone."""
+    torch = harness.torch_or_none()
+    if not torch:
+        return []
+    rows = torch.tensor(np.asarray(x))
+    ways = {}
+    try:
+        from trak.projectors import BasicProjector, ProjectionType
+
+        projector = BasicProjector(
+            x.shape[1], rank, 0, ProjectionType.normal, "cpu", block_size=rank
+        )
+        ways["trak BasicProjector, one block"] = lambda: (
+            projector.project(rows, model_id=0) / rank**0.5
+        )
+    except ImportError as reason:
+        print(f"left out: trak: {reason}", file=sys.stderr)
+    dense = torch.randn(x.shape[1], rank) / rank**0.5
+    ways["torch, dense"] = lambda: rows @ dense
+    return [
+        Contender(name, lambda way=way: way() is None, error(exact, way().numpy()))
+        for name, way in ways.items()
+    ]
+
+
+def factors(arguments, rank: int, *, num: int, shape: tuple[int, int]) -> None:
+    """[N, m] and [N, n] to [N, K]; the baseline writes the gradients out."""
+    keys = jax.random.split(jax.random.key(0))
+    a = jax.nn.relu(jax.random.normal(keys[0], (num, 1, shape[0])))
+    d = jax.random.normal(keys[1], (num, 1, shape[1]))
+    exact = np.asarray(similarity(a[:, 0], a[:, 0]) * similarity(d[:, 0], d[:, 0]))
+    contenders = []
+    for factory in (sketch.tensor_sketch, sketch.khatri_rao, sketch.count_sketch):
+        kind = factory(rank=rank)
+        state = kind.init(jax.random.key(1), shape)
+        run = jax.jit(
+            lambda s, a, d, kind=kind: jax.lax.map(
+                lambda pair: kind.apply_factors(s, *pair), (a, d), batch_size=20
+            )
+        )
+        contenders.append(
+            Contender(
+                f"fkjax {kind.name}",
+                lambda run=run, s=state: run(s, a, d),
+                error(exact, run(state, a, d)),
+            )
+        )
+    harness.race(
+        f"factors of a dense layer {shape[0]} x {shape[1]} to K={rank}",
+        contenders,
+        examples=num,
+        repeats=arguments.repeats,
+        baseline="fkjax count_sketch",
+    )
+
+
+def error(exact: np.ndarray, embeddings) -> dict[str, float]:
+    """Root mean square over pairs of different rows."""
+    found = np.asarray(embeddings) @ np.asarray(embeddings).T
+    norms = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
+    off_diagonal = ~np.eye(len(exact), dtype=bool)
+    relative = ((found - exact) / norms)[off_diagonal]
+    return {"inner_product_rmse": round(float(np.sqrt(np.mean(relative**2))), 4)}
+
+
+if __name__ == "__main__":
+    main()
