@@ -15,7 +15,6 @@ from benchmarks import harness, workload
 from benchmarks.harness import Contender
 from benchmarks.peers import TorchLeNet
 from fkjax import fisher
-from fkjax.base import log_probs
 from fkjax.embedding import embed
 from fkjax.projection import balanced_fold, count_sketch, gaussian, khatri_rao, project
 from fkjax.pseudo_label import given
@@ -70,22 +69,17 @@ def projected(arguments, work: workload.Workload, *, rank: int) -> None:
     """All parameters' gradients, projected as they are made."""
     num = len(work.labels) // 5
     images, labels = jnp.asarray(work.images[:num]), jnp.asarray(work.labels[:num])
-
-    def log_probs_fn(theta, x):
-        return log_probs(work.model, theta, x)
-
+    log_probs_fn, theta = fisher.of_parameters(work.model, work.variables)
     few = min(200, num)
     vectors = jax.jit(lambda v, x, y: fisher.fisher_vectors(log_probs_fn, v, x, y))(
-        work.variables, images[:few], labels[:few]
+        theta, images[:few], labels[:few]
     )
     exact = np.concatenate(
         [np.asarray(leaf).reshape(few, -1) for leaf in jax.tree.leaves(vectors)], axis=1
     )
     sparse = count_sketch(rank=rank)
     mixed = {
-        f"{layer}/{leaf}": sparse
-        for layer in work.variables
-        for leaf in ("kernel", "bias")
+        f"{layer}/{leaf}": sparse for layer in theta for leaf in ("kernel", "bias")
     }
     mixed["fc1/kernel"] = khatri_rao(
         rank=rank
@@ -98,15 +92,15 @@ def projected(arguments, work: workload.Workload, *, rank: int) -> None:
         "fkjax, dense gaussian": gaussian(rank=rank),
     }.items():
         projection = project(sketches)
-        state = projection.init(jax.random.key(0), work.variables)
+        state = projection.init(jax.random.key(0), theta)
         run = jax.jit(
             lambda v, s, x, y, p=projection: embed(log_probs_fn, v, x, y, p, s)
         )
-        embeddings = run(work.variables, state, images[:few], labels[:few])
+        embeddings = run(theta, state, images[:few], labels[:few])
         contenders.append(
             Contender(
                 name,
-                lambda run=run, s=state: run(work.variables, s, images, labels),
+                lambda run=run, s=state: run(theta, s, images, labels),
                 quality(exact, np.asarray(embeddings)),
             )
         )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fkjax import fisher
-from fkjax.base import log_probs
 from fkjax.embedding import embed
 from fkjax.models import lenet
 from fkjax.projection import balanced_fold, count_sketch, khatri_rao, project
@@ -17,11 +16,11 @@ NUM = 7
 @pytest.fixture(scope="module")
 def world():
     model = lenet((16, 16, 1), 10)
-    theta = model.init(jax.random.key(0))
+    log_probs_fn, theta = fisher.of_parameters(model, model.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (NUM, 16, 16, 1), dtype=np.uint8))
     labels = jnp.asarray(rng.integers(0, 10, NUM))
-    return lambda theta, x: log_probs(model, theta, x), theta, images, labels
+    return log_probs_fn, theta, images, labels
 
 
 def sketches(theta, rank=32):

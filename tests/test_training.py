@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fkjax import evaluation, training
-from fkjax.base import Model, key_for, no_tap
+from fkjax.base import Model, Variables, key_for, no_tap
 from fkjax.models import lenet
 from fkjax.training import Schedule
 
@@ -17,11 +17,12 @@ KEY = jax.random.key(5)
 def softmax_regression():
     def apply(variables, images, tap=no_tap):
         x = images.reshape(len(images), -1)
-        return tap("logits", x @ variables["head"]["w"] + variables["head"]["b"])
+        head = variables.parameters["head"]
+        return tap("logits", x @ head["w"] + head["b"])
 
     def init(key):
         w = 0.1 * jax.random.normal(key, (FEATURES, CLASSES))
-        return {"head": {"w": w, "b": jnp.zeros(CLASSES)}}
+        return Variables({"head": {"w": w, "b": jnp.zeros(CLASSES)}})
 
     return Model(init, apply, ("logits",), "head", (2, 2, 1), CLASSES)
 
@@ -52,7 +53,7 @@ def epoch_order(key, epoch, capacity, num_labeled):
 
 def numpy_fit(key, variables, images, labels, num_labeled, schedule):
     """Yields the weights after each epoch."""
-    theta = [np.float64(variables["head"][name]) for name in ("w", "b")]
+    theta = [np.float64(variables.parameters["head"][name]) for name in ("w", "b")]
     velocity = [np.zeros_like(t) for t in theta]
     x = np.float64(images.reshape(len(images), -1))
     for epoch in range(schedule.epochs):
@@ -73,7 +74,8 @@ compiled_fit = jax.jit(training.fit, static_argnames=("model", "schedule", "scor
 
 def fitted(key, variables, images, labels, num_labeled, **options):
     result = compiled_fit(key, MODEL, variables, images, labels, num_labeled, **options)
-    return result["head"]["w"], result["head"]["b"]
+    head = result.parameters["head"]
+    return head["w"], head["b"]
 
 
 SCHEDULES = {
@@ -133,7 +135,7 @@ def test_with_nothing_labeled_nothing_is_learned(data):
     untouched = fitted(
         jax.random.key(7), variables, images, labels, 0, schedule=Schedule(epochs=2)
     )
-    np.testing.assert_array_equal(untouched[0], variables["head"]["w"])
+    np.testing.assert_array_equal(untouched[0], variables.parameters["head"]["w"])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_the_score_is_given_the_weights_of_its_epoch(data):
             labels,
             11,
             schedule=schedule,
-            score=lambda v, _, sign=sign: sign * (v["head"]["w"] ** 2).sum(),
+            score=lambda v, _, sign=sign: sign * (v.parameters["head"]["w"] ** 2).sum(),
         )
         np.testing.assert_allclose(actual[0], epochs[best][0], rtol=1e-4, atol=1e-5)
 
@@ -189,14 +191,14 @@ def test_cross_entropy_is_the_weighted_mean_of_minus_log_p(data):
     losses = -log_p[np.arange(11), labels]
     for weights in (np.ones(11), (np.arange(11) < 6).astype(float)):
         np.testing.assert_allclose(
-            training.cross_entropy(variables, KEY, MODEL, images, labels, weights),
+            training.cross_entropy(variables, KEY, MODEL, images, labels, weights)[0],
             (losses * weights).sum() / weights.sum(),
             rtol=1e-5,
         )
-    nothing = training.cross_entropy(
+    nothing, statistics = training.cross_entropy(
         variables, KEY, MODEL, images, labels, np.zeros(11)
     )
-    assert float(nothing) == 0
+    assert float(nothing) == 0 and statistics == {}
 
 
 def test_a_lenet_learns_the_digits(digits):
@@ -219,7 +221,7 @@ def test_a_lenet_learns_the_digits(digits):
     def loss(variables):
         weights = jnp.ones(150)
         return float(
-            training.cross_entropy(variables, KEY, model, images, labels, weights)
+            training.cross_entropy(variables, KEY, model, images, labels, weights)[0]
         )
 
     assert loss(start) > 2 and loss(trained) < 0.5
