@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fkjax import evaluation, training
 from fkjax.base import Model, Variables, key_for, no_tap
-from fkjax.models import lenet
+from fkjax.models import from_nnx, lenet
 from fkjax.training import Schedule
 
 FEATURES, CLASSES = 4, 3
@@ -117,6 +118,76 @@ def test_what_pads_the_arrays_is_never_read(data):
     dirty = fitted(key, variables, spoiled, other, 6, schedule=schedule)
     for ours, theirs in zip(dirty, clean, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+class NormedImages(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(FEATURES, momentum=0.9, rngs=rngs)
+        self.head = nnx.Linear(FEATURES, CLASSES, rngs=rngs)
+
+    def __call__(self, x, tap, mask=None):
+        mask = None if mask is None else mask[:, None]
+        x = tap("norm", self.norm(x.reshape(len(x), -1), mask=mask))
+        return tap("logits", self.head(x))
+
+
+def normed(dropout):
+    model = from_nnx(
+        NormedImages,
+        taps=["norm", "logits"],
+        head="head",
+        image_shape=(2, 2, 1),
+        num_classes=CLASSES,
+        mean=[0],
+        std=[1 / 255],
+    )
+    return model._replace(dropout=(("norm", dropout),))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("num_labeled", [11, 6])
+def test_running_statistics_are_those_of_the_batches_without_padding(
+    num_labeled, dropout, data
+):
+    """Of 11 or 6 examples in batches of 4, the last is ragged; the rest is spoiled."""
+    images, labels, _ = data
+    is_padding = (np.arange(11) >= num_labeled)[:, None, None, None]
+    images = np.where(is_padding, 1e4, images).astype(np.float32)
+    model, key, schedule = normed(dropout), jax.random.key(7), Schedule(3, 4, 0.5)
+    start = model.init(jax.random.key(1))
+    mean, var = np.zeros(FEATURES), np.ones(FEATURES)
+    for epoch in range(3):
+        order = epoch_order(key, epoch, 11, num_labeled)
+        for begin in range(0, num_labeled, 4):
+            batch = images.reshape(11, -1)[order[begin : begin + 4]]
+            mean = 0.9 * mean + 0.1 * batch.mean(axis=0)
+            var = 0.9 * var + 0.1 * batch.var(axis=0)
+    trained = compiled_fit(
+        key, model, start, images, labels, num_labeled, schedule=schedule
+    )
+    np.testing.assert_allclose(trained.statistics["norm"]["mean"], mean, atol=1e-4)
+    np.testing.assert_allclose(trained.statistics["norm"]["var"], var, rtol=1e-4)
+    for path in (("norm", "scale"), ("norm", "bias"), ("head", "kernel")):
+        before, after = (v.parameters[path[0]][path[1]] for v in (start, trained))
+        assert 1e-3 < abs(after - before).max() < 10
+
+
+def test_the_kept_epoch_has_its_own_statistics(data):
+    images, labels, _ = data
+    model, key, schedule = normed(0.0), jax.random.key(7), Schedule(4, 4, 0.5)
+    start = model.init(jax.random.key(1))
+    kept, second = (
+        compiled_fit(key, model, start, images, labels, 11, **options)
+        for options in (
+            {"schedule": schedule, "score": lambda v, epoch: -abs(epoch - 1.0)},
+            {"schedule": schedule._replace(epochs=2)},
+        )
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        kept,
+        second,
+    )
 
 
 @pytest.mark.parametrize("capacity", [6, 7, 40])
