@@ -121,6 +121,13 @@ def test_training_normalises_by_the_examples_that_count(kind, mask, variables, i
         np.testing.assert_allclose(statistics["norm"][name], moved, rtol=1e-5)
 
 
+def test_statistics_keep_their_precision(variables, images):
+    """A loop over training steps needs it; images are scaled in float64 here."""
+    with jax.enable_x64(True):
+        _, statistics = NORMED["linen"]().apply_training(variables, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(statistics)} == {np.dtype("float32")}
+
+
 @pytest.mark.parametrize("kind", NORMED)
 def test_training_calls_the_taps_too(kind, variables, images):
     model, seen = NORMED[kind](), {}

@@ -198,7 +198,11 @@ def _model(
         mask: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         mask = jnp.ones(len(images), bool) if mask is None else mask
-        return run(variables, normalised(images), tap, mask)
+        logits, statistics = run(variables, normalised(images), tap, mask)
+        # In the precision they came in, whatever that of the images is.
+        return logits, jax.tree.map(
+            lambda new, old: new.astype(old.dtype), statistics, variables.statistics
+        )
 
     return Model(
         init,
