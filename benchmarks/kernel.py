@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks import harness, workload
 from benchmarks.harness import Contender
 from fkjax import factored
-from fkjax.base import log_probs
+from fkjax.fisher import of_parameters
 from fkjax.gram import gram
 from fkjax.kernel import similarity
 from fkjax.neighbors import top_k_streamed
@@ -34,15 +34,12 @@ def main() -> None:
 
 def exact(arguments, work: workload.Workload) -> None:
     """All parameters; half of the images against the other half."""
-
-    def log_probs_fn(theta, x):
-        return log_probs(work.model, theta, x)
-
+    log_probs_fn, theta = of_parameters(work.model, work.variables)
     images, labels = jnp.asarray(work.images), jnp.asarray(work.labels)
-    plan = factored.plan(log_probs_fn, work.variables, images[0])
+    plan = factored.plan(log_probs_fn, theta, images[0])
     captured = jax.jit(
         lambda x, y: jax.lax.map(
-            lambda pair: factored.capture(log_probs_fn, work.variables, *pair),
+            lambda pair: factored.capture(log_probs_fn, theta, *pair),
             (x, y),
             batch_size=100,
         )

@@ -4,16 +4,18 @@ from typing import Any
 
 import numpy as np
 
+from fkjax.base import Variables
+
 
 class TorchLeNet:
     """LeNet's forward pass from the variables of `fkjax.models.lenet`."""
 
-    def __init__(self, torch: Any, variables: Any, *, mean=0.1307, std=0.3081):
+    def __init__(self, torch: Any, variables: Variables, *, mean=0.1307, std=0.3081):
         """Copies the variables into PyTorch's layouts."""
         self.torch, self.mean, self.std = torch, mean, std
         self.functional = torch.nn.functional
         self.parameters = {}
-        for name, layer in variables.items():
+        for name, layer in variables.parameters.items():
             kernel = np.array(layer["kernel"])
             if name == "fc1":  # it sees (C, H, W) flattened, not (H, W, C)
                 kernel = kernel.reshape(4, 4, 20, -1).transpose(2, 0, 1, 3)

@@ -61,7 +61,7 @@ def contenders(
     """
     images, labels = np.asarray(images), np.asarray(labels)
     inputs = (jnp.asarray(images / np.float32(255)) - 0.1307) / 0.3081
-    own = (work.variables, inputs, jnp.asarray(labels))
+    own = (work.variables.parameters, inputs, jnp.asarray(labels))
     peers = [_plain_jax(*own, rank, chunk)]
     if _imports("jax_privacy"):
         peers.append(_jax_privacy(*own, chunk))

@@ -15,8 +15,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-Variables = Any
-"""A pytree of arrays: everything that a model needs besides its input."""
+
+class Variables(NamedTuple):
+    """Everything that a model needs besides its input.
+
+    Attributes:
+        parameters: what is trained and differentiated: the theta of parameter Fisher
+            vectors. A nested dict of arrays, by the names of the layers.
+        statistics: running means and variances of batch normalisation, in a dict of
+            the same kind; empty for a model that has none.
+    """
+
+    parameters: Any
+    statistics: Any = {}
 
 
 class UserError(ValueError):
@@ -40,13 +51,18 @@ class Model(NamedTuple):
     Attributes:
         init: `init(key) -> variables`.
         apply: `apply(variables, images, tap=no_tap) -> logits`, for images of shape
-            [N, H, W, channels] in 0..255 and logits of shape [N, C].
+            [N, H, W, channels] in 0..255 and logits of shape [N, C]. No example's
+            logits depend on another example.
         taps: the names at which `apply` calls its tap, from input to output.
-        head: the variables' top-level name of the last layer, which a pretrained
+        head: the parameters' top-level name of the last layer, which a pretrained
             model does not pass on.
         image_shape: (H, W, channels).
         num_classes: C.
         dropout: (tap, share of its values to drop in training) pairs.
+        apply_training: `apply_training(variables, images, tap, mask) -> logits,
+            statistics`: the pass of a training step, which normalises with the batch
+            and moves the running statistics. The mask, of shape [N] bool, says which
+            examples count for both. None if that is `apply`.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -56,6 +72,7 @@ class Model(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
     dropout: tuple[tuple[str, float], ...] = ()
+    apply_training: Callable[..., tuple[jax.Array, Any]] | None = None
 
 
 def log_probs(
@@ -65,7 +82,7 @@ def log_probs(
 
     Args:
         model: the classifier.
-        variables: its variables theta.
+        variables: its variables; theta are the parameters among them.
         image: x. Shape [H, W, channels].
         tap: what to do at the model's taps, where N is 1.
 

@@ -47,6 +47,10 @@ def embed(
     One forward and one backward pass each. The gradient of a layer's weights is handed
     to the projection as its two factors, which some sketches never multiply out.
 
+    XLA gives a convolution that stands in a loop one thread on CPU, as in the loop over
+    microbatches here. It matters for large convolutions; a call for each microbatch
+    avoids it. (Those of `fkjax.models.lenet` are written as matrix products.)
+
     >>> from fkjax.projection import project
     >>> from fkjax.sketch import balanced_fold
     >>> softmax_regression = lambda theta, x: jax.nn.log_softmax(x @ theta["w"])
@@ -92,9 +96,7 @@ def embed(
         captured = backward(jax.nn.one_hot(label, log_p.size, dtype=log_p.dtype))
         return projection.apply(state, vector(captured))
 
-    return jax.lax.map(
-        lambda x_and_i: one(*x_and_i), (xs, jnp.arange(num)), batch_size=batch_size
-    )
+    return _map(one, batch_size, xs, jnp.arange(num))
 
 
 def embed_all_classes(
@@ -142,7 +144,7 @@ def embed_all_classes(
 
         return jax.vmap(of_class)(errors, captured.rest)
 
-    return jax.lax.map(one, xs, batch_size=batch_size)
+    return _map(one, batch_size, xs)
 
 
 def _vectors(
@@ -164,6 +166,13 @@ def _vectors(
         return plan.treedef.unflatten([leaves[path] for path in plan.paths])
 
     return vector
+
+
+def _map(one: Callable[..., jax.Array], batch_size: int, *xs: Any) -> jax.Array:
+    """`vmap`, a microbatch at a time."""
+    if len(jax.tree.leaves(xs)[0]) <= batch_size:  # no loop, for what `embed` says
+        return jax.vmap(one)(*xs)
+    return jax.lax.map(lambda xs: one(*xs), xs, batch_size=batch_size)
 
 
 def _one(xs: Any) -> Any:

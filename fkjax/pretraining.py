@@ -1,10 +1,12 @@
 """Rotation self-supervision: which way up is this image (Gidaris et al., ICLR 2018)?"""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from fkjax.base import Model, Variables, key_for
-from fkjax.training import Schedule, cross_entropy, sgd, sgd_step
+from fkjax.training import Schedule, sgd, sgd_step
 
 ROTATIONS = 4
 
@@ -45,7 +47,6 @@ def pretrain(
     Returns:
         The variables after the last epoch.
     """
-    optimizer = sgd(schedule)
     size = min(schedule.batch_size, len(images))
 
     def train_epoch(epoch: jax.Array, state: tuple) -> tuple:
@@ -55,24 +56,31 @@ def pretrain(
             variables, optimizer_state = state
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
             turned, labels = rotated(images[batch])
-            gradient = jax.grad(cross_entropy)(
-                variables,
+            return sgd_step(
                 key_for(key, "dropout", epoch, i),
                 model,
+                schedule,
+                variables,
+                optimizer_state,
+                epoch,
                 turned,
                 labels,
                 jnp.ones(len(labels)),
             )
-            return sgd_step(
-                optimizer, schedule, gradient, optimizer_state, variables, epoch
-            )
 
         return jax.lax.fori_loop(0, len(images) // size, step, state)
 
-    start = (variables, optimizer.init(variables))
+    start = (variables, sgd(schedule).init(variables.parameters))
     return jax.lax.fori_loop(0, schedule.epochs, train_epoch, start)[0]
 
 
 def transfer(model: Model, pretrained: Variables, fresh: Variables) -> Variables:
-    """All layers but the last from the pretrained model, the last one fresh."""
-    return {**pretrained, model.head: fresh[model.head]}
+    """All layers but the last from the pretrained model, the last one fresh.
+
+    Running statistics go with their layers.
+    """
+
+    def passed_on(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        return {**old, **{name: new[name] for name in new if name == model.head}}
+
+    return Variables(*map(passed_on, pretrained, fresh))

@@ -1,7 +1,7 @@
 """Fit a model to the labelled set, as one compiled program of any number of steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,26 +49,69 @@ def cross_entropy(
     images: jax.Array,
     labels: jax.Array,
     weights: jax.Array,
-) -> jax.Array:
-    """Mean of -log p(label | image) under the weights, with dropout. Shape []."""
-    logits = model.apply(variables, images, dropout(key, dict(model.dropout)))
+) -> tuple[jax.Array, Any]:
+    """Mean of -log p(label | image) under the weights, in training mode.
+
+    Args:
+        variables: the model's.
+        key: draws the dropout.
+        model: the classifier.
+        images: Shape [N, H, W, channels].
+        labels: Shape [N].
+        weights: of the examples. One of weight 0 counts for nothing: neither for the
+            mean nor for the batch statistics. Shape [N].
+
+    Returns:
+        The mean, of shape [], and the running statistics after this pass.
+    """
+    tap, statistics = dropout(key, dict(model.dropout)), variables.statistics
+    if model.apply_training is None:
+        logits = model.apply(variables, images, tap)
+    else:
+        logits, statistics = model.apply_training(variables, images, tap, weights > 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1)
+    return (losses * weights).sum() / jnp.maximum(weights.sum(), 1), statistics
 
 
 def sgd_step(
-    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    model: Model,
     schedule: Schedule,
-    gradient: Variables,
-    state: optax.OptState,
     variables: Variables,
+    state: optax.OptState,
     epoch: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
 ) -> tuple[Variables, optax.OptState]:
-    """One step at the learning rate of the epoch."""
+    """One step of the parameters down `cross_entropy`, at the epoch's learning rate.
+
+    Args:
+        key: draws the dropout.
+        model: the classifier.
+        schedule: rates.
+        variables: before the step.
+        state: of `sgd(schedule)`, for the parameters.
+        epoch: Shape [].
+        images: Shape [N, H, W, channels].
+        labels: Shape [N].
+        weights: of the examples. Shape [N].
+
+    Returns:
+        The variables and the state after the step.
+    """
+    parameters, statistics = variables
+
+    def loss(parameters: Any) -> tuple[jax.Array, Any]:
+        variables = Variables(parameters, statistics)
+        return cross_entropy(variables, key, model, images, labels, weights)
+
+    gradient, statistics = jax.grad(loss, has_aux=True)(parameters)
     rate = schedule.learning_rate * 0.1 ** (epoch // schedule.decay_every)
-    updates, state = optimizer.update(gradient, state, variables)
+    updates, state = sgd(schedule).update(gradient, state, parameters)
     updates = jax.tree.map(lambda u: -rate * u, updates)
-    return optax.apply_updates(variables, updates), state
+    parameters = optax.apply_updates(parameters, updates)
+    return Variables(parameters, statistics), state
 
 
 def sgd(schedule: Schedule) -> optax.GradientTransformation:
@@ -93,7 +136,8 @@ def fit(
     """Trains on the first `num_labeled` examples, in a new order each epoch.
 
     The arrays have room for more than are labelled, so that one compilation serves
-    all rounds. The last batch of an epoch may be smaller.
+    all rounds. The last batch of an epoch may be smaller: it is filled up with examples
+    of weight 0, which batch normalisation leaves out too.
 
     Args:
         key: gives each epoch's order and each step's dropout.
@@ -106,9 +150,8 @@ def fit(
         score: which epoch to keep.
 
     Returns:
-        The variables of the kept epoch.
+        The variables of the kept epoch: its parameters and its running statistics.
     """
-    optimizer = sgd(schedule)
     capacity, size = len(labels), schedule.batch_size
     padding = -capacity % size
 
@@ -121,16 +164,16 @@ def fit(
             variables, optimizer_state = state
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
             weights = (i * size + jnp.arange(size) < num_labeled).astype(jnp.float32)
-            gradient = jax.grad(cross_entropy)(
-                variables,
+            return sgd_step(
                 key_for(key, "dropout", epoch, i),
                 model,
+                schedule,
+                variables,
+                optimizer_state,
+                epoch,
                 images[batch],
                 labels[batch],
                 weights,
-            )
-            return sgd_step(
-                optimizer, schedule, gradient, optimizer_state, variables, epoch
             )
 
         variables, optimizer_state, kept, best = state
@@ -144,5 +187,5 @@ def fit(
         )
         return variables, optimizer_state, kept, jnp.maximum(value, best)
 
-    start = (variables, optimizer.init(variables), variables, -jnp.inf)
+    start = (variables, sgd(schedule).init(variables.parameters), variables, -jnp.inf)
     return jax.lax.fori_loop(0, schedule.epochs, train_epoch, start)[2]

@@ -158,7 +158,7 @@ def test_the_state_holds_the_history_of_the_queries(name, rounds, hidden):
 
 def test_each_round_trains_on_from_the_last_and_draws_anew(rounds):
     states, records, _ = rounds("random")
-    heads = [state.variables["fc2"]["kernel"] for state in states]
+    heads = [state.variables.parameters["fc2"]["kernel"] for state in states]
     for before, after in zip(heads, heads[1:], strict=False):
         assert 1e-4 < abs(after - before).max() < 1
     lots = [tuple(record.query.indices.tolist()) for record in records]
@@ -316,4 +316,5 @@ def test_the_epoch_that_is_best_on_the_selection_images_is_kept(
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), kept, first
     )
-    assert abs(last["fc2"]["kernel"] - first["fc2"]["kernel"]).max() > 1e-3
+    first, last = (v.parameters["fc2"]["kernel"] for v in (first, last))
+    assert abs(last - first).max() > 1e-3

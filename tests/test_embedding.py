@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fkjax import fisher
-from fkjax.base import UserError, log_probs
+from fkjax.base import UserError
 from fkjax.embedding import embed, embed_all_classes, predicted, sampled
 from fkjax.kernel import check_finite
 from fkjax.models import lenet
@@ -20,11 +20,11 @@ NUM = 7
 @pytest.fixture(scope="module")
 def world():
     model = lenet((16, 16, 1), 10)
-    theta = model.init(jax.random.key(0))
+    log_probs_fn, theta = fisher.of_parameters(model, model.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.integers(0, 256, (NUM, 16, 16, 1), dtype=np.uint8))
     labels = jnp.asarray(rng.integers(0, 10, NUM))
-    return lambda theta, x: log_probs(model, theta, x), theta, images, labels
+    return log_probs_fn, theta, images, labels
 
 
 def sketches(theta, rank=32):

@@ -7,18 +7,19 @@ import pytest
 from sklearn import metrics
 
 from fkjax import evaluation
-from fkjax.base import Model, no_tap
+from fkjax.base import Model, Variables, no_tap
 
 
 def table_model():
     """Classifies an image by the position of its largest pixel."""
 
     def apply(variables, images, tap=no_tap):
-        return tap("logits", images.reshape(len(images), -1) + variables)
+        return tap("logits", images.reshape(len(images), -1) + variables.parameters)
 
-    return Model(lambda key: jnp.zeros(4), apply, ("logits",), "", (2, 2, 1), 4)
+    return Model(lambda key: START, apply, ("logits",), "", (2, 2, 1), 4)
 
 
+START = Variables(jnp.zeros(4))
 MODEL = table_model()
 
 
@@ -29,12 +30,10 @@ def images():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 100])
 def test_predictions_are_the_most_probable_class(images, batch_size):
-    predicted = evaluation.predictions(
-        MODEL, jnp.zeros(4), images, batch_size=batch_size
-    )
+    predicted = evaluation.predictions(MODEL, START, images, batch_size=batch_size)
     np.testing.assert_array_equal(predicted, images.reshape(23, 4).argmax(axis=1))
     assert predicted.dtype == jnp.int32
-    biased = evaluation.predictions(MODEL, jnp.eye(4)[2] * 100, images)
+    biased = evaluation.predictions(MODEL, Variables(jnp.eye(4)[2] * 100), images)
     np.testing.assert_array_equal(biased, 2)
 
 
@@ -42,7 +41,7 @@ def test_accuracy_is_scikit_learns(images):
     labels = np.random.default_rng(1).integers(0, 4, 23)
     predicted = images.reshape(23, 4).argmax(axis=1)
     np.testing.assert_allclose(
-        evaluation.accuracy(MODEL, jnp.zeros(4), images, labels),
+        evaluation.accuracy(MODEL, START, images, labels),
         metrics.accuracy_score(labels, predicted),
         rtol=1e-6,
     )

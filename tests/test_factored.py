@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 
 from fkjax import factored, fisher, layers
-from fkjax.base import log_probs, path_of
+from fkjax.base import path_of
 from fkjax.models import convolution, lenet
 
 C = 3
@@ -404,12 +404,9 @@ def test_an_nnx_module_with_attention():
 def test_lenet_by_its_fast_and_by_its_plain_convolutions(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     model = lenet((16, 16, 1), C, mean=(0,), std=(1,))
-    theta = randomized(jax.eval_shape(model.init, jax.random.key(0)))
-    theta = jax.tree.map(lambda leaf: leaf * 0.3, theta)
-
-    def log_probs_fn(theta, x):
-        return log_probs(model, theta, x)
-
+    variables = randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    variables = jax.tree.map(lambda leaf: leaf * 0.3, variables)
+    log_probs_fn, theta = fisher.of_parameters(model, variables)
     names = ("conv1", "conv2", "fc1", "fc2")
     kernels = [f"{name}/kernel" for name in names]
     # Exact in the float32 in which images are scaled.

@@ -7,8 +7,9 @@ import pytest
 from numpy_lenet import lenet_descriptors
 
 from fkjax import fisher
-from fkjax.base import log_probs
+from fkjax.base import path_of
 from fkjax.models import lenet
+from fkjax.projection import count_sketch, project
 from fkjax.pseudo_label import argmax, given
 
 TAPS = ("conv1", "conv2", "fc1", "logits")
@@ -47,13 +48,11 @@ def test_softmax_regression_has_its_closed_form():
 
 
 def test_the_score_has_zero_mean_under_the_model(model, variables, images):
-    def log_probs_fn(theta, x):
-        return log_probs(model, theta, x)
-
-    p = jnp.exp(log_probs_fn(variables, images[0]))
+    log_probs_fn, theta = fisher.of_parameters(model, variables)
+    p = jnp.exp(log_probs_fn(theta, images[0]))
     scores = fisher.fisher_vectors(
         log_probs_fn,
-        variables,
+        theta,
         jnp.repeat(images[:1], 10, axis=0),
         jnp.arange(10),
     )
@@ -70,12 +69,12 @@ def test_parameter_scores_agree_with_finite_differences(model, images):
             lambda v: v.astype(jnp.float64), model.init(jax.random.key(0))
         )
 
-        def log_prob(theta, x, label):
-            a = jax.nn.log_softmax(model.apply(theta, x[None])[0])
+        def log_prob(variables, x, label):
+            a = jax.nn.log_softmax(model.apply(variables, x[None])[0])
             return a[label]
 
         score = fisher.fisher_vector(
-            lambda theta, x: log_probs(model, theta, x), variables, images[0], 7
+            *fisher.of_parameters(model, variables), images[0], 7
         )
         direction = jax.tree.map(
             lambda v: jax.random.normal(jax.random.key(v.size), v.shape, v.dtype),
@@ -107,7 +106,7 @@ def test_descriptors_agree_with_a_numpy_restatement(model, variables, images, la
         return fisher.descriptor(model, variables, image, make, taps=TAPS)
 
     d = jax.vmap(one)(jnp.asarray(images), jnp.asarray(labels))
-    weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables)
+    weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables.parameters)
     for i, image in enumerate(images):
         x = (image[:, :, 0] / 255 - 0.1307) / 0.3081
         label = labels[i] if label_fn == "given" else None
@@ -145,3 +144,53 @@ def test_descriptors_do_not_depend_on_the_other_examples(model, variables, image
         together,
         backwards,
     )
+
+
+NAMED = {
+    ("fc2",): {"fc2/bias", "fc2/kernel"},
+    ("conv1/kernel",): {"conv1/kernel"},
+    ("fc1/bias", "conv2"): {"fc1/bias", "conv2/bias", "conv2/kernel"},
+    ("fc1", "fc1/bias"): {"fc1/bias", "fc1/kernel"},
+}
+
+
+def by_path(tree):
+    return {path_of(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("names", NAMED, ids="+".join)
+def test_a_subset_has_those_leaves_of_the_whole_gradient(
+    names, model, variables, images
+):
+    """At the same paths, so that they are sketched alike."""
+    whole = fisher.of_parameters(model, variables)
+    some = fisher.of_parameters(model, variables, names)
+    assert set(by_path(some[1])) == NAMED[names]
+    vector, part = (fisher.fisher_vector(*f, images[0], 3) for f in (whole, some))
+    zeroed = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * (path_of(path) in NAMED[names]), vector
+    )
+    for path, leaf in by_path(part).items():
+        assert abs(leaf).max() > 0
+        np.testing.assert_allclose(leaf, by_path(vector)[path], rtol=1e-5, atol=1e-7)
+    projection, key = project(count_sketch(rank=16)), jax.random.key(5)
+    np.testing.assert_allclose(
+        projection.apply(projection.init(key, part), part),
+        projection.apply(projection.init(key, vector), zeroed),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_subset_of_a_list():
+    """Names are whole parts of a path: "1" is not "10"."""
+    theta = [jnp.full(3, float(i)) for i in range(12)]
+    fn, chosen = fisher.subset(lambda theta, x: sum(theta) * x, theta, ["1"])
+    assert set(chosen) == {"1"}
+    np.testing.assert_array_equal(fn({"1": jnp.full(3, 101.0)}, 2.0), 2 * (66 + 100.0))
+
+
+@pytest.mark.parametrize("names", [["fc3"], ["fc2", "fc"], ["fc1/kernel/0"], [""], []])
+def test_names_of_nothing_are_refused_with_those_that_are(names, model, variables):
+    with pytest.raises(ValueError, match="conv1/bias, conv1/kernel.*fc2/kernel"):
+        fisher.of_parameters(model, variables, names)

@@ -1,14 +1,13 @@
-"""The LeNet, and how a Flax module becomes a `Model`."""
+"""The LeNet."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from numpy_lenet import lenet_descriptors
 
 from fkjax.base import Model
-from fkjax.models import from_nnx, lenet
+from fkjax.models import MODELS, lenet
 
 SHAPES = [(28, 28, 1), (8, 8, 1), (32, 32, 3)]
 
@@ -105,7 +104,9 @@ def test_the_forward_pass_is_numpys():
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
     for image in images:
         x = (image[:, :, 0] / 255 - 0.1307) / 0.3081
-        expected, *_ = lenet_descriptors(jax.tree.map(np.float64, variables), x, 0)
+        expected, *_ = lenet_descriptors(
+            jax.tree.map(np.float64, variables.parameters), x, 0
+        )
         actual = jax.nn.log_softmax(model.apply(variables, image[None])[0])
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
@@ -115,12 +116,13 @@ def test_initialization_follows_the_key(made):
     again = model.init(jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, variables, again)
     other = model.init(jax.random.key(2))
-    assert (variables["fc1"]["kernel"] != other["fc1"]["kernel"]).any()
+    kernel, another = (v.parameters["fc1"]["kernel"] for v in (variables, other))
+    assert (kernel != another).any()
 
 
 def test_the_head_is_the_layer_of_the_classes(made):
     model, variables, _ = made
-    assert variables[model.head]["kernel"].shape == (50, 7)
+    assert variables.parameters[model.head]["kernel"].shape == (50, 7)
     assert isinstance(model, Model) and model.num_classes == 7
 
 
@@ -130,48 +132,10 @@ def test_images_below_4_x_4_are_refused(shape):
         lenet(shape, 10)
 
 
-class Normed(nnx.Module):
-    def __init__(self, layer, rngs):
-        self.layer = layer(rngs)
-        self.fc = nnx.Linear(4, 2, rngs=rngs)
-
-    def __call__(self, x, tap):
-        return tap("logits", self.fc(self.layer(x.reshape(len(x), -1))))
-
-
-def adapted(layer):
-    return from_nnx(
-        lambda rngs: Normed(layer, rngs),
-        taps=["logits"],
-        head="fc",
-        image_shape=(2, 2, 1),
-        num_classes=2,
-        mean=(0.0,),
-        std=(1.0,),
-    )
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        lambda rngs: nnx.BatchNorm(4, rngs=rngs),
-        lambda rngs: nnx.Dropout(0.5, rngs=rngs),
-    ],
-    ids=["batch statistics", "random state"],
-)
-def test_modules_with_other_variables_than_parameters_are_refused(layer):
-    with pytest.raises(ValueError, match="only variables are parameters"):
-        adapted(layer)
-
-
-def test_a_module_of_ones_own_is_a_model():
-    model = adapted(lambda rngs: nnx.LayerNorm(4, rngs=rngs))
-    variables = model.init(jax.random.key(0))
-    assert set(variables) == {"layer", "fc"} and model.taps == ("logits",)
-    image = jnp.arange(4, dtype=jnp.uint8).reshape(1, 2, 2, 1)
-    x = np.arange(4) / 255
-    normed = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
-    expected = normed @ variables["fc"]["kernel"] + variables["fc"]["bias"]
-    np.testing.assert_allclose(
-        model.apply(variables, image)[0], expected, rtol=1e-5, atol=1e-6
-    )
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_of_the_registry_is_made_alike(name):
+    model = MODELS[name]((8, 8, 1), 3, mean=(0.5,), std=(0.5,))
+    images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert jax.eval_shape(model.apply, shapes, images).shape == (2, 3)
+    assert model.head in shapes.parameters and model.taps[-1] == "logits"

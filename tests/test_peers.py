@@ -8,7 +8,6 @@ import pytest
 from benchmarks import per_example_peers
 from benchmarks.workload import Workload
 from fkjax import fisher
-from fkjax.base import log_probs
 from fkjax.models import lenet
 
 PACKAGES = {
@@ -33,11 +32,9 @@ def work():
 
 @pytest.fixture(scope="module")
 def exact(work):
-    def log_probs_fn(theta, x):
-        return log_probs(work.model, theta, x)
-
+    log_probs_fn, theta = fisher.of_parameters(work.model, work.variables)
     images, labels = jnp.asarray(work.images), jnp.asarray(work.labels)
-    return fisher.fisher_vectors(log_probs_fn, work.variables, images, labels)
+    return fisher.fisher_vectors(log_probs_fn, theta, images, labels)
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ def test_fewer_images_than_a_batch_are_one_batch(digits, model):
         trained,
         expected,
     )
-    assert abs(trained["fc1"]["kernel"] - variables["fc1"]["kernel"]).max() > 1e-4
+    before, after = (v.parameters["fc1"]["kernel"] for v in (variables, trained))
+    assert abs(after - before).max() > 1e-4
 
 
 def test_all_layers_but_the_head_are_passed_on(model):
@@ -76,9 +77,12 @@ def test_all_layers_but_the_head_are_passed_on(model):
         classifier.init(jax.random.key(1)),
     )
     passed = pretraining.transfer(classifier, pretrained, fresh)
-    assert set(passed) == {"conv1", "conv2", "fc1", "fc2"}
-    for name, layer in passed.items():
-        source = fresh if name == "fc2" else pretrained
+    assert set(passed.parameters) == {"conv1", "conv2", "fc1", "fc2"}
+    for name, layer in passed.parameters.items():
+        source = (fresh if name == "fc2" else pretrained).parameters
         jax.tree.map(np.testing.assert_array_equal, layer, source[name])
     assert classifier.apply(passed, np.zeros((2, 8, 8, 1), np.uint8)).shape == (2, 10)
-    assert pretrained["fc2"]["kernel"].shape == (50, 4)  # nothing was changed in place
+    assert pretrained.parameters["fc2"]["kernel"].shape == (
+        50,
+        4,
+    )  # nothing was changed in place

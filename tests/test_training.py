@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fkjax import evaluation, training
-from fkjax.base import Model, key_for, no_tap
-from fkjax.models import lenet
+from fkjax.base import Model, Variables, key_for, no_tap
+from fkjax.models import from_nnx, lenet
 from fkjax.training import Schedule
 
 FEATURES, CLASSES = 4, 3
@@ -17,11 +18,12 @@ KEY = jax.random.key(5)
 def softmax_regression():
     def apply(variables, images, tap=no_tap):
         x = images.reshape(len(images), -1)
-        return tap("logits", x @ variables["head"]["w"] + variables["head"]["b"])
+        head = variables.parameters["head"]
+        return tap("logits", x @ head["w"] + head["b"])
 
     def init(key):
         w = 0.1 * jax.random.normal(key, (FEATURES, CLASSES))
-        return {"head": {"w": w, "b": jnp.zeros(CLASSES)}}
+        return Variables({"head": {"w": w, "b": jnp.zeros(CLASSES)}})
 
     return Model(init, apply, ("logits",), "head", (2, 2, 1), CLASSES)
 
@@ -52,7 +54,7 @@ def epoch_order(key, epoch, capacity, num_labeled):
 
 def numpy_fit(key, variables, images, labels, num_labeled, schedule):
     """Yields the weights after each epoch."""
-    theta = [np.float64(variables["head"][name]) for name in ("w", "b")]
+    theta = [np.float64(variables.parameters["head"][name]) for name in ("w", "b")]
     velocity = [np.zeros_like(t) for t in theta]
     x = np.float64(images.reshape(len(images), -1))
     for epoch in range(schedule.epochs):
@@ -73,7 +75,8 @@ compiled_fit = jax.jit(training.fit, static_argnames=("model", "schedule", "scor
 
 def fitted(key, variables, images, labels, num_labeled, **options):
     result = compiled_fit(key, MODEL, variables, images, labels, num_labeled, **options)
-    return result["head"]["w"], result["head"]["b"]
+    head = result.parameters["head"]
+    return head["w"], head["b"]
 
 
 SCHEDULES = {
@@ -117,6 +120,76 @@ def test_what_pads_the_arrays_is_never_read(data):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
+class NormedImages(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(FEATURES, momentum=0.9, rngs=rngs)
+        self.head = nnx.Linear(FEATURES, CLASSES, rngs=rngs)
+
+    def __call__(self, x, tap, mask=None):
+        mask = None if mask is None else mask[:, None]
+        x = tap("norm", self.norm(x.reshape(len(x), -1), mask=mask))
+        return tap("logits", self.head(x))
+
+
+def normed(dropout):
+    model = from_nnx(
+        NormedImages,
+        taps=["norm", "logits"],
+        head="head",
+        image_shape=(2, 2, 1),
+        num_classes=CLASSES,
+        mean=[0],
+        std=[1 / 255],
+    )
+    return model._replace(dropout=(("norm", dropout),))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("num_labeled", [11, 6])
+def test_running_statistics_are_those_of_the_batches_without_padding(
+    num_labeled, dropout, data
+):
+    """Of 11 or 6 examples in batches of 4, the last is ragged; the rest is spoiled."""
+    images, labels, _ = data
+    is_padding = (np.arange(11) >= num_labeled)[:, None, None, None]
+    images = np.where(is_padding, 1e4, images).astype(np.float32)
+    model, key, schedule = normed(dropout), jax.random.key(7), Schedule(3, 4, 0.5)
+    start = model.init(jax.random.key(1))
+    mean, var = np.zeros(FEATURES), np.ones(FEATURES)
+    for epoch in range(3):
+        order = epoch_order(key, epoch, 11, num_labeled)
+        for begin in range(0, num_labeled, 4):
+            batch = images.reshape(11, -1)[order[begin : begin + 4]]
+            mean = 0.9 * mean + 0.1 * batch.mean(axis=0)
+            var = 0.9 * var + 0.1 * batch.var(axis=0)
+    trained = compiled_fit(
+        key, model, start, images, labels, num_labeled, schedule=schedule
+    )
+    np.testing.assert_allclose(trained.statistics["norm"]["mean"], mean, atol=1e-4)
+    np.testing.assert_allclose(trained.statistics["norm"]["var"], var, rtol=1e-4)
+    for path in (("norm", "scale"), ("norm", "bias"), ("head", "kernel")):
+        before, after = (v.parameters[path[0]][path[1]] for v in (start, trained))
+        assert 1e-3 < abs(after - before).max() < 10
+
+
+def test_the_kept_epoch_has_its_own_statistics(data):
+    images, labels, _ = data
+    model, key, schedule = normed(0.0), jax.random.key(7), Schedule(4, 4, 0.5)
+    start = model.init(jax.random.key(1))
+    kept, second = (
+        compiled_fit(key, model, start, images, labels, 11, **options)
+        for options in (
+            {"schedule": schedule, "score": lambda v, epoch: -abs(epoch - 1.0)},
+            {"schedule": schedule._replace(epochs=2)},
+        )
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        kept,
+        second,
+    )
+
+
 @pytest.mark.parametrize("capacity", [6, 7, 40])
 def test_room_for_more_labels_does_not_change_the_weights(capacity, data):
     images, labels, variables = data
@@ -133,7 +206,7 @@ def test_with_nothing_labeled_nothing_is_learned(data):
     untouched = fitted(
         jax.random.key(7), variables, images, labels, 0, schedule=Schedule(epochs=2)
     )
-    np.testing.assert_array_equal(untouched[0], variables["head"]["w"])
+    np.testing.assert_array_equal(untouched[0], variables.parameters["head"]["w"])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +251,7 @@ def test_the_score_is_given_the_weights_of_its_epoch(data):
             labels,
             11,
             schedule=schedule,
-            score=lambda v, _, sign=sign: sign * (v["head"]["w"] ** 2).sum(),
+            score=lambda v, _, sign=sign: sign * (v.parameters["head"]["w"] ** 2).sum(),
         )
         np.testing.assert_allclose(actual[0], epochs[best][0], rtol=1e-4, atol=1e-5)
 
@@ -189,14 +262,14 @@ def test_cross_entropy_is_the_weighted_mean_of_minus_log_p(data):
     losses = -log_p[np.arange(11), labels]
     for weights in (np.ones(11), (np.arange(11) < 6).astype(float)):
         np.testing.assert_allclose(
-            training.cross_entropy(variables, KEY, MODEL, images, labels, weights),
+            training.cross_entropy(variables, KEY, MODEL, images, labels, weights)[0],
             (losses * weights).sum() / weights.sum(),
             rtol=1e-5,
         )
-    nothing = training.cross_entropy(
+    nothing, statistics = training.cross_entropy(
         variables, KEY, MODEL, images, labels, np.zeros(11)
     )
-    assert float(nothing) == 0
+    assert float(nothing) == 0 and statistics == {}
 
 
 def test_a_lenet_learns_the_digits(digits):
@@ -219,7 +292,7 @@ def test_a_lenet_learns_the_digits(digits):
     def loss(variables):
         weights = jnp.ones(150)
         return float(
-            training.cross_entropy(variables, KEY, model, images, labels, weights)
+            training.cross_entropy(variables, KEY, model, images, labels, weights)[0]
         )
 
     assert loss(start) > 2 and loss(trained) < 0.5

@@ -84,7 +84,7 @@ def lenet(
 
     >>> model = lenet((28, 28, 1), 10)
     >>> variables = model.init(jax.random.key(0))
-    >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
+    >>> sum(leaf.size for leaf in jax.tree.leaves(variables.parameters))
     21840
 
     Args:
