@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import harness, per_example_peers, workload
 from benchmarks.harness import Contender
-from benchmarks.peers import TorchLeNet
+from benchmarks.peers import TorchLeNet, TorchResNet10
 from fkjax import fisher
 from fkjax.embedding import embed
 from fkjax.models import resnet10
@@ -171,12 +171,30 @@ def residual(arguments) -> None:
                 {"memory_mb_per_example": round(needed / batch / 2**20, 2)},
             )
         )
+    torch = harness.torch_or_none()
+    if torch:
+        peer = TorchResNet10(torch, variables)
+        x = torch.tensor(np.asarray(images)).permute(0, 1, 4, 2, 3).float()
+        x, y = (x / 255 - 0.5) / 0.25, torch.zeros(batch, dtype=torch.int64)
+        hashes = {
+            path: (
+                torch.randint(rank, (leaf.numel(),)),
+                torch.randn(leaf.numel()).sign(),
+            )
+            for path, leaf in peer.parameters.items()
+        }
+        contenders.append(
+            Contender(
+                "torch.func, count sketch",
+                lambda: [peer.sketches(xs, y, hashes, rank) for xs in x] and None,
+            )
+        )
     harness.race(
         f"ResNet-10, parameter gradients to K={rank}",
         contenders,
         examples=batch * num_batches,
         repeats=arguments.repeats,
-        baseline=contenders[-1].name,
+        baseline="vmap(grad), count sketch",
         batch=batch,
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(theta)),
     )

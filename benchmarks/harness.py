@@ -6,6 +6,7 @@ told apart), and each result is waited for. One JSON line is printed a contender
 """
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import os
@@ -108,7 +109,7 @@ def race(
 
 
 def environment() -> dict[str, Any]:
-    """Device, threads, versions and the process's peak memory so far."""
+    """Date, device, threads, versions and the process's peak memory so far."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -116,6 +117,7 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
+        "date": datetime.date.today().isoformat(),
         "device": jax.devices()[0].device_kind,
         "threads": len(os.sched_getaffinity(0)),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

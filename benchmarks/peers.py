@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from fkjax.base import Variables
+from fkjax.base import Variables, path_of
 
 
 class TorchLeNet:
@@ -110,3 +111,67 @@ class TorchLeNet:
         """The most probable classes."""
         with self.torch.no_grad():
             return [self.logits(self.parameters, xs).argmax(1) for xs in x.split(chunk)]
+
+
+class TorchResNet10:
+    """The forward pass of `fkjax.models.resnet10` at 32 x 32, by torch.func."""
+
+    def __init__(self, torch: Any, variables: Variables):
+        """Copies the variables into PyTorch's layouts, under their paths."""
+        self.torch = torch
+        self.parameters, self.statistics = (
+            {
+                path_of(path): torch.tensor(_torch_layout(np.array(leaf)))
+                for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            }
+            for tree in variables
+        )
+
+    def logits(self, p: dict[str, Any], x: Any) -> Any:
+        """Of images [N, 3, 32, 32], normalised by the running statistics."""
+        f, statistics = self.torch.nn.functional, self.statistics
+
+        def conv(x: Any, name: str, stride: int = 1) -> Any:
+            kernel = p[f"{name}/kernel"]
+            return f.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+        def norm(x: Any, name: str) -> Any:
+            mean, var = (statistics[f"{name}/{kind}"] for kind in ("mean", "var"))
+            return f.batch_norm(x, mean, var, p[f"{name}/scale"], p[f"{name}/bias"])
+
+        x = f.relu(norm(conv(x, "stem"), "stem_norm"))
+        for stage, stride in ((1, 1), (2, 2), (3, 2), (4, 2)):
+            name = f"stage{stage}/block1"
+            y = f.relu(norm(conv(x, f"{name}/conv1", stride), f"{name}/norm1"))
+            y = norm(conv(y, f"{name}/conv2"), f"{name}/norm2")
+            if stride > 1:
+                x = conv(x, f"{name}/shortcut", stride)
+                x = norm(x, f"{name}/shortcut_norm")
+            x = f.relu(x + y)
+        return f.linear(x.mean((2, 3)), p["head/kernel"], p["head/bias"])
+
+    def gradients(self, x: Any, labels: Any) -> dict[str, Any]:
+        """torch.func.vmap(grad) of the log-probabilities of the labels."""
+        torch = self.torch
+
+        def log_prob(p: dict[str, Any], x: Any, y: Any) -> Any:
+            log_p = torch.nn.functional.log_softmax(self.logits(p, x[None]), 1)
+            return log_p[0].gather(0, y[None])[0]
+
+        with torch.no_grad():
+            return torch.func.vmap(torch.func.grad(log_prob), (None, 0, 0))(
+                self.parameters, x, labels
+            )
+
+    def sketches(self, x: Any, labels: Any, hashes: dict[str, Any], rank: int) -> Any:
+        """Count sketches of the gradients: `hashes` has rows and signs by path."""
+        out = self.torch.zeros(len(labels), rank)
+        for path, gradient in self.gradients(x, labels).items():
+            rows, signs = hashes[path]
+            out.index_add_(1, rows, gradient.flatten(1) * signs)
+        return out
+
+
+def _torch_layout(leaf: np.ndarray) -> np.ndarray:
+    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(leaf.ndim, range(leaf.ndim))
+    return leaf.transpose(tuple(axes)).copy()

@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["fisher", "kernel", "projection", "round", "selection"])
+@pytest.mark.parametrize(
+    "name", ["fisher", "kernel", "projection", "round", "selection"]
+)
 def test_smoke(name):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--repeats", "2"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks import per_example_peers
+from benchmarks.peers import TorchResNet10
 from benchmarks.workload import Workload
 from fkjax import fisher
-from fkjax.models import lenet
+from fkjax.base import path_of
+from fkjax.models import lenet, resnet10
 
 PACKAGES = {
     "jax vmap(grad), dense": (),
@@ -85,3 +87,20 @@ def test_a_missing_package_is_left_out_and_said_once(capsys):
     for _ in range(2):
         assert not per_example_peers._imports("no_such_package")
     assert capsys.readouterr().err.count("left out: no_such_package") == 1
+
+
+def test_the_residual_networks_gradients_are_fisher_vectors():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    model = resnet10((32, 32, 3), 10, width=4, mean=(0.5,) * 3, std=(0.25,) * 3)
+    variables = model.init(jax.random.key(0))
+    log_probs_fn, theta = fisher.of_parameters(model, variables)
+    images = jax.random.randint(jax.random.key(1), (2, 32, 32, 3), 0, 256, jnp.uint8)
+    labels = jnp.array([3, 7])
+    expected = fisher.fisher_vectors(log_probs_fn, theta, images, labels)
+    x = (torch.tensor(np.asarray(images)).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    found = TorchResNet10(torch, variables).gradients(x, torch.tensor([3, 7]))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
+        gradient = found[path_of(path)].numpy()
+        axes = {5: (0, 3, 4, 2, 1), 3: (0, 2, 1)}.get(leaf.ndim, range(leaf.ndim))
+        scale = abs(leaf).max()
+        np.testing.assert_allclose(gradient.transpose(axes), leaf, atol=1e-3 * scale)
