@@ -16,7 +16,7 @@ from benchmarks.harness import Contender
 from benchmarks.peers import TorchLeNet, TorchResNet10
 from fkjax import fisher
 from fkjax.embedding import embed
-from fkjax.models import resnet10
+from fkjax.models import resnet10, resnet18
 from fkjax.planner import auto
 from fkjax.projection import project
 from fkjax.pseudo_label import given
@@ -34,7 +34,8 @@ def main() -> None:
     work = workload.load(arguments, size=size, epochs=1 if arguments.smoke else 20)
     pooled(arguments, work)
     projected(arguments, work, rank=64 if arguments.smoke else 512)
-    residual(arguments)
+    residual(arguments, "ResNet-10", resnet10)
+    residual(arguments, "ResNet-18", resnet18)
 
 
 def pooled(arguments, work: workload.Workload) -> None:
@@ -130,15 +131,15 @@ def projected(arguments, work: workload.Workload, *, rank: int) -> None:
     )
 
 
-def residual(arguments) -> None:
-    """ResNet-10 at 32 x 32, on random images: what they show does not change the time.
+def residual(arguments, name: str, make) -> None:
+    """Residual networks at 32 x 32, on random images: what they show does not change the time.
 
     A batch is one call, and `memory_mb_per_example` what its compiled program needs
     beside its arguments. `vmap(grad)` holds the gradients of a whole batch.
     """
     batch, width, rank = (2, 4, 16) if arguments.smoke else (16, 64, 512)
     num_batches = 1 if arguments.smoke else 4
-    model = resnet10((32, 32, 3), 10, width=width, mean=(0.5,) * 3, std=(0.25,) * 3)
+    model = make((32, 32, 3), 10, width=width, mean=(0.5,) * 3, std=(0.25,) * 3)
     variables = model.init(jax.random.key(0))
     log_probs_fn, theta = fisher.of_parameters(model, variables)
     images = jax.random.randint(
@@ -147,7 +148,7 @@ def residual(arguments) -> None:
     labels = jnp.zeros(batch, jnp.int32)
     plan = auto(log_probs_fn, theta, images[0, 0], rank=rank)
     contenders = []
-    for name, sketches, is_factored in (
+    for way, sketches, is_factored in (
         ("fkjax", plan.sketches, True),
         ("fkjax, count sketch", count_sketch(rank=rank), True),
         ("vmap(grad), count sketch", count_sketch(rank=rank), False),
@@ -166,13 +167,13 @@ def residual(arguments) -> None:
         needed = run.memory_analysis().temp_size_in_bytes
         contenders.append(
             Contender(
-                name,
+                way,
                 lambda run=run, s=state: [run(theta, s, x, labels) for x in images],
                 {"memory_mb_per_example": round(needed / batch / 2**20, 2)},
             )
         )
     torch = harness.torch_or_none()
-    if torch:
+    if torch and make is resnet10:
         peer = TorchResNet10(torch, variables)
         x = torch.tensor(np.asarray(images)).permute(0, 1, 4, 2, 3).float()
         x, y = (x / 255 - 0.5) / 0.25, torch.zeros(batch, dtype=torch.int64)
@@ -190,7 +191,7 @@ def residual(arguments) -> None:
             )
         )
     harness.race(
-        f"ResNet-10, parameter gradients to K={rank}",
+        f"{name}, parameter gradients to K={rank}",
         contenders,
         examples=batch * num_batches,
         repeats=arguments.repeats,

@@ -41,6 +41,8 @@ class Config:
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0
     """First seed. Every random choice follows from it."""
+    side_by_side: Literal["auto", "yes", "no"] = "auto"
+    """All seeds of a strategy as one program; auto: on GPU and TPU, not on CPU."""
     rounds: int = 10
     """Rounds of query, oracle and training."""
     budget: int = 125

@@ -12,7 +12,7 @@ from fkjax.fisher import LogProbs
 from fkjax.projection import Projection, State
 
 LabelRule = Callable[[jax.Array, jax.Array], jax.Array]
-"""`rule(log_probs, i)`: the label of example i, given log p(y | x). Shape []."""
+"""`rule(log_probs, i)`: the label of the example at position i. Shape []."""
 
 
 def predicted(log_probs: jax.Array, i: jax.Array) -> jax.Array:
@@ -41,6 +41,7 @@ def embed(
     state: State,
     *,
     batch_size: int = 32,
+    start: int | jax.Array = 0,
 ) -> jax.Array:
     """The projected Fisher vector of each example, a microbatch at a time.
 
@@ -69,6 +70,8 @@ def embed(
         projection: of pytrees like theta.
         state: of the projection, by its `init(key, theta)`.
         batch_size: examples at a time: speed and memory, not the result.
+        start: the position of the first example, for a rule, where these N are a part
+            of more.
 
     Returns:
         Shape [N, K], in float32. An example whose log-probabilities or gradient are
@@ -85,14 +88,14 @@ def embed(
                 f"labels must be {num} whole numbers, one for each example, got "
                 f"{given.dtype} of shape {given.shape}"
             )
-        rule = lambda log_probs, i: given[i]  # noqa: E731
+        rule = lambda log_probs, i: given[i - start]  # noqa: E731
     else:
         rule = labels
     vector = _vectors(log_probs_fn, theta, xs)
 
     def one(x: Any, i: jax.Array) -> jax.Array:
         log_p, backward = factored.forward(log_probs_fn, theta, x)
-        label = rule(log_p, i)
+        label = rule(log_p, start + i)
         captured = backward(jax.nn.one_hot(label, log_p.size, dtype=log_p.dtype))
         return projection.apply(state, vector(captured))
 

@@ -9,7 +9,9 @@ its back-propagated error at each of its T positions. That of a dense layer, whe
 The Gram of sketches is `fkjax.kernel.similarity`; sketches of layers enter `gram` here.
 """
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,8 @@ from fkjax.base import Factors
 from fkjax.kernel import similarity
 
 _CHUNK_BYTES = 2**28
-_MICROBATCH = 64
+_BLOCK_BYTES = 2**24  # of the result: what is added up there stays near the processor
+_MICROBATCH = 16
 
 
 def with_bias(a: jax.Array) -> jax.Array:
@@ -101,33 +104,44 @@ def convolution_gram(
         ValueError: if the shapes are not those of one convolution.
     """
     _check(Factors(a, d), Factors(a2, d2), ndim=3)
-    if chunk_size is None:
-        chunk_size = max(1, _CHUNK_BYTES // (4 * (a.shape[2] + 1) * d.shape[2]))
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
-
-    a, d, a2, d2 = map(jnp.asarray, (a, d, a2, d2))
-
-    def gradients(factors: Factors, start: jax.Array) -> jax.Array:
-        """Those of one chunk; beyond the last example they do not matter."""
-
-        def one(i: jax.Array) -> jax.Array:  # by its position: a chunk is never copied
-            a, d = factors.a[i], factors.d[i]
-            return weight_gradient(with_bias(a) if has_bias else a, d).ravel()
-
-        size = min(chunk_size, len(factors.a))
-        return jax.lax.map(one, start + jnp.arange(size), batch_size=_MICROBATCH)
+    first, second = Factors(a, d), Factors(a2, d2)
+    size = _chunk_size(first, chunk_size)
 
     def rows(start: jax.Array) -> jax.Array:
-        u = gradients(Factors(a, d), start)
+        u = _gradients(first, start, size, has_bias)
         chunks = jax.lax.map(
-            lambda start: similarity(u, gradients(Factors(a2, d2), start)),
-            jnp.arange(0, len(a2), chunk_size),
+            lambda start: similarity(u, _gradients(second, start, size, has_bias)),
+            jnp.arange(0, len(a2), size),
         )
         return jnp.concatenate(list(chunks), axis=1)
 
-    chunks = jax.lax.map(rows, jnp.arange(0, len(a), chunk_size))
+    chunks = jax.lax.map(rows, jnp.arange(0, len(a), size))
     return jnp.concatenate(list(chunks))[: len(a), : len(a2)]
+
+
+def _chunk_size(factors: Factors, given: int | None) -> int:
+    """How many gradients to hold at a time."""
+    if given is not None and given < 1:
+        raise ValueError(f"chunk_size must be 1 or more, got {given}")
+    bytes_of_one = 4 * (factors.a.shape[-1] + 1) * factors.d.shape[-1]
+    return given or max(1, _CHUNK_BYTES // bytes_of_one)
+
+
+def _gradients(
+    factors: Factors, start: int | jax.Array, size: int, has_bias: bool
+) -> jax.Array:
+    """Of the examples from `start` on; beyond the last example they do not matter."""
+    a, d = map(jnp.asarray, factors)
+
+    def one(i: jax.Array) -> jax.Array:  # by its position: no chunk of them is copied
+        x = with_bias(a[i]) if has_bias else a[i]
+        # Transposed, on both sides alike: d is the smaller one to turn.
+        d_transposed = jax.lax.optimization_barrier(d[i].T)
+        product = jnp.matmul(d_transposed, x, precision=jax.lax.Precision.HIGHEST)
+        return product.ravel()
+
+    indices = start + jnp.arange(min(size, len(a)))
+    return jax.lax.map(one, indices, batch_size=_MICROBATCH)
 
 
 Layers = Mapping[str, Factors | jax.Array]
@@ -161,21 +175,57 @@ def gram(
             f"{sorted(layers)} and {sorted(layers2)}"
         )
 
-    def one(name: str) -> jax.Array:
+    fast: dict[str, tuple[Any, Any]] = {}  # by a few products of matrices
+    slow = []
+    for name in sorted(layers):
         first, second = layers[name], layers2[name]
         if isinstance(first, Factors) != isinstance(second, Factors):
             raise ValueError(f"{name} is given as factors on one side only")
         if not isinstance(first, Factors) or not isinstance(second, Factors):
-            return similarity(jnp.asarray(first), jnp.asarray(second))
+            fast[name] = jnp.asarray(first), jnp.asarray(second)
+            continue
+        _check(first, second, ndim=first.a.ndim)
+        sides: Any = first, second
         if first.a.ndim == 3 and first.a.shape[1] == 1:  # one position: a dense layer
-            first, second = (Factors(a[:, 0], d[:, 0]) for a, d in (first, second))
-        if first.a.ndim == 2:
-            return product_gram(*first, *second, has_bias=has_bias)
-        return convolution_gram(
-            *first, *second, has_bias=has_bias, chunk_size=chunk_size
-        )
+            sides = tuple(Factors(a[:, 0], d[:, 0]) for a, d in sides)
+        elif first.a.ndim == 3:
+            size, lengths = _chunk_size(first, chunk_size), [len(f.a) for f in sides]
+            if max(lengths) > size:
+                slow.append(
+                    convolution_gram(
+                        *first, *second, has_bias=has_bias, chunk_size=size
+                    )
+                )
+                continue
+            sides = tuple(
+                _gradients(f, 0, length, has_bias)
+                for f, length in zip(sides, lengths, strict=True)
+            )
+        fast[name] = sides
+    if fast:
+        slow.append(_blockwise(list(fast.values()), has_bias))
+    return functools.reduce(jnp.add, slow)
 
-    return sum(map(one, sorted(layers)), start=jnp.zeros(()))
+
+def _blockwise(layers: list[tuple[Any, Any]], has_bias: bool) -> jax.Array:
+    """The sum over layers, each [N, m] and [N, n] or [N, K], in blocks of rows."""
+    num, num2 = (len(jax.tree.leaves(side)[0]) for side in layers[0])
+    num_blocks = -(-4 * num * num2 // _BLOCK_BYTES)
+    size = -(-num // num_blocks)
+
+    def rows(start: jax.Array) -> jax.Array:
+        indices = start + jnp.arange(size)
+        terms = []
+        for first, second in layers:
+            first = jax.tree.map(lambda x: jnp.asarray(x)[indices], first)
+            if isinstance(first, Factors):
+                terms.append(product_gram(*first, *second, has_bias=has_bias))
+            else:
+                terms.append(similarity(first, second))
+        return functools.reduce(jnp.add, terms)
+
+    blocks = jax.lax.map(rows, jnp.arange(0, num, size))
+    return blocks.reshape(-1, num2)[:num]
 
 
 def _check(first: Factors, second: Factors, *, ndim: int) -> None:

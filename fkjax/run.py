@@ -21,8 +21,16 @@ from fkjax import pool as pools
 from fkjax.acquisition import STRATEGIES
 from fkjax.base import Model, Strategy, UserError, Variables, key_for
 from fkjax.config import Config, check, check_name, parse
-from fkjax.driver import Arrays, Driver, Record, RoundState, make_driver, play
-from fkjax.oracle import array_oracle, noisy_labels
+from fkjax.driver import (
+    Arrays,
+    Driver,
+    Record,
+    RoundState,
+    make_driver,
+    play,
+    side_by_side,
+)
+from fkjax.oracle import Oracle, array_oracle, noisy_labels
 from fkjax.progress import Progress
 from fkjax.reporting import RunFolder
 
@@ -75,15 +83,15 @@ def run(config: Config) -> list[dict[str, Any]]:
     total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
     try:
         with Progress(total) as progress:
-            for seed in range(config.seed, config.seed + config.seeds):
-                for record, queries in _play_seed(experiment, seed, progress):
+            for seeds in _groups(config):
+                for record, queries in _play_seeds(experiment, seeds, progress):
                     if folder is not None:
                         folder.append_queries(**queries)
                         folder.append_record(record)
                     records.append(record)
                     progress.update(
                         strategy=record["strategy"],
-                        seed=seed,
+                        seed=record["seed"],
                         round=record["round"],
                         accuracy=record["test_accuracy"],
                     )
@@ -174,57 +182,105 @@ def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
     return _Experiment(config, dataset, model, driver, strategies, start)
 
 
-def _play_seed(
-    experiment: _Experiment, seed: int, progress: Progress
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """All strategies on one seed: its rounds' records, and rows for queries.csv."""
+class _World(NamedTuple):
+    """What one seed draws before the first round."""
+
+    key: jax.Array
+    parts: splits.Splits
+    arrays: Arrays
+    oracle: Oracle
+
+
+def _world(experiment: _Experiment, seed: int) -> _World:
     config, parts, key = experiment.config, experiment.parts(seed), jax.random.key(seed)
     selection = parts.test if config.checkpoint_selection == "test" else parts.tuning
-    images, labels = (
-        (
-            parts.pool.images,
-            parts.validation.images,
-            selection.images,
-            parts.test.images,
+    images = (parts.pool, parts.validation, selection, parts.test)
+    labels = (parts.validation, selection, parts.test)
+    answers = noisy_labels(
+        key,
+        parts.pool.labels,
+        num_classes=experiment.model.num_classes,
+        rate=config.label_noise,
+    )
+    return _World(
+        key,
+        parts,
+        Arrays(
+            *(jnp.asarray(part.images) for part in images),
+            *(jnp.asarray(part.labels) for part in labels),
         ),
-        (parts.validation.labels, selection.labels, parts.test.labels),
+        array_oracle(answers),
     )
-    arrays = Arrays(*map(jnp.asarray, (*images, *labels)))
-    oracle = array_oracle(
-        noisy_labels(
-            key,
-            parts.pool.labels,
-            num_classes=experiment.model.num_classes,
-            rate=config.label_noise,
-        )
+
+
+def _groups(config: Config) -> list[range]:
+    """The seeds that are played side by side."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    is_together = config.side_by_side == "yes" or (
+        config.side_by_side == "auto" and jax.default_backend() != "cpu"
     )
+    if is_together and config.seeds > 1:
+        return [seeds]
+    return [range(seed, seed + 1) for seed in seeds]
+
+
+def _play_seeds(
+    experiment: _Experiment, seeds: range, progress: Progress
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """All strategies on some seeds: rounds' records, and rows for queries.csv."""
+    config = experiment.config
+    worlds = [_world(experiment, seed) for seed in seeds]
+    is_together = len(seeds) > 1
+
+    def joined(trees: Sequence[Any]) -> Any:
+        if not is_together:
+            return trees[0]
+        # Of equal shapes: how many images a class keeps does not depend on the seed.
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+    key, arrays = joined([w.key for w in worlds]), joined([w.arrays for w in worlds])
+    pool = joined([pools.create(len(w.parts.pool.ids)) for w in worlds])
+    hidden = joined([jnp.asarray(w.parts.pool.labels) for w in worlds])
+    start = jax.jit(jax.vmap(experiment.start)) if is_together else experiment.start
+
+    def oracle(indices: np.ndarray) -> np.ndarray:
+        if not is_together:
+            return worlds[0].oracle(indices)
+        answers = [w.oracle(i) for w, i in zip(worlds, indices, strict=True)]
+        return np.stack(answers)
 
     since = time.perf_counter()
-    variables = jax.block_until_ready(experiment.start(key, arrays.pool_images))
-    seconds = time.perf_counter() - since
-    progress.advance(f"seed {seed}: pretraining {config.pretraining}")
+    variables = jax.block_until_ready(start(key, arrays.pool_images))
+    seconds = (time.perf_counter() - since) / len(seeds)
+    for seed in seeds:
+        progress.advance(f"seed {seed}: pretraining {config.pretraining}")
 
     for name, strategy in experiment.strategies.items():
+        driver = experiment.driver
+        if is_together:
+            driver, strategy = side_by_side(driver, strategy)
         rounds = play(
-            experiment.driver,
+            driver,
             strategy,
-            RoundState(key, pools.create(len(parts.pool.ids)), variables),
+            RoundState(key, pool, variables),
             arrays,
             oracle,
             num_rounds=config.rounds,
-            hidden_labels=lambda: jnp.asarray(parts.pool.labels),
+            hidden_labels=lambda: hidden,
         )
-        for number, played in enumerate(rounds, start=1):
-            if number == 1:
-                played.seconds["pretraining"] = seconds
-            position = {"strategy": name, "seed": seed, "round": number}
-            record = {
-                "dataset": config.dataset,
-                **position,
-                **_measures(config, played),
-            }
-            record["num_labeled"] = number * config.budget
-            yield record, {**position, **_queries(played, parts)}
+        for number, all_played in enumerate(rounds, start=1):
+            for i, (seed, world) in enumerate(zip(seeds, worlds, strict=True)):
+                played = all_played.of_run(i, len(seeds)) if is_together else all_played
+                if number == 1:
+                    played.seconds["pretraining"] = seconds
+                position = {"strategy": name, "seed": seed, "round": number}
+                record = {
+                    "dataset": config.dataset,
+                    **position,
+                    **_measures(config, played),
+                }
+                record["num_labeled"] = number * config.budget
+                yield record, {**position, **_queries(played, world.parts)}
 
 
 def _measures(config: Config, played: Record) -> dict[str, Any]:
@@ -239,7 +295,7 @@ def _measures(config: Config, played: Record) -> dict[str, Any]:
             played.labels, minlength=len(confusion)
         ).tolist(),
         "num_random": int(np.isnan(played.query.scores).sum()),
-        "num_mistakes": played.num_mistakes,
+        "num_mistakes": int(played.num_mistakes),
         "confusion": confusion.tolist(),
         "seconds": played.seconds,
     }

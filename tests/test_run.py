@@ -1,6 +1,7 @@
 """The command from end to end, on the digits."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import os
@@ -223,10 +224,43 @@ def test_noise_selection_and_seeds_reach_the_rounds(digits, tmp_path, capsys):
     assert len(ids[0]) == len(ids[1]) == 10 and ids[0] != ids[1]
 
 
+def test_seeds_side_by_side_are_the_seeds_one_by_one(tmp_path, capsys):
+    """The same queries, labels and pseudo-labels; sums may differ in the last bits."""
+    argv = "--strategies random fisher_nearest fisher_oracle --seeds 2".split()
+    found = {}
+    for choice in ("yes", "no"):
+        folder = tmp_path / choice
+        options = ["--side-by-side", choice, "--output-dir", str(folder)]
+        assert fkjax.run.main([*SMALL, *argv, *options]) == 0
+        records = {
+            (r["strategy"], r["seed"], r["round"]): r for r in read_jsonl(folder)
+        }
+        assert len(records) == 12
+        rows = sorted(tuple(row.values()) for row in read_queries(folder))
+        found[choice] = records, rows
+    assert found["yes"][1] == found["no"][1]
+    for position, record in found["no"][0].items():
+        other = found["yes"][0][position]
+        for name in ("queried_per_class", "num_labeled", "num_mistakes", "num_random"):
+            assert record[name] == other[name]
+        assert abs(record["test_accuracy"] - other["test_accuracy"]) < 0.01
+        assert other["seconds"].keys() == record["seconds"].keys()
+    assert capsys.readouterr().err == ""
+
+
+def test_seeds_are_side_by_side_where_that_pays(monkeypatch):
+    config = dataclasses.replace(defaults("digits"), seeds=3, seed=4)
+    assert fkjax.run._groups(config) == [range(4, 5), range(5, 6), range(6, 7)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert fkjax.run._groups(config) == [range(4, 7)]
+    alone = dataclasses.replace(config, side_by_side="no")
+    assert len(fkjax.run._groups(alone)) == 3
+
+
 def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rounds = [(record, {}) for record in finished.records]
-    monkeypatch.setattr(fkjax.run, "_play_seed", lambda *args: iter(rounds))
+    monkeypatch.setattr(fkjax.run, "_play_seeds", lambda *args: iter(rounds))
     assert fkjax.run.main(SMALL) == 0
     captured = capsys.readouterr()
     assert "Nothing was written; --output-dir" in captured.out and captured.err == ""

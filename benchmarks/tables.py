@@ -1,0 +1,104 @@
+"""Writes benchmarks/README.md from the measurements that docs/results keeps.
+
+`python -m benchmarks.tables`. A measurement is made and kept by, for example,
+
+    python -m benchmarks.fisher --device cpu --data-dir DIR > docs/results/fisher.jsonl
+"""
+
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+NAMES = ("fisher", "projection", "kernel", "selection", "round")
+RESULTS = Path("docs/results")
+PAGE = Path("benchmarks/README.md")
+
+_ROW = {"task", "name", "seconds", "spread", "examples_per_second", "ratio_spread"}
+_STAMP = {"date", "device", "threads", "versions", "repeats", "first_run_seconds"}
+_NOISE = {"peak_memory_mb", "peak_memory_before_mb", "data", "chunk", "last_phases"}
+
+HEAD = """# Benchmarks
+
+Made by `python -m benchmarks.tables` from the JSON lines in
+[docs/results](../docs/results), which hold more: compile times, threads, versions and
+peak memory of every row. To measure:
+
+```
+pip install '.[bench]'
+python -m benchmarks.fisher|projection|kernel|selection|round --device cpu|gpu|tpu
+```
+
+All sides of a race take turns in one process, warm, and each result is waited for. A
+ratio is the baseline's time over the row's, turn by turn: its median, and the lowest
+and highest in brackets. Above 1 is faster than the baseline, whose own row says 1.
+Seconds are medians; on a shared machine only ratios mean anything. Without `--data-dir`
+the images are noise, which changes errors and not times. `--smoke` runs everything at a
+tiny size. What is not installed is left out, and stderr says why.
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(RESULTS), encoding="utf-8")
+
+
+def page(folder: Path) -> str:
+    """The whole page, of the files that are there."""
+    parts = [HEAD]
+    for name in NAMES:
+        path = folder / f"{name}.jsonl"
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            parts.append(f"## `benchmarks.{name}`\n")
+            parts += _tables(rows)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _tables(rows: list[dict[str, Any]]) -> Iterable[str]:
+    def stamp(row: dict[str, Any]) -> str:
+        versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
+        return f"{row['device']}, {row['threads']} threads, {row['date']}; {versions}."
+
+    for line, of_run in itertools.groupby(rows, stamp):
+        yield f"{line}\n"
+        for task, of_task in itertools.groupby(of_run, lambda row: row["task"]):
+            yield _table(task, list(of_task))
+
+
+def _table(task: str, rows: list[dict[str, Any]]) -> str:
+    baselines = [k for k in rows[0] if k.startswith("speed_over_")]
+    facts = list(dict.fromkeys(k for row in rows for k in row))
+    known = _ROW | _STAMP | _NOISE | set(baselines)
+    facts = [k for k in facts if k not in known]
+    races = len(rows) > 1 and any(row["name"] != rows[0]["name"] for row in rows)
+    if not races:
+        facts.append("peak_memory_mb")
+    titles = ["", "seconds", "a second"]
+    if races:
+        titles.append(f"over {baselines[0].removeprefix('speed_over_')}")
+    titles += [fact.replace("_", " ") for fact in facts]
+    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
+    for row in rows:
+        cells = [
+            row["name"],
+            f"{row['seconds']:.3g}",
+            f"{row['examples_per_second']:,}",
+        ]
+        if races:
+            low, high = row["ratio_spread"]
+            cells.append(f"{row[baselines[0]]:.2f} ({low:.2f}-{high:.2f})")
+        cells += [_cell(row.get(fact)) for fact in facts]
+        lines.append(cells)
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"**{task}**, {rows[0]['repeats']} runs\n\n{table}\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
