@@ -1,4 +1,4 @@
-"""Times Fisher vectors: pooled descriptors and projected gradients of LeNet, ResNet-10.
+"""Times Fisher vectors: descriptors of LeNet, projected gradients of it and of ResNets.
 
 `python -m benchmarks.fisher --device cpu`, beside PyTorch (autograd for the
 descriptors, `torch.func.vmap(grad)` with a dense Gaussian projection for the gradients)
@@ -132,7 +132,7 @@ def projected(arguments, work: workload.Workload, *, rank: int) -> None:
 
 
 def residual(arguments, name: str, make) -> None:
-    """Residual networks at 32 x 32, on random images: what they show does not change the time.
+    """Residual networks at 32 x 32, on images of noise, which take as long as any.
 
     A batch is one call, and `memory_mb_per_example` what its compiled program needs
     beside its arguments. `vmap(grad)` holds the gradients of a whole batch.

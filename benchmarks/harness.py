@@ -28,13 +28,14 @@ class Contender(NamedTuple):
     Attributes:
         name: of the implementation.
         run: does the work once and returns what must be waited for.
-        facts: what else to print beside its time, such as its error; or what makes
-            that of the median seconds.
+        facts: what else to print beside its time, such as its error.
+        examples: how many one run handles, where that is not the race's number.
     """
 
     name: str
     run: Callable[[], Any]
-    facts: dict[str, Any] | Callable[[float], dict[str, Any]] = {}
+    facts: dict[str, Any] = {}
+    examples: int | None = None
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -70,7 +71,8 @@ def race(
         contenders: who does it.
         examples: how many examples one run handles.
         repeats: timed runs of each.
-        baseline: the contender whose time the ratios are to: above 1 is faster.
+        baseline: the contender whose time an example the ratios are to: above 1 is
+            faster.
         **setting: sizes and chunks to print.
     """
     compile_seconds = {}
@@ -85,22 +87,22 @@ def race(
             _wait(contender.run())
             seconds[contender.name].append(time.perf_counter() - since)
     rows = []
+    each = {c.name: c.examples or examples for c in contenders}
     for contender in contenders:
-        own = np.array(seconds[contender.name])
-        ratios = np.array(seconds[baseline]) / own
-        facts = contender.facts
+        own, num = np.array(seconds[contender.name]), each[contender.name]
+        ratios = np.array(seconds[baseline]) / own * (num / each[baseline])
         row = {
             "task": task,
             "name": contender.name,
             "seconds": _digits(np.median(own)),
             "spread": [_digits(own.min()), _digits(own.max())],
-            "examples_per_second": round(examples / float(np.median(own))),
+            "examples_per_second": round(num / float(np.median(own))),
             f"speed_over_{baseline}": _digits(np.median(ratios)),
             "ratio_spread": [_digits(ratios.min()), _digits(ratios.max())],
             "first_run_seconds": _digits(compile_seconds[contender.name]),
             "repeats": repeats,
             **setting,
-            **(facts(float(np.median(own))) if callable(facts) else facts),
+            **contender.facts,
             **environment(),
         }
         print(json.dumps(row), flush=True)

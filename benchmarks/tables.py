@@ -67,36 +67,43 @@ def _tables(rows: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def _table(task: str, rows: list[dict[str, Any]]) -> str:
-    baselines = [k for k in rows[0] if k.startswith("speed_over_")]
-    facts = list(dict.fromkeys(k for row in rows for k in row))
-    known = _ROW | _STAMP | _NOISE | set(baselines)
-    facts = [k for k in facts if k not in known]
-    races = len(rows) > 1 and any(row["name"] != rows[0]["name"] for row in rows)
-    if not races:
-        facts.append("peak_memory_mb")
-    titles = ["", "seconds", "a second"]
-    if races:
-        titles.append(f"over {baselines[0].removeprefix('speed_over_')}")
+    """Of one race; or of one contender at several sizes, with its peak memory."""
+    baseline = next(k for k in rows[0] if k.startswith("speed_over_"))
+    known = _ROW | _STAMP | _NOISE | {baseline}
+    facts = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in known]
+    is_race = len({row["name"] for row in rows}) > 1
+    titles = ["", "seconds", "examples a second"]
+    if is_race:
+        titles.append(f"over {baseline.removeprefix('speed_over_')}")
+    else:
+        facts += ["repeats", "peak_memory_mb"]
     titles += [fact.replace("_", " ") for fact in facts]
     lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
     for row in rows:
         cells = [
             row["name"],
-            f"{row['seconds']:.3g}",
-            f"{row['examples_per_second']:,}",
+            _number(row["seconds"]) + _range(row["spread"]),
+            _number(row["examples_per_second"]),
         ]
-        if races:
-            low, high = row["ratio_spread"]
-            cells.append(f"{row[baselines[0]]:.2f} ({low:.2f}-{high:.2f})")
-        cells += [_cell(row.get(fact)) for fact in facts]
-        lines.append(cells)
+        if is_race:
+            cells.append(f"{row[baseline]:.2f}{_range(row['ratio_spread'])}")
+        lines.append(cells + [_number(row.get(fact)) for fact in facts])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"**{task}**, {rows[0]['repeats']} runs\n\n{table}\n"
+    repeats = f", {rows[0]['repeats']} runs" if is_race else ""
+    return f"**{task}**{repeats}\n\n{table}\n"
 
 
-def _cell(value: Any) -> str:
+def _range(spread: list[float]) -> str:
+    return f" ({'-'.join(map(_number, spread))})"
+
+
+def _number(value: Any) -> str:
     if value is None:
         return ""
+    if value >= 1e9:
+        return f"{value / 1e9:.3g} G"
+    if value >= 1e7:
+        return f"{value / 1e6:.3g} M"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 

@@ -54,7 +54,7 @@ def test_the_page_shows_what_was_measured(tmp_path):
     page = tables.page(tmp_path)
     assert "## `benchmarks.kernel`" in page and "benchmarks.fisher`" not in page
     assert "cpu, 2 threads, 2026-01-01; jax 1.0." in page
-    assert "| fkjax | 0.5 | 200 | 4.00 (1.00-3.00) | 0.5 |" in page
+    assert "| fkjax | 0.5 (0.5-0.5) | 200 | 4.00 (1-3) | 0.5 |" in page
 
 
 def test_the_committed_page_is_of_the_committed_measurements():
