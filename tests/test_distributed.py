@@ -42,18 +42,18 @@ def check(fn, shared, examples):
 """
 
 EMBEDDED = """
-for model in (lenet, narrow):
+for model, rule in ((lenet, predicted), (narrow, sampled(jax.random.key(3)))):
     variables, images = world(model)
     log_probs_fn, theta = fisher.of_parameters(model, variables)
     projection = project(auto(log_probs_fn, theta, images[0], rank=32).sketches)
     state = projection.init(jax.random.key(2), theta)
-    for rule in (predicted, sampled(jax.random.key(3))):
-        def fn(shared, images, start):
-            return embed(
-                log_probs_fn, *shared[:1], images, rule, projection, shared[1],
-                batch_size=2, start=start,
-            )
-        check(fn, (theta, state), images)
+    def fn(shared, images, start):
+        theta, state = shared
+        return embed(
+            log_probs_fn, theta, images, rule, projection, state,
+            batch_size=2, start=start,
+        )
+    check(fn, (theta, state), images)
 """
 
 DESCRIPTORS = """

@@ -9,8 +9,9 @@ from numpy_lenet import lenet_descriptors
 from fkjax import fisher
 from fkjax.base import path_of
 from fkjax.models import lenet
-from fkjax.projection import count_sketch, project
+from fkjax.projection import project
 from fkjax.pseudo_label import argmax, given
+from fkjax.sketch import count_sketch
 
 TAPS = ("conv1", "conv2", "fc1", "logits")
 
