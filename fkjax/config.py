@@ -36,7 +36,8 @@ class Config:
     output_dir: Annotated[str | None, _folder] = None
     """New or empty folder for records and figures; without it, none are written."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
-    """Of random, feature_match, fisher_argmax, fisher_nearest, fisher_oracle."""
+    """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_oracle; with
+    MC-dropout variation_ratio, entropy, bald, mean_std; margin, least_confidence."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0

@@ -271,7 +271,9 @@ def test_a_strategy_that_reads_the_hidden_labels_gets_nothing(
         play_round(driver, cheat, start, arrays, alarm, hidden_labels=alarm)
 
 
-@pytest.mark.parametrize("name", [n for n in STRATEGIES if n != "random"])
+@pytest.mark.parametrize(
+    "name", "feature_match fisher_argmax fisher_nearest fisher_oracle".split()
+)
 def test_without_a_mistake_the_round_is_filled_at_random(
     name, driver, strategy, start, arrays, hidden, predict
 ):

@@ -224,6 +224,21 @@ def test_noise_selection_and_seeds_reach_the_rounds(digits, tmp_path, capsys):
     assert len(ids[0]) == len(ids[1]) == 10 and ids[0] != ids[1]
 
 
+def test_uncertainty_is_queried_where_there_is_dropout(tmp_path):
+    folder = tmp_path / "run"
+    argv = "--strategies variation_ratio margin --dense-dropout 0.5".split()
+    argv += ["--pretraining", "none", "--output-dir", str(folder)]
+    assert fkjax.run.main([*SMALL, *argv]) == 0
+    records = read_jsonl(folder)
+    assert [(r["strategy"], r["round"], r["num_random"]) for r in records] == [
+        ("variation_ratio", 1, 5),  # the first query is by lot
+        ("variation_ratio", 2, 0),
+        ("margin", 1, 5),
+        ("margin", 2, 0),
+    ]
+    assert all(record["num_mistakes"] == -1 for record in records)
+
+
 def test_seeds_side_by_side_are_the_seeds_one_by_one(tmp_path, capsys):
     """The same queries, labels and pseudo-labels; sums may differ in the last bits."""
     argv = "--strategies random fisher_oracle --seeds 2".split()
@@ -320,6 +335,7 @@ def refused(capsys, folder, *argv):
         ("--tuning-size 240", ["tuning size 240", "below the validation size, 240"]),
         ("--checkpoint-selection tuning", ["--tuning-size is 0"]),
         ("--learning-rate nan", ["--learning-rate must be", "got nan."]),
+        ("--strategies random bald", ["needs a model with dropout", "--dense-dropout"]),
     ],
 )
 def test_what_cannot_run_is_told_in_one_line(argv, parts, capsys, tmp_path):

@@ -9,6 +9,14 @@ from fkjax.acquisition.fisher_kernel import (
     fisher_oracle,
 )
 from fkjax.acquisition.random import random
+from fkjax.acquisition.uncertainty import (
+    bald,
+    entropy,
+    least_confidence,
+    margin,
+    mean_std,
+    variation_ratio,
+)
 from fkjax.base import Model, Strategy
 
 
@@ -23,14 +31,26 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fisher_argmax": fisher_argmax,
     "fisher_nearest": fisher_nearest,
     "fisher_oracle": fisher_oracle,
+    "variation_ratio": variation_ratio,
+    "entropy": entropy,
+    "bald": bald,
+    "mean_std": mean_std,
+    "margin": margin,
+    "least_confidence": least_confidence,
 }
 """Makes a strategy by its name: `STRATEGIES[name](model, taps=..., budget=...)`."""
 
 __all__ = [
     "STRATEGIES",
+    "bald",
+    "entropy",
     "feature_match",
     "fisher_argmax",
     "fisher_nearest",
     "fisher_oracle",
+    "least_confidence",
+    "margin",
+    "mean_std",
     "random",
+    "variation_ratio",
 ]

@@ -1,0 +1,208 @@
+"""Query what the model is least sure of: the baselines that look at the pool alone.
+
+An example is scored by its class probabilities p_1 .. p_T in T passes, stochastic by
+dropout (Gal & Ghahramani 2016), or in one pass without. Each strategy's factory takes
+the model, the taps (which it does not use), the budget B, and how many examples are
+handled at a time; those under MC-dropout also T, and raise UserError for a model
+without dropout.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fkjax.base import (
+    Model,
+    Query,
+    Strategy,
+    UserError,
+    Variables,
+    View,
+    key_for,
+    log_probs,
+)
+from fkjax.dropout import dropout
+
+Score = Callable[[jax.Array], jax.Array]
+"""`score(log_probs)`: a number from log p_t(y | x). Shapes [T, C] and []."""
+
+
+def variation_ratio_score(log_probs: jax.Array) -> jax.Array:
+    """1 - the share of passes that vote for the most voted class.
+
+    >>> float(variation_ratio_score(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]]))))
+    0.5
+    """
+    num_passes, num_classes = log_probs.shape
+    votes = jax.nn.one_hot(log_probs.argmax(axis=1), num_classes).sum(axis=0)
+    return 1 - votes.max() / num_passes
+
+
+def entropy_score(log_probs: jax.Array) -> jax.Array:
+    """H[mean_t p_t], in nats."""
+    return _entropy(_mean(log_probs))
+
+
+def bald_score(log_probs: jax.Array) -> jax.Array:
+    """H[mean_t p_t] - mean_t H[p_t], in nats: what the passes disagree on."""
+    return _entropy(_mean(log_probs)) - jax.vmap(_entropy)(log_probs).mean()
+
+
+def mean_std_score(log_probs: jax.Array) -> jax.Array:
+    """Mean over classes of the standard deviation over passes of p_t."""
+    return jnp.exp(log_probs).std(axis=0).mean()
+
+
+def margin_score(log_probs: jax.Array) -> jax.Array:
+    """The second highest of mean_t p_t less the highest: 0 where they are equal."""
+    first, second = jax.lax.top_k(jnp.exp(_mean(log_probs)), 2)[0]
+    return second - first
+
+
+def least_confidence_score(log_probs: jax.Array) -> jax.Array:
+    """1 - the highest of mean_t p_t."""
+    return 1 - jnp.exp(_mean(log_probs)).max()
+
+
+def _mean(log_probs: jax.Array) -> jax.Array:
+    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(len(log_probs))
+
+
+def _entropy(log_probs: jax.Array) -> jax.Array:
+    return jax.scipy.special.entr(jnp.exp(log_probs)).sum()
+
+
+def stochastic_log_probs(
+    key: jax.Array,
+    model: Model,
+    variables: Variables,
+    image: jax.Array,
+    *,
+    num_passes: int,
+) -> jax.Array:
+    """Log p_t(y | x) of one example in T passes, with the dropout of training.
+
+    What comes before the first dropout does not depend on the pass: `vmap` leaves it
+    out of its batch, and it is computed once.
+
+    Args:
+        key: gives each pass its masks.
+        model: the classifier.
+        variables: its variables.
+        image: Shape [H, W, channels].
+        num_passes: T.
+
+    Returns:
+        Shape [T, C].
+    """
+    rates = dict(model.dropout)
+
+    def one(t: jax.Array) -> jax.Array:
+        return log_probs(
+            model, variables, image, dropout(key_for(key, "pass", t), rates)
+        )
+
+    return jax.vmap(one)(jnp.arange(num_passes))
+
+
+def mc_dropout(score: Score) -> Callable[..., Strategy]:
+    """The factory of strategies that query the highest scores under MC-dropout."""
+
+    def factory(
+        model: Model,
+        *,
+        taps: Sequence[str] = (),
+        budget: int,
+        num_passes: int = 128,
+        batch_size: int = 25,
+    ) -> Strategy:
+        del taps
+        if not any(rate > 0 for _, rate in model.dropout):
+            raise UserError(
+                "MC-dropout needs a model with dropout, without which all its passes "
+                "are equal: raise --conv-dropout or --dense-dropout."
+            )
+
+        def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
+            return score(
+                stochastic_log_probs(
+                    key, model, variables, image, num_passes=num_passes
+                )
+            )
+
+        return _most_uncertain(one, budget, batch_size)
+
+    return factory
+
+
+def one_pass(score: Score) -> Callable[..., Strategy]:
+    """The factory of strategies that query the highest scores of one plain pass."""
+
+    def factory(
+        model: Model, *, taps: Sequence[str] = (), budget: int, batch_size: int = 100
+    ) -> Strategy:
+        del taps
+
+        def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
+            del key
+            return score(log_probs(model, variables, image)[None])
+
+        return _most_uncertain(one, budget, batch_size)
+
+    return factory
+
+
+variation_ratio = mc_dropout(variation_ratio_score)
+"""Source: Freeman 1965; Gal et al. 2017."""
+
+entropy = mc_dropout(entropy_score)
+"""Source: Shannon 1948; Gal et al. 2017."""
+
+bald = mc_dropout(bald_score)
+"""Source: Houlsby et al. 2011; Gal et al. 2017."""
+
+mean_std = mc_dropout(mean_std_score)
+"""Source: Kampffmeyer et al. 2016; Gal et al. 2017."""
+
+margin = one_pass(margin_score)
+"""Source: Scheffer et al. 2001."""
+
+least_confidence = one_pass(least_confidence_score)
+"""Source: Lewis & Gale 1994."""
+
+
+def _most_uncertain(
+    score_one: Callable[[jax.Array, Variables, jax.Array], jax.Array],
+    budget: int,
+    batch_size: int,
+) -> Strategy:
+    """Queries the highest scores, among equal ones by lot.
+
+    While nothing is labelled the model has learned nothing: then by lot alone, as in
+    Gudovskiy et al. 2020, Sec. 5. An example's masks depend on its position alone.
+    """
+
+    def query(key: jax.Array, view: View) -> Query:
+        positions = jnp.arange(len(view.pool_images))
+
+        def one(image_and_position: tuple[jax.Array, jax.Array]) -> jax.Array:
+            image, position = image_and_position
+            return score_one(key_for(key, "masks", position), view.variables, image)
+
+        scores = jax.lax.cond(
+            view.is_unlabeled.all(),
+            lambda: jnp.full(len(positions), jnp.nan),
+            lambda: jax.lax.map(
+                one, (view.pool_images, positions), batch_size=batch_size
+            ),
+        )
+        lot = jax.random.uniform(key_for(key, "lot"), positions.shape)
+        *_, order = jax.lax.sort(
+            (~view.is_unlabeled, jnp.nan_to_num(-scores), lot, positions), num_keys=3
+        )
+        indices = order[:budget]
+        nothing = jnp.full(budget, -1, jnp.int32)
+        return Query(indices, nothing, nothing, scores[indices])
+
+    return Strategy(frozenset(), query)
