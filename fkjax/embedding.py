@@ -88,7 +88,7 @@ def embed(
                 f"labels must be {num} whole numbers, one for each example, got "
                 f"{given.dtype} of shape {given.shape}"
             )
-        rule = lambda log_probs, i: given[i - start]  # noqa: E731
+        rule = _given(given, start)
     else:
         rule = labels
     vector = _vectors(log_probs_fn, theta, xs)
@@ -148,6 +148,10 @@ def embed_all_classes(
         return jax.vmap(of_class)(errors, captured.rest)
 
     return _map(one, batch_size, xs)
+
+
+def _given(labels: jax.Array, start: int | jax.Array) -> LabelRule:
+    return lambda log_probs, i: labels[i - start]
 
 
 def _vectors(
