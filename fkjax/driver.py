@@ -153,15 +153,14 @@ def make_driver(
     return Driver(query_key, mistakes, update, evaluate)
 
 
-def side_by_side(driver: Driver, strategy: Strategy) -> tuple[Driver, Strategy]:
-    """What plays S runs as one program: every array has a leading axis S.
+def side_by_side(driver: Driver) -> Driver:
+    """The parts of S runs as one program each: every array has a leading axis S.
 
-    That pays on a GPU or a TPU, which one small model leaves idle. Sums may be taken in
-    another order than in a run alone.
+    The `query` of a strategy is to be mapped likewise. That pays on a GPU or a TPU,
+    which one small model leaves idle. Sums may be taken in another order than in a run
+    alone.
     """
-    query = jax.jit(jax.vmap(strategy.query))
-    parts = Driver(*(jax.jit(jax.vmap(part)) for part in driver))
-    return parts, strategy._replace(query=query)
+    return Driver(*(jax.jit(jax.vmap(part)) for part in driver))
 
 
 def play_round(

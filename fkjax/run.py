@@ -241,7 +241,9 @@ def _play_seeds(
     key, arrays = joined([w.key for w in worlds]), joined([w.arrays for w in worlds])
     pool = joined([pools.create(len(w.parts.pool.ids)) for w in worlds])
     hidden = joined([jnp.asarray(w.parts.pool.labels) for w in worlds])
-    start = jax.jit(jax.vmap(experiment.start)) if is_together else experiment.start
+    start, driver = experiment.start, experiment.driver
+    if is_together:  # once, so that all strategies share what is compiled
+        start, driver = jax.jit(jax.vmap(start)), side_by_side(driver)
 
     def oracle(indices: np.ndarray) -> np.ndarray:
         if not is_together:
@@ -256,9 +258,8 @@ def _play_seeds(
         progress.advance(f"seed {seed}: pretraining {config.pretraining}")
 
     for name, strategy in experiment.strategies.items():
-        driver = experiment.driver
         if is_together:
-            driver, strategy = side_by_side(driver, strategy)
+            strategy = strategy._replace(query=jax.jit(jax.vmap(strategy.query)))
         rounds = play(
             driver,
             strategy,
