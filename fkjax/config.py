@@ -66,6 +66,8 @@ class Config:
 
     taps: tuple[str, ...] = ("conv1", "conv2", "fc1")
     """Activations in the descriptors, of conv1, conv2, fc1 and logits."""
+    passes: int = 128
+    """Passes of MC-dropout over the pool."""
     pretraining: Literal["rotation", "none"] = "rotation"
     """Self-supervision on the whole pool before the first round."""
     pretraining_epochs: int = 8
@@ -149,7 +151,15 @@ def check(config: Config) -> None:
         raise UserError(
             f"--taps takes one or more different names, got {' '.join(config.taps)!r}."
         )
-    counts = ("seeds", "rounds", "budget", "epochs", "pretraining_epochs", "batch_size")
+    counts = (
+        "seeds",
+        "rounds",
+        "budget",
+        "epochs",
+        "pretraining_epochs",
+        "batch_size",
+        "passes",
+    )
     for flag in (*counts, "validation_size"):
         _require(config, flag, "1 or more", lambda x: x >= 1)
     _require(config, "seed", "a number from 0 to 2147483647", lambda x: 0 <= x < 2**31)

@@ -11,6 +11,7 @@ import numpy as np
 from fkjax import evaluation, training
 from fkjax import pool as pools
 from fkjax.base import Model, Query, Strategy, Variables, View, key_for
+from fkjax.images import take
 from fkjax.oracle import Oracle, restrict
 
 
@@ -134,7 +135,7 @@ def make_driver(
             key_for(state.key, "training", state.pool.round),
             model,
             state.variables,
-            arrays.pool_images[chosen],
+            take(arrays.pool_images, chosen),
             pool.label[chosen],
             num_labeled,
             schedule=schedule,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.base import Model, Variables
+from fkjax.images import map_examples
 
 
 def predictions(
@@ -25,7 +26,7 @@ def predictions(
     def predict(image: jax.Array) -> jax.Array:
         return model.apply(variables, image[None])[0].argmax().astype(jnp.int32)
 
-    return jax.lax.map(predict, images, batch_size=batch_size)
+    return map_examples(predict, images, batch_size=batch_size)
 
 
 def accuracy(

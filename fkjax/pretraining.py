@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fkjax.base import Model, Variables, key_for
+from fkjax.images import take
 from fkjax.training import Schedule, sgd, sgd_step
 
 ROTATIONS = 4
@@ -55,7 +56,7 @@ def pretrain(
         def step(i: jax.Array, state: tuple) -> tuple:
             variables, optimizer_state = state
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-            turned, labels = rotated(images[batch])
+            turned, labels = rotated(take(images, batch))
             return sgd_step(
                 key_for(key, "dropout", epoch, i),
                 model,

@@ -18,7 +18,7 @@ import rich.console
 
 from fkjax import datasets, evaluation, figures, models, pretraining, splits, tables
 from fkjax import pool as pools
-from fkjax.acquisition import STRATEGIES
+from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Model, Strategy, UserError, Variables, key_for
 from fkjax.config import Config, check, check_name, parse
 from fkjax.driver import (
@@ -169,9 +169,10 @@ def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
         )
         return pretraining.transfer(model, pretrained, fresh)
 
+    settings = Settings(config.taps, config.budget, config.passes)
     strategies = {}
     for name in config.strategies:
-        strategy = STRATEGIES[name](model, taps=config.taps, budget=config.budget)
+        strategy = STRATEGIES[name](model, settings)
         strategies[name] = strategy._replace(query=jax.jit(strategy.query))
     driver = make_driver(
         model,

@@ -9,6 +9,7 @@ import optax
 
 from fkjax.base import Model, Variables, key_for
 from fkjax.dropout import dropout
+from fkjax.images import take
 
 
 class Schedule(NamedTuple):
@@ -171,7 +172,7 @@ def fit(
                 variables,
                 optimizer_state,
                 epoch,
-                images[batch],
+                take(images, batch),
                 labels[batch],
                 weights,
             )

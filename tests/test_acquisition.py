@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax import evaluation, oracle, training
-from fkjax.acquisition import STRATEGIES
+from fkjax import acquisition, evaluation, oracle, training
+from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Query, Strategy, View
 from fkjax.models import lenet
 
 TAPS = ("conv1", "conv2", "fc1")
 BUDGET = 8
 NUM_POOL, NUM_VALIDATION = 90, 60
+SETTINGS = Settings(TAPS, BUDGET, num_passes=16)
 UNCERTAINTY = "variation_ratio entropy bald mean_std margin least_confidence".split()
 MATCHING = [name for name in STRATEGIES if name not in ("random", *UNCERTAINTY)]
 
@@ -64,7 +65,7 @@ def ask(model):
 
     @functools.cache
     def strategy(name):
-        made = STRATEGIES[name](model, taps=TAPS, budget=BUDGET)
+        made = STRATEGIES[name](model, SETTINGS)
         return made._replace(query=jax.jit(made.query))
 
     def ask(name, world, key=0):
@@ -169,7 +170,7 @@ READS = {
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_declares_what_it_needs(name, model):
     """That it needs no more, the other tests show: they withhold all the rest."""
-    assert STRATEGIES[name](model, taps=TAPS, budget=BUDGET).sees == READS[name]
+    assert STRATEGIES[name](model, SETTINGS).sees == READS[name]
 
 
 PAIRS = [(name, field) for name, fields in READS.items() for field in sorted(fields)]
@@ -179,7 +180,7 @@ PAIRS = [(name, field) for name, fields in READS.items() for field in sorted(fie
 def test_a_strategy_that_declares_less_is_refused_what_it_reads(
     name, field, model, world
 ):
-    strategy = STRATEGIES[name](model, taps=TAPS, budget=BUDGET)
+    strategy = STRATEGIES[name](model, SETTINGS)
     fewer = strategy._replace(sees=strategy.sees - {field})
     view, truth = world
     kept = oracle.restrict(view, fewer, hidden_labels=lambda: truth)
@@ -192,7 +193,7 @@ def test_a_strategy_that_declares_less_is_refused_what_it_reads(
 @pytest.mark.parametrize("use", [jax.jit, lambda fn: fn], ids=["jit", "eager"])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_strategy_can_cheat_without_saying_so(name, use, model, world):
-    honest = STRATEGIES[name](model, taps=TAPS, budget=BUDGET)
+    honest = STRATEGIES[name](model, SETTINGS)
 
     def query(key, view):
         wanted = jnp.where(view.is_unlabeled, view.pool_labels, -1)
@@ -292,7 +293,7 @@ def test_permuting_the_pool_permutes_the_query(name, ask, world):
 @pytest.mark.parametrize("name", ["feature_match", "fisher_nearest"])
 def test_the_batch_size_does_not_change_the_query(name, ask, model, world):
     view, truth = world
-    strategy = STRATEGIES[name](model, taps=TAPS, budget=BUDGET, batch_size=7)
+    strategy = getattr(acquisition, name)(model, taps=TAPS, budget=BUDGET, batch_size=7)
     view = oracle.restrict(view, strategy, hidden_labels=lambda: truth)
     chunked = jax.jit(strategy.query)(jax.random.key(0), view)
     whole = ask(name, world)
@@ -303,7 +304,7 @@ def test_the_batch_size_does_not_change_the_query(name, ask, model, world):
 
 def test_the_taps_are_what_is_compared(model, world, ask):
     view, truth = world
-    strategy = STRATEGIES["feature_match"](model, taps=("fc1",), budget=BUDGET)
+    strategy = STRATEGIES["feature_match"](model, Settings(("fc1",), BUDGET))
     kept = oracle.restrict(view, strategy, hidden_labels=lambda: truth)
     query = jax.jit(strategy.query)(jax.random.key(0), kept)
     assert float(abs(query.scores).max()) <= 49.01  # one block of 50: n - 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fkjax import pool as pools
-from fkjax.acquisition import STRATEGIES
+from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Strategy
 from fkjax.driver import Arrays, RoundState, make_driver, play, play_round
 from fkjax.models import lenet
@@ -82,7 +82,7 @@ def predict(model):
 def strategy(model):
     @functools.cache
     def make(name):
-        made = STRATEGIES[name](model, taps=("conv1", "fc1"), budget=BUDGET)
+        made = STRATEGIES[name](model, Settings(("conv1", "fc1"), BUDGET))
         return made._replace(query=jax.jit(made.query))
 
     return make

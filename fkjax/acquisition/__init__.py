@@ -1,6 +1,7 @@
 """Acquisition functions: which pool examples to have labelled next."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from fkjax.acquisition.fisher_kernel import (
     feature_match,
@@ -20,28 +21,59 @@ from fkjax.acquisition.uncertainty import (
 from fkjax.base import Model, Strategy
 
 
-def _random(model: Model, *, taps: Sequence[str], budget: int) -> Strategy:
-    del model, taps
-    return random(budget=budget)
+class Settings(NamedTuple):
+    """What a run tells its strategies; each takes what it needs.
+
+    Attributes:
+        taps: activations in the descriptors of those that match.
+        budget: B.
+        num_passes: T of those under MC-dropout, of each member of an ensemble.
+    """
+
+    taps: Sequence[str]
+    budget: int
+    num_passes: int = 128
 
 
-STRATEGIES: dict[str, Callable[..., Strategy]] = {
+def _random(model: Model, settings: Settings) -> Strategy:
+    del model
+    return random(budget=settings.budget)
+
+
+def _matching(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
+    return lambda model, settings: factory(
+        model, taps=settings.taps, budget=settings.budget
+    )
+
+
+def _stochastic(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
+    return lambda model, settings: factory(
+        model, budget=settings.budget, num_passes=settings.num_passes
+    )
+
+
+def _deterministic(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
+    return lambda model, settings: factory(model, budget=settings.budget)
+
+
+STRATEGIES: dict[str, Callable[[Model, Settings], Strategy]] = {
     "random": _random,
-    "feature_match": feature_match,
-    "fisher_argmax": fisher_argmax,
-    "fisher_nearest": fisher_nearest,
-    "fisher_oracle": fisher_oracle,
-    "variation_ratio": variation_ratio,
-    "entropy": entropy,
-    "bald": bald,
-    "mean_std": mean_std,
-    "margin": margin,
-    "least_confidence": least_confidence,
+    "feature_match": _matching(feature_match),
+    "fisher_argmax": _matching(fisher_argmax),
+    "fisher_nearest": _matching(fisher_nearest),
+    "fisher_oracle": _matching(fisher_oracle),
+    "variation_ratio": _stochastic(variation_ratio),
+    "entropy": _stochastic(entropy),
+    "bald": _stochastic(bald),
+    "mean_std": _stochastic(mean_std),
+    "margin": _deterministic(margin),
+    "least_confidence": _deterministic(least_confidence),
 }
-"""Makes a strategy by its name: `STRATEGIES[name](model, taps=..., budget=...)`."""
+"""Makes a strategy by its name: `STRATEGIES[name](model, settings)`."""
 
 __all__ = [
     "STRATEGIES",
+    "Settings",
     "bald",
     "entropy",
     "feature_match",

@@ -15,6 +15,7 @@ from fkjax import pseudo_label
 from fkjax.acquisition.matching import match
 from fkjax.base import Model, Query, Strategy, View
 from fkjax.fisher import LabelFn, descriptor, features
+from fkjax.images import map_examples
 from fkjax.kernel import pearson_features
 
 _VALIDATION = frozenset({"validation_images", "validation_mistakes"})
@@ -40,8 +41,8 @@ def feature_match(
             _, z = features(model, view.variables, image, taps=taps)
             return pearson_features(z)
 
-        pool = jax.lax.map(embed, view.pool_images, batch_size=batch_size)
-        validation = jax.lax.map(embed, view.validation_images, batch_size=batch_size)
+        pool = map_examples(embed, view.pool_images, batch_size=batch_size)
+        validation = map_examples(embed, view.validation_images, batch_size=batch_size)
         indices, targets, scores = match(
             key,
             pool,
@@ -105,12 +106,11 @@ def _fisher_strategy(
         def embed(
             images: jax.Array, hints: Any, label_fn: Callable[[Any], LabelFn]
         ) -> _Embedding:
-            def one(image_and_hint: tuple[jax.Array, Any]) -> _Embedding:
-                image, hint = image_and_hint
+            def one(image: jax.Array, hint: Any) -> _Embedding:
                 d = descriptor(model, view.variables, image, label_fn(hint), taps=taps)
                 return _Embedding(pearson_features(d.z), pearson_features(d.g), d.label)
 
-            return jax.lax.map(one, (images, hints), batch_size=batch_size)
+            return map_examples(one, images, hints, batch_size=batch_size)
 
         validation = embed(
             view.validation_images, view.validation_labels, pseudo_label.given

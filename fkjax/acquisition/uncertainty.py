@@ -2,12 +2,11 @@
 
 An example is scored by its class probabilities p_1 .. p_T in T passes, stochastic by
 dropout (Gal & Ghahramani 2016), or in one pass without. Each strategy's factory takes
-the model, the taps (which it does not use), the budget B, and how many examples are
-handled at a time; those under MC-dropout also T, and raise UserError for a model
-without dropout.
+the model, the budget B, and how many examples are handled at a time; those under
+MC-dropout also T, and raise UserError for a model without dropout.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from fkjax.base import (
     log_probs,
 )
 from fkjax.dropout import dropout
+from fkjax.images import map_examples
 
 Score = Callable[[jax.Array], jax.Array]
 """`score(log_probs)`: a number from log p_t(y | x). Shapes [T, C] and []."""
@@ -112,12 +112,10 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
     def factory(
         model: Model,
         *,
-        taps: Sequence[str] = (),
         budget: int,
         num_passes: int = 128,
         batch_size: int = 25,
     ) -> Strategy:
-        del taps
         if not any(rate > 0 for _, rate in model.dropout):
             raise UserError(
                 "MC-dropout needs a model with dropout, without which all its passes "
@@ -139,10 +137,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
 def one_pass(score: Score) -> Callable[..., Strategy]:
     """The factory of strategies that query the highest scores of one plain pass."""
 
-    def factory(
-        model: Model, *, taps: Sequence[str] = (), budget: int, batch_size: int = 100
-    ) -> Strategy:
-        del taps
+    def factory(model: Model, *, budget: int, batch_size: int = 100) -> Strategy:
 
         def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
             del key
@@ -186,15 +181,14 @@ def _most_uncertain(
     def query(key: jax.Array, view: View) -> Query:
         positions = jnp.arange(len(view.pool_images))
 
-        def one(image_and_position: tuple[jax.Array, jax.Array]) -> jax.Array:
-            image, position = image_and_position
+        def one(image: jax.Array, position: jax.Array) -> jax.Array:
             return score_one(key_for(key, "masks", position), view.variables, image)
 
         scores = jax.lax.cond(
             view.is_unlabeled.all(),
             lambda: jnp.full(len(positions), jnp.nan),
-            lambda: jax.lax.map(
-                one, (view.pool_images, positions), batch_size=batch_size
+            lambda: map_examples(
+                one, view.pool_images, positions, batch_size=batch_size
             ),
         )
         lot = jax.random.uniform(key_for(key, "lot"), positions.shape)
