@@ -60,6 +60,7 @@ class Record(NamedTuple):
         num_mistakes: the validation mistakes that the query started from, or -1 if
             the strategy does not look at them. Shape [].
         confusion: on the test set after training, rows true. Shape [C, C].
+        member_accuracy: of each member of an ensemble there. Shape [E], or [0].
         seconds: by phase.
     """
 
@@ -67,6 +68,7 @@ class Record(NamedTuple):
     labels: np.ndarray
     num_mistakes: np.ndarray
     confusion: np.ndarray
+    member_accuracy: np.ndarray
     seconds: dict[str, float]
 
     def of_run(self, i: int, num_runs: int) -> "Record":
@@ -84,13 +86,14 @@ class Driver(NamedTuple):
         query_key: `(state) -> key` of the coming query.
         mistakes: `(variables, arrays) -> [M] bool`.
         update: `(state, arrays, indices, labels) -> state`.
-        evaluate: `(variables, arrays) -> confusion [C, C]`.
+        evaluate: `(variables, arrays) -> confusion [C, C], member_accuracy [E]`; the
+            latter of an ensemble, else [0].
     """
 
     query_key: Callable[[RoundState], jax.Array]
     mistakes: Callable[[Variables, Arrays], jax.Array]
     update: Callable[[RoundState, Arrays, jax.Array, jax.Array], RoundState]
-    evaluate: Callable[[Variables, Arrays], jax.Array]
+    evaluate: Callable[[Variables, Arrays], tuple[jax.Array, jax.Array]]
 
 
 def make_driver(
@@ -99,13 +102,15 @@ def make_driver(
     schedule: training.Schedule,
     capacity: int,
     selects_epoch: bool = False,
+    trains_on_validation: bool = False,
 ) -> Driver:
     """Prepares rounds that train on up to `capacity` labelled examples.
 
     Args:
         model: the classifier.
         schedule: of each round's training, which starts from the last round's weights.
-        capacity: the most that will ever be labelled.
+        capacity: the most of the pool that will ever be labelled.
+        trains_on_validation: train on the validation examples as well.
         selects_epoch: keep the epoch with the best accuracy on
             `arrays.selection_images`, not the last.
     """
@@ -126,17 +131,26 @@ def make_driver(
         def on_selection(variables: Variables, epoch: jax.Array) -> jax.Array:
             del epoch
             return evaluation.accuracy(
-                model, variables, arrays.selection_images, arrays.selection_labels
+                model.member or model,
+                variables,
+                arrays.selection_images,
+                arrays.selection_labels,
             )
 
         pool = pools.add(state.pool, indices, labels)
         chosen, num_labeled = pools.labeled(pool, capacity=capacity)
+        known_images = take(arrays.pool_images, chosen)
+        known_labels = pool.label[chosen]
+        if trains_on_validation:  # first: the last of the others may not be labelled
+            known_images = jnp.concatenate([arrays.validation_images, known_images])
+            known_labels = jnp.concatenate([arrays.validation_labels, known_labels])
+            num_labeled += len(arrays.validation_labels)
         variables = training.fit(
             key_for(state.key, "training", state.pool.round),
             model,
             state.variables,
-            take(arrays.pool_images, chosen),
-            pool.label[chosen],
+            known_images,
+            known_labels,
             num_labeled,
             schedule=schedule,
             score=on_selection if selects_epoch else training.last_epoch,
@@ -144,11 +158,18 @@ def make_driver(
         return RoundState(state.key, pool, variables)
 
     @jax.jit
-    def evaluate(variables: Variables, arrays: Arrays) -> jax.Array:
-        return evaluation.confusion_matrix(
-            arrays.test_labels,
-            evaluation.predictions(model, variables, arrays.test_images),
+    def evaluate(variables: Variables, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
+        images, labels, member = arrays.test_images, arrays.test_labels, model.member
+        confusion = evaluation.confusion_matrix(
+            labels,
+            evaluation.predictions(model, variables, images),
             num_classes=model.num_classes,
+        )
+        if member is None:
+            return confusion, jnp.zeros(0)
+        return confusion, jax.lax.map(
+            lambda variables: evaluation.accuracy(member, variables, images, labels),
+            variables,
         )
 
     return Driver(query_key, mistakes, update, evaluate)
@@ -213,12 +234,16 @@ def play_round(
     state = driver.update(state, arrays, query.indices, jnp.asarray(labels))
     jax.block_until_ready(state)
     clock.stop("training")
-    confusion = np.asarray(driver.evaluate(state.variables, arrays))
+    confusion, member_accuracy = map(
+        np.asarray, driver.evaluate(state.variables, arrays)
+    )
     clock.stop("evaluation")
     num_mistakes = np.asarray(is_mistake.sum(axis=-1))
     if not sees_mistakes:
         num_mistakes = np.full_like(num_mistakes, -1)
-    return state, Record(query, labels, num_mistakes, confusion, clock.seconds)
+    return state, Record(
+        query, labels, num_mistakes, confusion, member_accuracy, clock.seconds
+    )
 
 
 def play(

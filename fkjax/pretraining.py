@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fkjax.base import Model, Variables, key_for
+from fkjax.ensemble import each_member
 from fkjax.images import take
 from fkjax.training import Schedule, sgd, sgd_step
 
@@ -48,6 +49,15 @@ def pretrain(
     Returns:
         The variables after the last epoch.
     """
+    if model.member is not None:
+        member = model.member
+        return each_member(
+            lambda key, variables: pretrain(
+                key, member, variables, images, schedule=schedule
+            ),
+            key,
+            variables,
+        )
     size = min(schedule.batch_size, len(images))
 
     def train_epoch(epoch: jax.Array, state: tuple) -> tuple:

@@ -3,7 +3,8 @@
 A record is one round of one run, a plain dict: dataset, strategy, seed, round,
 num_labeled, test_accuracy, balanced_accuracy, class_accuracy [C], queried_per_class
 [C], confusion [C, C] (rows are the true class), checkpoint_selection,
-num_random, num_mistakes and seconds (by phase). Accuracies are fractions.
+num_random, num_mistakes and seconds (by phase); of an ensemble, member_accuracy [E].
+Accuracies are fractions.
 Where a (strategy, seed, round) comes twice, the later record counts.
 """
 

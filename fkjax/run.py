@@ -18,7 +18,7 @@ import rich.console
 
 from fkjax import datasets, evaluation, figures, models, pretraining, splits, tables
 from fkjax import pool as pools
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Settings, with_random_share
 from fkjax.base import Model, Strategy, UserError, Variables, key_for
 from fkjax.config import Config, check, check_name, parse
 from fkjax.driver import (
@@ -30,6 +30,7 @@ from fkjax.driver import (
     play,
     side_by_side,
 )
+from fkjax.ensemble import ensemble
 from fkjax.oracle import Oracle, array_oracle, noisy_labels
 from fkjax.progress import Progress
 from fkjax.reporting import RunFolder
@@ -136,17 +137,21 @@ class _Experiment(NamedTuple):
 def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
     height, width, channels = dataset.train_images.shape[1:]
 
-    def lenet(num_classes: int) -> Model:
-        return models.lenet(
-            (height, width, channels),
-            num_classes,
-            mean=dataset.mean,
-            std=dataset.std,
-            conv_dropout=config.conv_dropout,
-            dense_dropout=config.dense_dropout,
-        )
+    def make(num_classes: int) -> Model:
+        try:
+            model = models.MODELS[config.model].make(
+                (height, width, channels),
+                num_classes,
+                mean=dataset.mean,
+                std=dataset.std,
+                conv_dropout=config.conv_dropout,
+                dense_dropout=config.dense_dropout,
+            )
+        except ValueError as error:
+            raise UserError(f"--model {config.model}: {error}.") from error
+        return ensemble(model, config.ensemble) if config.ensemble > 1 else model
 
-    model, rotation_model = lenet(dataset.num_classes), lenet(pretraining.ROTATIONS)
+    model, rotation_model = make(dataset.num_classes), make(pretraining.ROTATIONS)
     for tap in config.taps:
         check_name(tap, model.taps, "tap")
     if config.pretraining == "rotation" and height != width:
@@ -173,12 +178,15 @@ def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
     strategies = {}
     for name in config.strategies:
         strategy = STRATEGIES[name](model, settings)
+        if config.random_share > 0:
+            strategy = with_random_share(strategy, config.random_share)
         strategies[name] = strategy._replace(query=jax.jit(strategy.query))
     driver = make_driver(
         model,
         schedule=config.training(),
         capacity=config.rounds * config.budget,
         selects_epoch=config.checkpoint_selection != "last",
+        trains_on_validation=config.train_on_validation,
     )
     return _Experiment(config, dataset, model, driver, strategies, start)
 
@@ -288,6 +296,7 @@ def _play_seeds(
 def _measures(config: Config, played: Record) -> dict[str, Any]:
     confusion = played.confusion
     by_class = evaluation.class_accuracy(confusion)
+    members = played.member_accuracy.tolist()
     return {
         "checkpoint_selection": config.checkpoint_selection,
         "test_accuracy": float(np.trace(confusion) / confusion.sum()),
@@ -299,6 +308,7 @@ def _measures(config: Config, played: Record) -> dict[str, Any]:
         "num_random": int(np.isnan(played.query.scores).sum()),
         "num_mistakes": int(played.num_mistakes),
         "confusion": confusion.tolist(),
+        **({"member_accuracy": members} if members else {}),
         "seconds": played.seconds,
     }
 

@@ -9,6 +9,7 @@ import optax
 
 from fkjax.base import Model, Variables, key_for
 from fkjax.dropout import dropout
+from fkjax.ensemble import each_member
 from fkjax.images import take
 
 
@@ -148,11 +149,27 @@ def fit(
         labels: Shape [capacity].
         num_labeled: how many of them count. Shape [].
         schedule: epochs, batches and rates.
-        score: which epoch to keep.
+        score: which epoch to keep; of an ensemble, each member its own.
 
     Returns:
         The variables of the kept epoch: its parameters and its running statistics.
     """
+    if model.member is not None:
+        member = model.member
+        return each_member(
+            lambda key, variables: fit(
+                key,
+                member,
+                variables,
+                images,
+                labels,
+                num_labeled,
+                schedule=schedule,
+                score=score,
+            ),
+            key,
+            variables,
+        )
     capacity, size = len(labels), schedule.batch_size
     padding = -capacity % size
 

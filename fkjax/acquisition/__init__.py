@@ -9,7 +9,7 @@ from fkjax.acquisition.fisher_kernel import (
     fisher_nearest,
     fisher_oracle,
 )
-from fkjax.acquisition.random import random
+from fkjax.acquisition.random import random, with_random_share
 from fkjax.acquisition.uncertainty import (
     bald,
     entropy,
@@ -85,4 +85,5 @@ __all__ = [
     "mean_std",
     "random",
     "variation_ratio",
+    "with_random_share",
 ]

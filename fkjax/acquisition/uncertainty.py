@@ -22,6 +22,7 @@ from fkjax.base import (
     log_probs,
 )
 from fkjax.dropout import dropout
+from fkjax.ensemble import each_member
 from fkjax.images import map_examples
 
 Score = Callable[[jax.Array], jax.Array]
@@ -91,11 +92,21 @@ def stochastic_log_probs(
         model: the classifier.
         variables: its variables.
         image: Shape [H, W, channels].
-        num_passes: T.
+        num_passes: T, of each member of an ensemble.
 
     Returns:
-        Shape [T, C].
+        Shape [T, C]; [E T, C] for an ensemble.
     """
+    if model.member is not None:
+        member = model.member
+        passes = each_member(
+            lambda key, variables: stochastic_log_probs(
+                key, member, variables, image, num_passes=num_passes
+            ),
+            key,
+            variables,
+        )
+        return passes.reshape(-1, model.num_classes)
     rates = dict(model.dropout)
 
     def one(t: jax.Array) -> jax.Array:

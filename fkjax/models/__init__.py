@@ -1,10 +1,50 @@
 """Classifiers as pure functions, with taps on their activations."""
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fkjax.base import Model
 from fkjax.models.adapters import from_linen, from_nnx
 from fkjax.models.lenet import lenet
 from fkjax.models.resnet import resnet10, resnet18
 
-MODELS = {"lenet": lenet, "resnet10": resnet10, "resnet18": resnet18}
-"""Called as `MODELS[name](image_shape, num_classes, mean=mean, std=std)`."""
 
-__all__ = ["MODELS", "from_linen", "from_nnx", "lenet", "resnet10", "resnet18"]
+class Architecture(NamedTuple):
+    """A model that the command can train, and its defaults.
+
+    Attributes:
+        make: `make(image_shape, num_classes, *, mean, std, conv_dropout,
+            dense_dropout) -> Model`.
+        taps: the activations in the descriptors, if nothing else is said.
+        conv_dropout: share of values dropped after each convolution block in training.
+        dense_dropout: the same before the last layer.
+    """
+
+    make: Callable[..., Model]
+    taps: tuple[str, ...]
+    conv_dropout: float
+    dense_dropout: float
+
+
+_RESNET = {"taps": ("stage3", "pool"), "conv_dropout": 0.0, "dense_dropout": 0.5}
+
+MODELS = {
+    "lenet": Architecture(lenet, ("conv1", "conv2", "fc1"), 0.25, 0.5),
+    "resnet10": Architecture(resnet10, **_RESNET),
+    "resnet10_7x7": Architecture(
+        functools.partial(resnet10, stem="imagenet"), **_RESNET
+    ),
+    "resnet18": Architecture(resnet18, **_RESNET),
+}
+"""The models by the names that `--model` takes; one entry adds one."""
+
+__all__ = [
+    "MODELS",
+    "Architecture",
+    "from_linen",
+    "from_nnx",
+    "lenet",
+    "resnet10",
+    "resnet18",
+]

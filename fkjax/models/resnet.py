@@ -114,10 +114,12 @@ def resnet10(
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
-    width: int = 64,
     mean: Sequence[float],
     std: Sequence[float],
+    width: int = 64,
     stem: Stem | None = None,
+    conv_dropout: float = 0.0,
+    dense_dropout: float = 0.0,
 ) -> Model:
     """ResNet of one basic block in each of four stages, for images of any size.
 
@@ -137,12 +139,14 @@ def resnet10(
     Args:
         image_shape: (H, W, channels).
         num_classes: C.
-        width: filters of the stem and the first stage.
         mean: of each channel, for images scaled to 0..1.
         std: of each channel.
+        width: filters of the stem and the first stage.
         stem: "cifar", 3 x 3 at stride 1; or "imagenet", 7 x 7 at stride 2 and a
             maximum over 3 x 3 at stride 2. If not given, "imagenet" for images of
             128 x 128 and more.
+        conv_dropout: share of values dropped after each stage in training.
+        dense_dropout: the same after the spatial mean.
 
     Returns:
         The model, with taps stage1 (width channels), stage2 (2 width), stage3 (4
@@ -151,17 +155,20 @@ def resnet10(
     Raises:
         ValueError: if there is no such stem, or the width is less than 1.
     """
-    return _resnet(1, image_shape, num_classes, width, mean, std, stem)
+    model = _resnet(1, image_shape, num_classes, width, mean, std, stem)
+    return _with_dropout(model, conv_dropout, dense_dropout)
 
 
 def resnet18(
     image_shape: tuple[int, int, int],
     num_classes: int,
     *,
-    width: int = 64,
     mean: Sequence[float],
     std: Sequence[float],
+    width: int = 64,
     stem: Stem | None = None,
+    conv_dropout: float = 0.0,
+    dense_dropout: float = 0.0,
 ) -> Model:
     """ResNet-18 (He et al. 2016, Table 1): `resnet10` with two blocks in each stage.
 
@@ -172,7 +179,13 @@ def resnet18(
 
     Args, returns and errors are those of `resnet10`.
     """
-    return _resnet(2, image_shape, num_classes, width, mean, std, stem)
+    model = _resnet(2, image_shape, num_classes, width, mean, std, stem)
+    return _with_dropout(model, conv_dropout, dense_dropout)
+
+
+def _with_dropout(model: Model, conv_dropout: float, dense_dropout: float) -> Model:
+    rates = dict.fromkeys(model.taps[:-2], conv_dropout) | {"pool": dense_dropout}
+    return model._replace(dropout=tuple(rates.items()))
 
 
 def _resnet(
