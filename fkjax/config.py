@@ -84,7 +84,7 @@ class Config:
     pretraining: Literal["rotation", "none"] = "rotation"
     """Self-supervision on the whole pool before the first round."""
     pretraining_epochs: int = 8
-    """Epochs of that."""
+    """Epochs of that pretraining on the pool."""
     pretraining_decay_every: int = 3
     """Epochs after which its learning rate drops to a tenth, again and again."""
     epochs: int = 50

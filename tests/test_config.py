@@ -39,6 +39,50 @@ def test_the_digits_have_smaller_ones():
     assert changed == names
 
 
+@pytest.mark.parametrize("preset", config.PRESETS)
+def test_the_presets_are_accepted(preset):
+    check(defaults(preset=preset))
+
+
+def test_the_presets_are_the_papers():
+    """Gudovskiy et al. 2020, Sec. 5: rounds, budgets, schedules, validation sets."""
+    mnist, svhn, imagenet = (
+        defaults(preset=f"paper-{name}") for name in ("mnist", "svhn", "imagenet")
+    )
+    assert mnist == dataclasses.replace(
+        defaults("mnist"), preset="paper-mnist", seeds=10
+    )
+    assert (svhn.model, svhn.taps) == ("resnet10_7x7", ("stage3", "pool"))
+    assert (svhn.rounds, svhn.budget, svhn.seeds) == (10, 1250, 5)
+    assert svhn.training() == Schedule(35, 128, 0.1, 0.5, 0.0, 15)
+    assert svhn.rotation_pretraining() == Schedule(8, 128, 0.1, 0.5, 0.0, 3)
+    assert svhn.validation_size == 104_388
+    assert (imagenet.model, imagenet.taps) == ("resnet18", ("stage3", "pool"))
+    assert (imagenet.rounds, imagenet.budget, imagenet.seeds) == (10, 64_000, 1)
+    schedule = imagenet.training()._replace(decay_every=0)
+    assert schedule == Schedule(60, 128, 0.1, 0.9, 1e-4, 0)
+    assert imagenet.rotation_pretraining().epochs == 15
+    assert imagenet.validation_size == 50_000
+
+
+def test_a_flag_overrides_its_preset_alone():
+    chosen = parse("--preset paper-svhn --budget 7 --model lenet".split())
+    svhn = defaults(preset="paper-svhn")
+    assert (chosen.budget, chosen.model, chosen.epochs) == (7, "lenet", 35)
+    assert chosen.taps == ("conv1", "conv2", "fc1")  # lenet's, not the preset's
+    assert chosen.dataset == svhn.dataset and chosen.seeds == svhn.seeds
+    assert parse("--preset paper-svhn --dataset cifar10".split()).dataset == "cifar10"
+
+
+@pytest.mark.parametrize(
+    ("choice", "hint"),
+    [({"model": "resnet1"}, "resnet1"), ({"preset": "paper-minst"}, "paper-mnist")],
+)
+def test_an_unknown_model_or_preset_is_refused(choice, hint):
+    with pytest.raises(UserError, match=hint):
+        defaults(**choice)
+
+
 def test_schedules_follow_the_flags():
     chosen = parse(
         "--epochs 3 --pretraining-epochs 2 --batch-size 7 --learning-rate 0.1 "

@@ -134,7 +134,18 @@ def test_images_below_4_x_4_are_refused(shape):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_the_registry_is_made_alike(name):
-    model = MODELS[name]((8, 8, 1), 3, mean=(0.5,), std=(0.5,))
+    architecture = MODELS[name]
+    model = architecture.make(
+        (8, 8, 1),
+        3,
+        mean=(0.5,),
+        std=(0.5,),
+        conv_dropout=architecture.conv_dropout,
+        dense_dropout=0.125,
+    )
+    assert set(architecture.taps) <= set(model.taps)
+    rates = dict(model.dropout)
+    assert set(rates) < set(model.taps) and max(rates.values()) >= 0.125
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert jax.eval_shape(model.apply, shapes, images).shape == (2, 3)
