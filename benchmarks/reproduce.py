@@ -1,136 +1,271 @@
-"""Reproduces a figure of the paper: `python -m benchmarks.reproduce`.
+"""Reproduces a figure of the paper: `python -m benchmarks.reproduce --figure NAME`.
 
-Runs the columns that are not yet under `--runs-dir`, then writes the table beside the
-paper's and the figure to `--results-dir`.
+Makes the runs that are not yet under `--runs-dir`, seed by seed, then writes the table
+beside the paper's and the pictures to `--results-dir`. A run that was stopped is made
+again when the command is given again; finished ones are read.
 """
 
 import dataclasses
 import datetime
-import itertools
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import tyro
 
-from benchmarks import paper
+from benchmarks import paper, pictures
+from benchmarks.runs import Part, records_of
 from fkjax import figures, tables
 from fkjax.base import UserError
-from fkjax.config import Config, defaults
-from fkjax.reporting import RunFolder
-from fkjax.run import run
+
+Records = list[dict[str, Any]]
+Pictures = Callable[[Records, Path, str], list[tuple[str, str]]]
+"""`pictures(records, folder, name)`: writes files; their captions and names."""
+
+L20 = ("feature_match", "fisher_argmax", "fisher_nearest", "fisher_oracle")
+L80 = ("random", "fisher_nearest", "fisher_oracle")
+ESTIMATORS = ("fisher_covariance", "fisher_information", "fisher_information_diagonal")
 
 
-class Run(NamedTuple):
-    """One call of `fkjax.run`: the columns that share the choice of an epoch."""
+class Figure(NamedTuple):
+    """What a figure shows.
 
-    checkpoint_selection: str
-    strategies: tuple[str, ...]
+    Attributes:
+        title: the heading.
+        parts: the runs behind it.
+        reference: the paper's curves, by column.
+        seeds: how many, if nothing else is said.
+        draw: makes its pictures.
+    """
 
-    def column(self, strategy: str) -> str:
-        """The name of a strategy in the table; descriptors have L = 80."""
-        length = "" if strategy == "random" else " L80"
-        best = ", best test epoch" if self.checkpoint_selection == "test" else ""
-        return f"{strategy}{length}{best}"
+    title: str
+    parts: tuple[Part, ...]
+    reference: dict[str, dict[int, float]]
+    seeds: int
+    draw: Pictures
 
 
-RUNS = (
-    Run("last", ("random", "fisher_nearest", "fisher_oracle")),
-    Run("test", ("fisher_nearest",)),
-)
+def _named(strategies: Sequence[str], length: int, note: str = "") -> dict[str, str]:
+    """The columns of some strategies, of which all but random have descriptors."""
+    return {s: (s if s == "random" else f"{s} L{length}") + note for s in strategies}
+
+
+def _curves(records: Records, folder: Path, name: str) -> list[tuple[str, str]]:
+    figure = FIGURES[name]
+    shown = {r["strategy"] for r in records}
+    reference = {
+        column: (list(curve), list(curve.values()))
+        for column, curve in figure.reference.items()
+        if column in shown
+    }
+    path = folder / f"{name}.png"
+    figures.draw_learning_curve(records, path, title=figure.title, reference=reference)
+    return [("Learning curves", path.name)]
+
+
+CONFUSED = ("variation_ratio E1", "fisher_nearest L80", "fisher_oracle L20")
+
+
+def _curves_and_confusion(
+    records: Records, folder: Path, name: str
+) -> list[tuple[str, str]]:
+    made = _curves(records, folder, name)
+    early = [
+        r for r in records if r["strategy"] in CONFUSED and r["num_labeled"] <= 500
+    ]
+    if early:
+        path = folder / f"{name}-confusion.png"
+        figures.draw_confusion(early, path)
+        made.append(("Confusion at 500 labels, summed over seeds", path.name))
+    return made
+
+
+FIGURES = {
+    "mnist-100x": Figure(
+        "MNIST, step imbalance 100x",
+        (
+            Part("mnist-100x/L80", _named(L80, 80)),
+            Part("mnist-100x/L20", _named(L20, 20), {"taps": ("conv2",)}),
+            Part("mnist-100x/varR", {"variation_ratio": "variation_ratio E1"}),
+            Part("mnist-100x/vaal", {"vaal": "vaal"}),
+            Part(
+                "mnist-100x/E4",
+                {"variation_ratio": "variation_ratio E4"},
+                {"ensemble": 4, "passes": 32},
+            ),
+        ),
+        paper.MNIST_100X,
+        5,
+        _curves_and_confusion,
+    ),
+    "mnist-1x": Figure(
+        "MNIST, no imbalance",
+        (
+            Part(
+                "mnist-1x/L80",
+                _named(("random", "fisher_nearest"), 80),
+                {"imbalance_ratio": 1.0},
+            ),
+            Part(
+                "mnist-1x/E4",
+                {"variation_ratio": "variation_ratio E4"},
+                {"imbalance_ratio": 1.0, "ensemble": 4, "passes": 32},
+            ),
+        ),
+        paper.MNIST_1X,
+        3,
+        _curves,
+    ),
+    "mnist-ablation": Figure(
+        "MNIST, step imbalance 100x: pretraining, descriptors, pseudo-labels",
+        (
+            Part("mnist-100x/L80", _named(L80, 80)),
+            Part("mnist-100x/L20", _named(L20, 20), {"taps": ("conv2",)}),
+            Part(
+                "mnist-100x/no-pretraining",
+                _named(("random", "fisher_nearest"), 80, ", no pretraining"),
+                {"pretraining": "none"},
+            ),
+            Part(
+                "mnist-100x/best-test-epoch",
+                _named(("fisher_nearest",), 80, ", best test epoch"),
+                {"checkpoint_selection": "test"},
+            ),
+            Part("mnist-100x/copies", _named(ESTIMATORS, 20), {"taps": ("conv2",)}),
+        ),
+        paper.MNIST_100X,
+        5,
+        _curves,
+    ),
+    "validation-size": Figure(
+        "MNIST, step imbalance 100x: how many validation images it takes",
+        tuple(
+            part
+            for size in pictures.VALIDATION_SIZES
+            for part in (
+                Part(
+                    f"validation-size/{size}",
+                    {
+                        s: f"{s}, {size:,}"
+                        for s in (
+                            *("random", "feature_match"),
+                            *("fisher_argmax", "fisher_nearest"),
+                        )
+                    },
+                    {"validation_size": size},
+                ),
+                Part(
+                    f"validation-size/{size}-trained",
+                    {"random": f"{pictures.TRAINED}, {size:,}"},
+                    {"validation_size": size, "train_on_validation": True},
+                ),
+            )
+        ),
+        {},
+        3,
+        pictures.draw_validation_sizes,
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Reproduces the MNIST curves at 100x imbalance, beside the paper's."""
+    """Reproduces a figure of the paper on MNIST, beside the paper's."""
 
+    figure: Literal["mnist-100x", "mnist-1x", "mnist-ablation", "validation-size"] = (
+        "mnist-100x"
+    )
+    """Which: the curves at 100x or 1x imbalance; the paper's ablations; or every
+    strategy over the size of the validation set, which is not in the paper."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Holds mnist/*-ubyte[.gz]; else $FKJAX_DATA_DIR."""
-    runs_dir: str = "runs/mnist-100x"
+    runs_dir: str = "runs"
     """Where the runs are kept; finished ones are used again."""
     results_dir: str = "docs/results"
-    """Where mnist-100x.md and mnist-100x.png go."""
-    seeds: int = 5
-    """Seeds of every column."""
+    """Where FIGURE.md and its pictures go."""
+    seeds: int | None = None
+    """Seeds of every column; 5 at 100x, 3 elsewhere."""
     seed: int = 6
     """The first of them. Dropout and initialisation were chosen on seeds 0 to 5."""
+    draw_only: bool = False
+    """Run nothing: show the columns and seeds that are finished."""
 
 
 def main() -> int:
     options = tyro.cli(Options, prog="python -m benchmarks.reproduce")
+    figure = FIGURES[options.figure]
+    seeds = range(options.seed, options.seed + (options.seeds or figure.seeds))
     try:
-        records = [r for part in RUNS for r in _records(options, part)]
+        records = list(
+            records_of(
+                figure.parts,
+                seeds,
+                runs_dir=options.runs_dir,
+                data_dir=options.data_dir,
+                draw_only=options.draw_only,
+            )
+        )
+        if not records:
+            raise UserError(f"{options.runs_dir} holds no finished run: run some.")
+        results = Path(options.results_dir)
+        results.mkdir(parents=True, exist_ok=True)
+        made = figure.draw(_in_order(figure, records), results, options.figure)
     except UserError as error:
         print(f"benchmarks.reproduce: {error}", file=sys.stderr)
         return 2
-    results = Path(options.results_dir)
-    results.mkdir(parents=True, exist_ok=True)
-    reference = {
-        name: (paper.MNIST_100X_LABELS, paper.MNIST_100X[name])
-        for name in ("random", "fisher_nearest L80", "fisher_oracle L20")
-    }
-    figures.draw_learning_curve(
-        records,
-        results / "mnist-100x.png",
-        title="MNIST, step imbalance 100x",
-        reference=reference,
-    )
     text = "\n".join(
         [
-            "# MNIST, step imbalance 100x, beside the paper\n",
-            "Made by `python -m benchmarks.reproduce --data-dir DIR`. How to read it: "
-            "[README.md](README.md).\n",
-            f"{_stamp(options)}; test accuracy in percent, mean±std over seeds. "
-            "*reference*: the paper's plots, read by eye to about one point; they keep "
-            "the epoch that is best on the test set.\n",
-            "![Learning curves](mnist-100x.png)\n",
-            tables.markdown_curves(records, reference),
+            f"# {figure.title}\n",
+            f"Made by `python -m benchmarks.reproduce --figure {options.figure} "
+            "--data-dir DIR`. How to read it: [README.md](README.md).\n",
+            f"{_stamp()}, seeds from {options.seed}; test accuracy in percent, last "
+            "epoch unless said, mean ± standard deviation over seeds; *in italics* the "
+            "paper's, read off its plots by eye to about one point, of the epoch that "
+            "was best on the test set.\n",
+            *(f"![{caption}]({file})\n" for caption, file in made),
+            table(_in_order(figure, records), figure.reference),
         ]
     )
-    (results / "mnist-100x.md").write_text(text, encoding="utf-8")
+    (results / f"{options.figure}.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 
 
-def _config(options: Options, part: Run) -> Config:
-    return dataclasses.replace(
-        defaults("mnist"),
-        data_dir=options.data_dir,
-        output_dir=str(Path(options.runs_dir) / part.checkpoint_selection),
-        strategies=part.strategies,
-        checkpoint_selection=part.checkpoint_selection,
-        seeds=options.seeds,
-        seed=options.seed,
-    )
+def _in_order(figure: Figure, records: Records) -> Records:
+    columns = [column for part in figure.parts for column in part.columns.values()]
+    return sorted(records, key=lambda r: columns.index(r["strategy"]))
 
 
-def _records(options: Options, part: Run) -> list[dict[str, Any]]:
-    """The records of a run, made now if they are not there, under column names."""
-    config = _config(options, part)
-    path = Path(options.runs_dir) / part.checkpoint_selection
-    if path.exists():
-        records = RunFolder.open(path).read_records()
-        found = sorted((r["strategy"], r["seed"], r["round"]) for r in records)
-        seeds = range(config.seed, config.seed + config.seeds)
-        rounds = range(1, config.rounds + 1)
-        if found != sorted(itertools.product(config.strategies, seeds, rounds)):
-            raise UserError(
-                f"{path} does not hold {config.rounds} rounds of each strategy with "
-                f"seeds {seeds[0]} to {seeds[-1]}: move it away to run them again."
+def table(records: Records, reference: dict[str, dict[int, float]]) -> str:
+    """A row for each column of the figure, the paper's numbers below fkjax's."""
+    curves = tables.learning_curves(records)
+    labels = sorted({n for c in curves.values() for n in c.num_labeled.tolist()})
+    header = ["", "seeds", *(f"{n:,}" for n in labels)]
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for name, curve in curves.items():
+        points = {
+            n: f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std == std else "")
+            for n, mean, std in zip(
+                curve.num_labeled.tolist(), curve.mean, curve.std, strict=True
             )
-    else:
-        records = run(config)
-    return [r | {"strategy": part.column(r["strategy"])} for r in records]
+        }
+        num_seeds = str(len(curve.accuracy))
+        rows.append([name, num_seeds, *(points.get(n, "–") for n in labels)])
+        if name in reference:
+            paper_row = [reference[name].get(n) for n in labels]
+            shown = ("" if v is None else f"*{v:.1f}*" for v in paper_row)
+            rows.append(["*paper*", "", *shown])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _stamp(options: Options) -> str:
+def _stamp() -> str:
     today = datetime.date.today().isoformat()
     return (
         f"{today}, jax {jax.__version__}, Python {platform.python_version()}, "
-        f"{jax.default_backend()}, seeds {options.seed} to "
-        f"{options.seed + options.seeds - 1}"
+        f"{jax.default_backend()}"
     )
 
 
