@@ -76,6 +76,7 @@ def _curves_and_confusion(
     early = [
         r for r in records if r["strategy"] in CONFUSED and r["num_labeled"] <= 500
     ]
+    early.sort(key=lambda r: CONFUSED.index(r["strategy"]))
     if early:
         path = folder / f"{name}-confusion.png"
         figures.draw_confusion(early, path)

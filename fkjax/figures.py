@@ -40,7 +40,7 @@ def draw_learning_curve(
         path: the file to write.
         title: the heading.
         reference: published curves, drawn dashed in the colour of the strategy of the
-            same name, or in gray.
+            same name, or in gray; more than three in a panel of their own.
     """
     curves, reference = learning_curves(records), reference or {}
     _require_some(curves, path)
@@ -49,8 +49,10 @@ def draw_learning_curve(
     ticks = np.unique(np.concatenate([c.num_labeled for c in curves.values()]))
     # A single round: side by side, or the bars would hide each other.
     dodge = 0.02 * ticks[0] if len(ticks) == 1 else 0
-    with _figure(path, size=(8, 5)) as figure:
-        axes = figure.add_subplot()
+    is_beside = len(reference) > 3
+    with _figure(path, size=(12, 5) if is_beside else (8, 5)) as figure:
+        (panels,) = figure.subplots(1, 1 + is_beside, sharey=True, squeeze=False)
+        axes = panels[0]
         handles, colors = [], {}
         for index, (strategy, curve) in enumerate(curves.items()):
             color = colors[strategy] = _COLORS[index % len(_COLORS)]
@@ -70,8 +72,9 @@ def draw_learning_curve(
             handles.append((y[-1], strategy, line))
         for index, (name, (x, percent)) in enumerate(reference.items()):
             color = colors.get(name, _GRAYS[index % len(_GRAYS)])
-            (line,) = axes.plot(x, percent, "--", color=color, linewidth=1.4)
-            handles.append((percent[-1], f"{name} (reference)", line))
+            (line,) = panels[-1].plot(x, percent, "--", color=color, linewidth=1.4)
+            if name not in colors or not is_beside:
+                handles.append((percent[-1], f"{name} (reference)", line))
         handles.sort(key=lambda handle: -handle[0])  # as the lines end, top to bottom
         figure.legend(
             [line for _, _, line in handles],
@@ -85,17 +88,21 @@ def draw_learning_curve(
         caption += " Open marker: not all seeds are there yet." if is_partial else ""
         figure.supxlabel(caption, fontsize="small", color="#555555")
         axes.set_title(_literal(title), loc="left", fontweight="bold")
-        axes.set_xlabel("labelled examples")
         axes.set_ylabel("test accuracy (%)")
-        if len(ticks) == 1 or np.diff(ticks).min() >= np.ptp(ticks) / 11:
-            axes.set_xticks(ticks)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        if dodge and not reference:
-            axes.set_xlim(ticks[0] * 0.8, ticks[0] * 1.2)
-        axes.set_ylim(top=min(axes.get_ylim()[1], 101))
-        axes.grid(color="#e5e5e5")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        if is_beside:
+            panels[1].set_title("as published", loc="left", fontweight="bold")
+        num_ticks = 8 if is_beside else 11
+        for axes in panels:
+            axes.set_xlabel("labelled examples")
+            if len(ticks) == 1 or np.diff(ticks).min() >= np.ptp(ticks) / num_ticks:
+                axes.set_xticks(ticks)
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            if dodge and not reference:
+                axes.set_xlim(ticks[0] * 0.8, ticks[0] * 1.2)
+            axes.set_ylim(top=min(axes.get_ylim()[1], 101))
+            axes.grid(color="#e5e5e5")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_confusion(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
@@ -117,12 +124,13 @@ def draw_confusion(records: Iterable[Record], path: str | os.PathLike[str]) -> N
     }
     _require_some(panels, path)
     classes = max(len(last[0]["confusion"]) for last in panels.values())
-    num_columns = 1 if 12 < classes <= 20 else min(2, len(panels))
+    most = 3 if classes <= 10 and len(panels) == 3 else 2
+    num_columns = 1 if 12 < classes <= 20 else min(most, len(panels))
     num_rows = math.ceil(len(panels) / num_columns)
-    width = 8 / num_columns if num_columns > 1 else 6.5
+    width = {1: 6.5, 2: 4, 3: 3.8}[num_columns]
     # The square root lets a confusion of a few percent be seen beside the diagonal.
     norm = matplotlib.colors.PowerNorm(0.5, 0, 100)
-    size = (width * num_columns, 1.06 * width * num_rows + 0.7)
+    size = (width * num_columns, 1.06 * width * num_rows + 0.35 * (1 + num_columns))
     with _figure(path, size=size) as figure:
         grid = figure.subplots(num_rows, num_columns, squeeze=False)
         image = None
