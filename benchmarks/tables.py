@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-NAMES = ("fisher", "projection", "kernel", "selection", "round")
+NAMES = ("fisher", "projection", "kernel", "selection", "round", "cost")
 RESULTS = Path("docs/results")
 PAGE = Path("benchmarks/README.md")
 
@@ -27,7 +27,7 @@ peak memory of every row. To measure:
 
 ```
 pip install '.[bench]'
-python -m benchmarks.fisher|projection|kernel|selection|round --device cpu|gpu|tpu
+python -m benchmarks.fisher|projection|kernel|selection|round|cost --device cpu|gpu|tpu
 ```
 
 All sides of a race take turns in one process, warm, and each result is waited for. A

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    "name", ["fisher", "kernel", "projection", "round", "selection"]
+    "name", ["cost", "fisher", "kernel", "projection", "round", "selection"]
 )
 def test_smoke(name):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--repeats", "2"]
