@@ -38,6 +38,19 @@ def test_learning_curve_shows_the_band_the_gap_and_the_reference(tmp_path):
     assert (whole != draw(grid("a", 2, 3), reference=reference)).any()
 
 
+def test_many_published_curves_have_their_own_panel(tmp_path):
+    names = "abcd"
+    reference = {name: ([100, 200], [40, 60]) for name in names}
+    path = tmp_path / "x.png"
+    figures.draw_learning_curve(grid(list(names), 2, 3), path, reference=reference)
+    beside = imread(path)[..., :3]
+    assert beside.shape == (750, 1800, 3)
+    blue = np.array([0x00, 0x72, 0xB2]) / 255  # of "a", in both panels
+    is_blue = np.abs(beside - blue).max(axis=-1) < 0.01
+    left, right = is_blue[:, :700].sum(), is_blue[:, 800:1400].sum()
+    assert left > 20 and right > 20
+
+
 @pytest.mark.parametrize(
     ("panels", "classes"), [(1, 3), (1, 30), (2, 15), (3, 10), (8, 3)]
 )
@@ -45,7 +58,8 @@ def test_confusion_is_drawn(tmp_path, panels, classes):
     records = grid([f"s{k}" for k in range(panels)], 2, 1, classes=classes)
     figures.draw_confusion(records, tmp_path / "x.png")
     image = imread(tmp_path / "x.png")[..., :3]
-    assert image.shape[0] >= 600 and 900 <= image.shape[1] <= 1300
+    widest = 1800 if panels == 3 else 1300  # three stand in a row
+    assert image.shape[0] >= 600 and 900 <= image.shape[1] <= widest
     assert 0.1 < (image < 0.97).any(axis=-1).mean() < 0.95
 
 
