@@ -10,11 +10,11 @@ import pytest
 
 from fkjax import pool as pools
 from fkjax.acquisition import STRATEGIES, Settings
-from fkjax.base import Strategy
+from fkjax.base import Strategy, key_for
 from fkjax.driver import Arrays, RoundState, make_driver, play, play_round
 from fkjax.models import lenet
 from fkjax.oracle import LabelAccessError, array_oracle
-from fkjax.training import Schedule
+from fkjax.training import Schedule, fit
 
 BUDGET, ROUNDS = 5, 5
 NUM_POOL = 60
@@ -194,6 +194,32 @@ def test_the_record_is_of_the_model_after_training(rounds, arrays, predict):
         assert record.num_mistakes == (wrong != arrays.validation_labels).sum()
         assert set(record.seconds) == {"query", "oracle", "training", "evaluation"}
     assert all(record.num_mistakes == -1 for record in rounds("random")[1])
+
+
+def test_training_on_the_validation_set_is_training_on_both(model, arrays, start):
+    driver = make_driver(
+        model, schedule=SCHEDULE, capacity=2 * BUDGET, trains_on_validation=True
+    )
+    asked, labels = jnp.array([3, 1, 8, 20, 11]), jnp.array([1, 2, 3, 4, 5])
+    state = driver.update(start, arrays, asked, labels)
+    order = np.argsort(asked)
+    images = [arrays.validation_images, arrays.pool_images[asked[order]]]
+    known = [arrays.validation_labels, labels[order]]
+    spare = (BUDGET,)  # the room of a round that is not yet played
+    expected = jax.jit(lambda *data: fit(*data, schedule=SCHEDULE), static_argnums=1)(
+        key_for(start.key, "training", 0),
+        model,
+        start.variables,
+        jnp.concatenate([*images, jnp.zeros(spare + (8, 8, 1), jnp.uint8)]),
+        jnp.concatenate([*known, jnp.zeros(spare, jnp.int32)]),
+        jnp.int32(40 + BUDGET),
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
+        state.variables,
+        expected,
+    )
+    assert (state.pool.queried_at >= 0).sum() == BUDGET
 
 
 def test_play_is_play_round_over_and_over(

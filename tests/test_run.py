@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import fkjax.run
-from fkjax import splits
+from fkjax import models, splits
 from fkjax.config import Config, defaults
+from fkjax.models import resnet10
 
 SMALL = (
     "--seeds 1 --rounds 2 --budget 5 --epochs 2 --pretraining-epochs 1 "
@@ -237,6 +238,49 @@ def test_uncertainty_is_queried_where_there_is_dropout(tmp_path):
         ("margin", 2, 0),
     ]
     assert all(record["num_mistakes"] == -1 for record in records)
+
+
+def test_an_ensemble_a_random_share_and_training_on_validation(tmp_path):
+    folder = tmp_path / "run"
+    argv = "--strategies variation_ratio --dense-dropout 0.5 --pretraining none".split()
+    argv += "--ensemble 2 --passes 4 --random-share 0.4 --train-on-validation".split()
+    assert fkjax.run.main([*SMALL, *argv, "--output-dir", str(folder)]) == 0
+    records = read_jsonl(folder)
+    assert [r["num_random"] for r in records] == [5, 2]  # 0.4 of 5
+    for r in records:
+        assert len(r["member_accuracy"]) == 2
+        assert r["member_accuracy"][0] != r["member_accuracy"][1]
+        # 100 validation images teach more than 5 labels can.
+        assert r["test_accuracy"] > 0.15
+
+
+@pytest.fixture
+def own_model():
+    """A model of one's own, by one entry."""
+
+    def make(image_shape, num_classes, *, mean, std, conv_dropout, dense_dropout):
+        return resnet10(
+            image_shape,
+            num_classes,
+            mean=mean,
+            std=std,
+            width=2,
+            conv_dropout=conv_dropout,
+            dense_dropout=dense_dropout,
+        )
+
+    models.MODELS["narrow"] = models.Architecture(make, ("stage3", "pool"), 0.0, 0.5)
+    yield "narrow"
+    del models.MODELS["narrow"]
+
+
+def test_a_model_of_ones_own_is_one_entry(own_model, tmp_path):
+    folder = tmp_path / "run"
+    argv = ["--model", own_model, "--output-dir", str(folder)]
+    assert fkjax.run.main([*SMALL, *argv, "--strategies", "fisher_nearest"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config["taps"] == ["stage3", "pool"] and config["dense_dropout"] == 0.5
+    assert len(read_jsonl(folder)) == 2
 
 
 def test_seeds_side_by_side_are_the_seeds_one_by_one(tmp_path, capsys):
