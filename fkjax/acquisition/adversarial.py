@@ -202,13 +202,14 @@ def vaal(
 ) -> Strategy:
     """Queries what the discriminator is surest is unlabelled.
 
-    The losses, weights, learning rate and order of the steps are those of Sinha et al.
-    2019. The networks are far smaller. Theirs are four convolutions of 128 to 1024
-    filters with batch normalisation, a decoder to match, and a discriminator of two
-    layers of 512, trained for a hundred epochs a round on GPUs. Here patches of 4 x 4
-    pixels and dense layers of 256 take a thousand steps, without batch normalisation:
-    a query on 28 x 28 images takes seconds on a core, and by then the reconstruction
-    gains little from more.
+    The game, its weights, the size of the latents and the learning rate are those of
+    Sinha et al. 2019. The networks and their training are far smaller. Theirs are four
+    convolutions of 128 to 1024 filters with batch normalisation, a decoder to match,
+    and a discriminator of four hidden layers of 512, in 100,000 steps of their script.
+    Here patches of 4 x 4 pixels, dense layers of 256 and a discriminator of two such
+    take a thousand steps. Of MNIST that is some seconds of a core, and twice as many
+    lower the autoencoder's loss by 7% more. With 125 labelled images the discriminator
+    by then knows nearly all of them by heart.
 
     Scores are the discriminator's log-odds of "unlabelled". While nothing is labelled
     there is nothing to tell apart: then the query is by lot, and they are NaN.
