@@ -42,7 +42,8 @@ class Config:
     """New or empty folder for records and figures; without it, none are written."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
     """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_oracle; with
-    MC-dropout variation_ratio, entropy, bald, mean_std; margin, least_confidence."""
+    MC-dropout variation_ratio, entropy, bald, mean_std; margin, least_confidence;
+    and adversarial vaal."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0
@@ -81,6 +82,8 @@ class Config:
     stage4, pool, logits of the others."""
     passes: int = 128
     """Passes of MC-dropout over the pool, by each model of the ensemble."""
+    vaal_steps: int = 1000
+    """Training steps of the networks of vaal in each of its queries."""
     pretraining: Literal["rotation", "none"] = "rotation"
     """Self-supervision on the whole pool before the first round."""
     pretraining_epochs: int = 8
@@ -239,9 +242,9 @@ def check(config: Config) -> None:
         raise UserError(
             f"--taps takes one or more different names, got {' '.join(config.taps)!r}."
         )
-    counts = "seeds rounds budget ensemble passes validation_size batch_size".split()
+    counts = "seeds rounds budget ensemble passes vaal_steps validation_size".split()
     counts += "epochs pretraining_epochs decay_every pretraining_decay_every".split()
-    for flag in counts:
+    for flag in (*counts, "batch_size"):
         _require(config, flag, "1 or more", lambda x: x >= 1)
     _require(config, "seed", "a number from 0 to 2147483647", lambda x: 0 <= x < 2**31)
     _require(config, "tuning_size", "0 or more", lambda x: x >= 0)

@@ -174,7 +174,9 @@ def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
         )
         return pretraining.transfer(model, pretrained, fresh)
 
-    settings = Settings(config.taps, config.budget, config.passes)
+    settings = Settings(
+        config.taps, config.budget, config.passes, vaal_steps=config.vaal_steps
+    )
     strategies = {}
     for name in config.strategies:
         strategy = STRATEGIES[name](model, settings)

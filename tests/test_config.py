@@ -129,6 +129,8 @@ NAN, INF = float("nan"), float("inf")
                 "epochs",
                 "pretraining_epochs",
                 "batch_size",
+                "passes",
+                "vaal_steps",
                 "validation_size",
             )
             for bad in (0, -3)

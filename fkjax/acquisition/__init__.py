@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from fkjax.acquisition.adversarial import vaal
 from fkjax.acquisition.fisher_kernel import (
     feature_match,
     fisher_argmax,
@@ -28,11 +29,13 @@ class Settings(NamedTuple):
         taps: activations in the descriptors of those that match.
         budget: B.
         num_passes: T of those under MC-dropout, of each member of an ensemble.
+        vaal_steps: training steps of `vaal` in a query.
     """
 
     taps: Sequence[str]
     budget: int
     num_passes: int = 128
+    vaal_steps: int = 1000
 
 
 def _random(model: Model, settings: Settings) -> Strategy:
@@ -56,6 +59,10 @@ def _deterministic(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
     return lambda model, settings: factory(model, budget=settings.budget)
 
 
+def _vaal(model: Model, settings: Settings) -> Strategy:
+    return vaal(model, budget=settings.budget, num_steps=settings.vaal_steps)
+
+
 STRATEGIES: dict[str, Callable[[Model, Settings], Strategy]] = {
     "random": _random,
     "feature_match": _matching(feature_match),
@@ -68,6 +75,7 @@ STRATEGIES: dict[str, Callable[[Model, Settings], Strategy]] = {
     "mean_std": _stochastic(mean_std),
     "margin": _deterministic(margin),
     "least_confidence": _deterministic(least_confidence),
+    "vaal": _vaal,
 }
 """Makes a strategy by its name: `STRATEGIES[name](model, settings)`."""
 
@@ -84,6 +92,7 @@ __all__ = [
     "margin",
     "mean_std",
     "random",
+    "vaal",
     "variation_ratio",
     "with_random_share",
 ]

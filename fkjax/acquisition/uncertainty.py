@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fkjax.acquisition.ranking import highest
 from fkjax.base import (
     Model,
     Query,
@@ -202,12 +203,6 @@ def _most_uncertain(
                 one, view.pool_images, positions, batch_size=batch_size
             ),
         )
-        lot = jax.random.uniform(key_for(key, "lot"), positions.shape)
-        *_, order = jax.lax.sort(
-            (~view.is_unlabeled, jnp.nan_to_num(-scores), lot, positions), num_keys=3
-        )
-        indices = order[:budget]
-        nothing = jnp.full(budget, -1, jnp.int32)
-        return Query(indices, nothing, nothing, scores[indices])
+        return highest(key, scores, view.is_unlabeled, budget=budget)
 
     return Strategy(frozenset(), query)

@@ -1,0 +1,32 @@
+"""The query of those who score each pool example by itself: the highest scores."""
+
+import jax
+import jax.numpy as jnp
+
+from fkjax.base import Query, key_for
+
+
+def highest(
+    key: jax.Array, scores: jax.Array, is_unlabeled: jax.Array, *, budget: int
+) -> Query:
+    """Queries the highest scores among the unlabelled, among equal ones by lot.
+
+    If all are NaN, they are equal.
+
+    Args:
+        key: draws the lot.
+        scores: Shape [N].
+        is_unlabeled: Shape [N] bool.
+        budget: B.
+
+    Returns:
+        In descending order. It assumes no labels and answers no mistakes.
+    """
+    positions = jnp.arange(len(scores))
+    lot = jax.random.uniform(key_for(key, "lot"), positions.shape)
+    *_, order = jax.lax.sort(
+        (~is_unlabeled, jnp.nan_to_num(-scores), lot, positions), num_keys=3
+    )
+    indices = order[:budget]
+    nothing = jnp.full(budget, -1, jnp.int32)
+    return Query(indices, nothing, nothing, scores[indices])
