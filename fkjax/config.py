@@ -190,8 +190,8 @@ def defaults(
     """
     check_name(preset, PRESETS, "preset")
     chosen = PRESETS[preset]
-    dataset = dataset or chosen.get("dataset", Config.dataset)
-    model = model or chosen.get("model", Config.model)
+    dataset = dataset or str(chosen.get("dataset", Config.dataset))
+    model = model or str(chosen.get("model", Config.model))
     check_name(model, MODELS, "model")
     own = MODELS[model]._asdict()
     del own["make"]

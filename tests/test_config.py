@@ -217,7 +217,8 @@ def helps():
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
 def test_help_lists_every_flag_with_what_it_is_and_its_default(field, dataset, helps):
     text = helps[dataset]
-    flag = f"--{field.name.replace('_', '-')} "
+    is_switch = isinstance(getattr(Config, field.name), bool)  # --this, --no-this
+    flag = f"--{field.name.replace('_', '-')}" + ("," if is_switch else " ")
     assert flag in text
     entry = text[text.rindex(flag) :]
     value = getattr(defaults(dataset), field.name)
