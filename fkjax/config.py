@@ -129,7 +129,7 @@ class Config:
         )
 
 
-_SMALLER = {
+_SMALLER: dict[str, dict[str, Any]] = {
     "digits": {
         "rounds": 6,
         "budget": 10,
@@ -198,8 +198,9 @@ def defaults(
     if (dataset, model) == ("digits", "lenet"):
         # A handful of labels gives too few steps for dropout.
         own |= {"conv_dropout": 0.0, "dense_dropout": 0.0}
-    settings = {**own, **_SMALLER.get(dataset, {}), **chosen}
-    return Config(**(settings | {"preset": preset, "dataset": dataset, "model": model}))
+    settings: dict[str, Any] = {**own, **_SMALLER.get(dataset, {}), **chosen}
+    settings |= {"preset": preset, "dataset": dataset, "model": model}
+    return Config(**settings)
 
 
 def parse(argv: Sequence[str] | None) -> Config:
