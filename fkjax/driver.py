@@ -10,8 +10,7 @@ import numpy as np
 
 from fkjax import evaluation, training
 from fkjax import pool as pools
-from fkjax.base import Model, Query, Strategy, Variables, View, key_for
-from fkjax.images import take
+from fkjax.base import Images, Model, Query, Strategy, Variables, View, key_for
 from fkjax.oracle import Oracle, restrict
 
 
@@ -42,10 +41,10 @@ class Arrays(NamedTuple):
         test_labels: of the test images.
     """
 
-    pool_images: jax.Array
-    validation_images: jax.Array
-    selection_images: jax.Array
-    test_images: jax.Array
+    pool_images: Images
+    validation_images: Images
+    selection_images: Images
+    test_images: Images
     validation_labels: jax.Array
     selection_labels: jax.Array
     test_labels: jax.Array
@@ -135,7 +134,7 @@ def make_driver(
             key_for(state.key, "training", state.pool.round),
             model,
             state.variables,
-            take(arrays.pool_images, chosen),
+            arrays.pool_images[chosen],
             pool.label[chosen],
             num_labeled,
             schedule=schedule,
