@@ -73,7 +73,9 @@ def _check_headers(path: Path, found: dict[str, Any]) -> None:
     """Found: (shape, MATLAB's class) by name."""
     for name in ("X", "y"):
         if name not in found:
-            raise UserError(f"{path} holds no variable {name}; {_INTACT}")
+            raise UserError(
+                f"{path} holds no variable {name}, or ends before it; {_INTACT}"
+            )
     (shape, kind), (label_shape, label_kind) = found["X"], found["y"]
     if len(shape) != 4 or shape[:3] != _IMAGE_SHAPE or not shape[3] or kind != "uint8":
         raise UserError(

@@ -133,10 +133,7 @@ def _part(
 def _streamed_part(
     builder: Any, name: str, part: str, shape: tuple[int, int, int]
 ) -> tuple[Streamed, np.ndarray]:
-    decoders = _tfds().decode.PartialDecoding(
-        {"image": True, "label": True},
-        decoders={"image": _tfds().decode.SkipDecoding()},
-    )
+    decoders = {"image": _tfds().decode.SkipDecoding()}  # the file, not its pixels
     try:
         source = builder.as_data_source(split=part, decoders=decoders)
         labels = np.array([example["label"] for example in source], np.int64)

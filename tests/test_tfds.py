@@ -6,17 +6,25 @@ import sys
 import time
 import urllib.error
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fkjax import tfds
 from fkjax.base import UserError
 from fkjax.datasets import load
+from fkjax.decoding import decode
+from fkjax.images import Streamed, take
+from fkjax.reading import plain_errors
 
 
 def png_file(array):
+    """Of pixels; a file stays as it is."""
     from PIL import Image
 
+    if isinstance(array, io.BytesIO):
+        return array
     pixels = array[..., 0] if array.shape[-1] == 1 else array
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, "png")
@@ -27,13 +35,15 @@ def png_file(array):
 def prepare_tfds(folder, parts):
     """Writes TFDS's set `tiny_pictures` and forgets the code that did.
 
-    An already encoded image needs no TensorFlow.
+    An already encoded image needs no TensorFlow. (TFDS's own mock data would not test
+    what is read: it makes arrays up, and encodes, decodes and skips nothing.)
     """
     import tensorflow_datasets as tfds
 
-    images, _ = parts["train"]
+    shapes = {image.shape for image in parts["train"][0]}
+    shape = shapes.pop() if len(shapes) == 1 else (None, None, shapes.pop()[-1])
     features = {
-        "image": tfds.features.Image(shape=images.shape[1:]),
+        "image": tfds.features.Image(shape=shape),
         "label": tfds.features.ClassLabel(num_classes=3),
     }
     with tfds.core.registered.skip_registration():
@@ -80,6 +90,75 @@ def test_prepared_tfds_set_is_read_without_tensorflow(tmp_path, channels, test, 
     assert rows(dataset.test_images, dataset.test_labels) == rows(*parts[test])
     assert (dataset.num_classes, len(dataset.mean)) == (3, channels)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+def many_shapes(size, channels, seed):
+    """Images of many shapes, and their labels."""
+    rng = np.random.default_rng(seed)
+    shapes = rng.integers(9, 30, (size, 2))
+    images = [
+        rng.integers(0, 256, (*shape, channels), dtype=np.uint8) for shape in shapes
+    ]
+    return images, np.arange(size) % 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_many_shapes_are_streamed(tmp_path, channels):
+    train, validation = many_shapes(12, channels, 0), many_shapes(6, channels, 1)
+    unlabelled = (many_shapes(3, channels, 2)[0], [-1, -1, -1])  # as ImageNet's
+    parts = {"train": train, "validation": validation, "test": unlabelled}
+    prepare_tfds(tmp_path, parts)
+    pictures = load("tiny_pictures", data_dir=tmp_path, image_size=8)
+    assert pictures.num_classes == 3
+    mean = {1: (0.449,), 3: (0.485, 0.456, 0.406)}[channels]
+    assert pictures.mean == mean and len(pictures.std) == channels
+    for images, labels, part in (
+        (pictures.train_images, pictures.train_labels, train),
+        (pictures.test_images, pictures.test_labels, validation),
+    ):
+        assert isinstance(images, Streamed) and labels.dtype == np.int32
+        taken = np.asarray(take(images, jnp.arange(len(images))))
+        expected = [
+            decode(png_file(image), "", image_size=8, channels=channels)
+            for image in part[0]
+        ]
+        assert rows(taken, labels) == rows(expected, part[1])
+
+
+def test_a_streamed_image_that_is_damaged_is_told_when_it_is_read(tmp_path):
+    images, labels = many_shapes(6, 3, 1)
+    whole = png_file(images[2]).getvalue()
+    images[2] = io.BytesIO(whole[: len(whole) // 2])
+    prepare_tfds(tmp_path, {"train": many_shapes(9, 3, 0), "test": (images, labels)})
+    pictures = load("tiny_pictures", data_dir=tmp_path, image_size=8)
+    message = r"^example \d of the part test of TFDS's tiny_pictures could not be read"
+    with pytest.raises(UserError, match=message) as caught:
+        with plain_errors(pictures.test_images):
+            jax.jit(take)(pictures.test_images, jnp.arange(6)).block_until_ready()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shard_that_breaks_later_is_told_when_it_is_read(tmp_path, monkeypatch):
+    from tensorflow_datasets.core.data_sources import base
+
+    parts = {"train": many_shapes(9, 3, 0), "test": many_shapes(6, 3, 1)}
+    prepare_tfds(tmp_path, parts)
+    pictures = load("tiny_pictures", data_dir=tmp_path, image_size=8)
+
+    def fail(self, i):
+        raise OSError("the disk is gone\nlong traceback")
+
+    monkeypatch.setattr(base.BaseDataSource, "__getitem__", fail)
+    with pytest.raises(UserError, match=r"not read tiny_pictures \(the disk is gone\)"):
+        with plain_errors(pictures.test_images):
+            jax.jit(take)(pictures.test_images, jnp.arange(6)).block_until_ready()
+
+
+def test_images_of_many_shapes_with_other_channels_are_refused(tmp_path):
+    parts = {"train": many_shapes(3, 4, 0), "test": many_shapes(3, 4, 1)}
+    prepare_tfds(tmp_path, parts)
+    with pytest.raises(UserError, match="with 4 channels, .* 1 or 3"):
+        load("tiny_pictures", data_dir=tmp_path)
 
 
 def test_data_folder_comes_from_the_environment(tmp_path, monkeypatch):
