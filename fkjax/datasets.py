@@ -79,7 +79,8 @@ def load(
 
     then as a TFDS set prepared in array_record or parquet; and as a TFDS set that TFDS
     can prepare now, which takes a named data folder, TensorFlow and a network. It is
-    streamed if its images vary in shape. Images are not augmented.
+    streamed if its images vary in shape. Streamed images are normalised by ImageNet's
+    statistics, others by their own, or as is usual. None is augmented.
 
     >>> digits = load("digits")
     >>> digits.train_images.shape, digits.test_images.shape, digits.num_classes

@@ -1,5 +1,6 @@
 """Folders of JPEG and PNG files, from the listing to the command."""
 
+import dataclasses
 import os
 import shutil
 
@@ -12,6 +13,7 @@ from PIL import Image
 import fkjax.run
 from fkjax import splits
 from fkjax.base import UserError
+from fkjax.config import Config
 from fkjax.datasets import load, validate
 from fkjax.decoding import decode
 from fkjax.images import Streamed, take
@@ -174,10 +176,20 @@ ARGUMENTS = (
 ).split()
 
 
+def test_seeds_share_a_program_only_if_told_to(pets, digits, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    dataset = load(pets.name, data_dir=pets.parent)
+    config = Config(seeds=3)
+    yes = dataclasses.replace(config, side_by_side="yes")
+    assert len(fkjax.run._groups(config, digits)) == 1
+    assert len(fkjax.run._groups(config, dataset)) == 3
+    assert len(fkjax.run._groups(yes, dataset)) == 1
+
+
 def test_the_command_runs_and_then_tells_which_image_is_damaged(tmp_path, capfd):
     folder = make_set(tmp_path / "pets")
     argv = [*ARGUMENTS, "--data-dir", str(tmp_path)]
-    assert fkjax.run.main(argv) == 0
+    assert fkjax.run.main([*argv, "--seeds", "2", "--side-by-side", "yes"]) == 0
     capfd.readouterr()
 
     damaged = folder / "val" / "emu" / "001.JPEG"

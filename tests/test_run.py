@@ -263,13 +263,13 @@ def test_seeds_side_by_side_are_the_seeds_one_by_one(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_seeds_are_side_by_side_where_that_pays(monkeypatch):
+def test_seeds_are_side_by_side_where_that_pays(monkeypatch, digits):
     config = dataclasses.replace(defaults("digits"), seeds=3, seed=4)
-    assert fkjax.run._groups(config) == [range(4, 5), range(5, 6), range(6, 7)]
+    assert fkjax.run._groups(config, digits) == [range(4, 5), range(5, 6), range(6, 7)]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert fkjax.run._groups(config) == [range(4, 7)]
+    assert fkjax.run._groups(config, digits) == [range(4, 7)]
     alone = dataclasses.replace(config, side_by_side="no")
-    assert len(fkjax.run._groups(alone)) == 3
+    assert len(fkjax.run._groups(alone, digits)) == 3
 
 
 def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
