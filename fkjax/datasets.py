@@ -129,7 +129,7 @@ def load(
             "train_32x32.mat and test_32x32.mat, or take TFDS's --dataset=svhn_cropped"
         )
     if not re.fullmatch(r"[a-z0-9_]+(/[\w.-]+)?(:\d[\w.]*)?", name):
-        raise unknown_name(name)
+        raise unknown_name(name, folder)
     return _dataset(name, *load_tfds(name, folder, image_size=image_size))
 
 

@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import io
 import math
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -45,8 +46,15 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def unknown_name(name: str) -> UserError:
-    """The error that offers the nearest name that TFDS knows."""
+def unknown_name(name: str, folder: Path | None) -> UserError:
+    """The error that says what a set's folder lacks, or offers the nearest name."""
+    if folder is not None and re.fullmatch(r"\w[\w.-]*", name):
+        if (folder / name).is_dir():
+            return UserError(
+                f"{folder / name} holds no set that fkjax reads, and TFDS knows no "
+                f"{name!r}; give it IDX files, or image folders train/<class>/ and "
+                "test/<class>/"
+            )
     # Community sets are left out: listing them asks the network.
     known = {"digits", *_tfds().list_builders(with_community_datasets=False)}
     close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.5)
@@ -82,7 +90,7 @@ def load_tfds(
             builder = tfds.builder(name, data_dir=folder)
             features = builder.info.features
         except tfds.core.DatasetNotFoundError:
-            raise unknown_name(name) from None
+            raise unknown_name(name, folder) from None
         except Exception as error:  # TFDS raises errors of many kinds; each is told
             raise _tfds_error(name, "open", error) from error
         shape, num_classes = _shape_and_classes(name, features)

@@ -107,6 +107,13 @@ def test_links_are_followed(pets):
     assert len(load(pets.name, data_dir=pets.parent).train_images) == 18
 
 
+@pytest.mark.parametrize("name", ["pets", "my-pets"])
+def test_a_folder_of_another_kind_is_told_what_it_lacks(tmp_path, name):
+    write_images(tmp_path / name, dict.fromkeys(CLASSES, 2), 0)
+    with pytest.raises(UserError, match=f"{name} holds no set .*image folders train/"):
+        load(name, data_dir=tmp_path)
+
+
 def no_test(pets):
     shutil.rmtree(pets / "val")
 

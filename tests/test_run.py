@@ -410,9 +410,7 @@ def test_rotations_of_images_that_are_not_square_are_refused(capsys, tmp_path):
 
 
 def test_without_data_and_network_the_remedies_are_named_soon(tmp_path):
-    code = (
-        "from fkjax import datasets; datasets._DOWNLOAD_HOST = 'https://no.invalid'; "
-    )
+    code = "from fkjax import tfds; tfds._DOWNLOAD_HOST = 'https://no.invalid'; "
     since = time.perf_counter()
     argv = ["--dataset", "mnist", "--data-dir", tmp_path / "data"]
     status, out, err = finish(
