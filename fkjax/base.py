@@ -11,7 +11,7 @@ Shape letters, used in every docstring:
 
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -32,6 +32,26 @@ class Variables(NamedTuple):
 
 class UserError(ValueError):
     """Something that the user can mend; its message is one sentence saying how."""
+
+
+class Images(Protocol):
+    """A set of N images: an array [N, H, W, channels], or `fkjax.images.Streamed`.
+
+    `fkjax.images` reads them; whatever else is handed them only hands them on.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, channels)."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, indices: Any, /) -> Any:
+        """Those at some positions, as a set of the same kind."""
+        ...
 
 
 Tap = Callable[[str, jax.Array], jax.Array]
@@ -146,9 +166,9 @@ class View(NamedTuple):
     """
 
     variables: Variables
-    pool_images: jax.Array
+    pool_images: Images
     is_unlabeled: jax.Array
-    validation_images: jax.Array
+    validation_images: Images
     validation_labels: jax.Array
     validation_mistakes: jax.Array
     pool_labels: jax.Array

@@ -35,9 +35,12 @@ class Config:
     preset: Literal["none", "paper-mnist", "paper-svhn", "paper-imagenet"] = "none"
     """All settings of one of the paper's experiments; any flag overrides its own."""
     dataset: str = "digits"
-    """digits (built in), mnist, fashion_mnist, or a name in TensorFlow Datasets."""
+    """digits (built in), mnist, fashion_mnist, svhn, cifar10, cifar100, a folder of
+    images in DATA_DIR, or a name in TensorFlow Datasets."""
     data_dir: Annotated[str | None, _folder] = None
-    """Holds DATASET/*-ubyte[.gz], or what TFDS prepares; else $FKJAX_DATA_DIR."""
+    """Holds DATASET/, or what TFDS prepares; else $FKJAX_DATA_DIR."""
+    image_size: int = 224
+    """Height and width to which images of varying size are resized."""
     output_dir: Annotated[str | None, _folder] = None
     """New or empty folder for records and figures; without it, none are written."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
@@ -49,7 +52,8 @@ class Config:
     seed: int = 0
     """First seed. Every random choice follows from it."""
     side_by_side: Literal["auto", "yes", "no"] = "auto"
-    """All seeds of a strategy as one program; auto: on GPU and TPU, not on CPU."""
+    """All seeds of a strategy as one program; auto: on GPU and TPU, not on CPU, nor
+    where images are streamed."""
     rounds: int = 10
     """Rounds of query, oracle and training."""
     budget: int = 125
@@ -249,6 +253,7 @@ def check(config: Config) -> None:
         _require(config, flag, "1 or more", lambda x: x >= 1)
     _require(config, "seed", "a number from 0 to 2147483647", lambda x: 0 <= x < 2**31)
     _require(config, "tuning_size", "0 or more", lambda x: x >= 0)
+    _require(config, "image_size", "a number from 4 to 4096", lambda x: 4 <= x <= 4096)
     _require(config, "label_noise", "a probability from 0 to 1", lambda x: 0 <= x <= 1)
     _require(
         config,

@@ -1,31 +1,38 @@
-"""Image classification sets as arrays, from scikit-learn, IDX files or TFDS.
+"""Image classification sets by name: scikit-learn's, files', image folders', TFDS's.
 
 Nothing is ever written outside a folder that the user named.
 """
 
-import contextlib
-import difflib
-import importlib.util
-import io
 import math
 import os
 import re
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.idx import MAX_BYTES, has_idx, read_folder
+from fkjax.cifar import has_cifar, read_cifar
+from fkjax.idx import has_idx, read_folder
+from fkjax.image_folder import is_image_folder, read_image_folder
+from fkjax.images import Streamed
+from fkjax.svhn import NUM_CLASSES as _SVHN_CLASSES
+from fkjax.svhn import has_svhn, read_svhn
+from fkjax.tfds import load_tfds, unknown_name
 
 _NUM_CLASSES = {"mnist": 10, "fashion_mnist": 10}
-_NORMALISATION = {"mnist": ((0.1307,), (0.3081,))}
-_DOWNLOAD_HOST = "https://storage.googleapis.com"
-_PATIENCE = 5.0  # seconds that the download host has to answer
+_HALF = ((0.5,) * 3, (0.5,) * 3)
+_NORMALISATION = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "svhn": _HALF,
+    "svhn_cropped": _HALF,
+}
+# Of ImageNet, by channels: of streamed images, which are not all read for their own.
+_STREAMED = {
+    1: ((0.449,), (0.226,)),
+    3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 
 class Dataset(NamedTuple):
@@ -33,9 +40,9 @@ class Dataset(NamedTuple):
 
     Attributes:
         name: the name that `load` knows it by.
-        train_images: uint8. Shape [n, H, W, channels].
+        train_images: uint8, an array or streamed. Shape [n, H, W, channels].
         train_labels: int32 in 0..C-1. Shape [n].
-        test_images: uint8. Shape [m, H, W, channels].
+        test_images: uint8, an array or streamed. Shape [m, H, W, channels].
         test_labels: int32 in 0..C-1. Shape [m].
         num_classes: C.
         mean: per channel, of images / 255.
@@ -43,32 +50,49 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    train_images: np.ndarray
+    train_images: np.ndarray | Streamed
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: np.ndarray | Streamed
     test_labels: np.ndarray
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Loads a small image classification set.
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int = 224,
+) -> Dataset:
+    """Loads an image classification set.
 
     `digits` comes with scikit-learn. Any other set is looked for, in this order, as
-    IDX files `DATA_DIR/<name>/train-images-idx3-ubyte[.gz]` and so on; as a TFDS set
-    prepared in array_record or parquet; as a TFDS set that TFDS can prepare now,
-    which takes a named data folder, TensorFlow and a network.
+    `DATA_DIR/<name>/`
+
+    - IDX files, `train-images-idx3-ubyte[.gz]` and so on;
+    - SVHN's MATLAB files, `train_32x32.mat`, `test_32x32.mat` and, if it is there,
+      `extra_32x32.mat`, whose images are training images too;
+    - for `cifar10` and `cifar100`, the `.bin` files of their binary version;
+    - image folders, `train/<class>/*.jpg` (`.jpeg`, `.png`) and `test/<class>/` or
+      `val/<class>/`, streamed: decoded when they are used, never all in memory;
+
+    then as a TFDS set prepared in array_record or parquet; and as a TFDS set that TFDS
+    can prepare now, which takes a named data folder, TensorFlow and a network. It is
+    streamed if its images vary in shape. Streamed images are normalised by ImageNet's
+    statistics, others by their own, or as is usual. None is augmented.
 
     >>> digits = load("digits")
     >>> digits.train_images.shape, digits.test_images.shape, digits.num_classes
     ((1442, 8, 8, 1), (355, 8, 8, 1), 10)
 
     Args:
-        name: `digits`, `mnist`, `fashion_mnist`, or TFDS's name of another set.
+        name: `digits`, `mnist`, `fashion_mnist`, `svhn`, `cifar10`, `cifar100`, a
+            folder's name, or TFDS's name of another set.
         data_dir: the data folder. By default the environment's FKJAX_DATA_DIR, else
             its TFDS_DATA_DIR, else none: then sets already prepared in TFDS's own
             default folder are read, and none is prepared.
+        image_size: height and width to which streamed images are resized.
 
     Returns:
         The validated dataset.
@@ -76,6 +100,8 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     Raises:
         UserError: if there is no such set, or it is not here and cannot be
             prepared, or its files are damaged, or it is no image classification set.
+            Streamed images that are damaged are told when they are used; see
+            `fkjax.reading.plain_errors`.
     """
     if name == "digits":
         return _load_digits()
@@ -85,12 +111,26 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
     folder = Path(chosen).expanduser() if chosen else None
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"the data folder {folder} is a file; name a folder")
+    if folder is not None and re.fullmatch(r"\w[\w.-]*", name):
+        here = folder / name
+        if has_idx(here):
+            num_classes = _NUM_CLASSES.get(name)
+            return _dataset(name, *read_folder(here, num_classes=num_classes))
+        if has_svhn(here):
+            return _dataset(name, read_svhn(here), _SVHN_CLASSES)
+        if has_cifar(name, here):
+            return _dataset(name, *read_cifar(name, here))
+        if is_image_folder(here):
+            return _dataset(name, *read_image_folder(here, image_size=image_size))
+    if name == "svhn":
+        place = f"{folder}/svhn" if folder else "the data folder, which is not named"
+        raise UserError(
+            f"svhn is not in {place}: give --data-dir=DIR where DIR/svhn holds "
+            "train_32x32.mat and test_32x32.mat, or take TFDS's --dataset=svhn_cropped"
+        )
     if not re.fullmatch(r"[a-z0-9_]+(/[\w.-]+)?(:\d[\w.]*)?", name):
-        raise _unknown_name(name)
-    if folder is not None and has_idx(folder / name):
-        num_classes = _NUM_CLASSES.get(name)
-        return _dataset(name, *read_folder(folder / name, num_classes=num_classes))
-    return _load_tfds(name, folder)
+        raise unknown_name(name, folder)
+    return _dataset(name, *load_tfds(name, folder, image_size=image_size))
 
 
 def validate(dataset: Dataset) -> None:
@@ -123,11 +163,14 @@ def validate(dataset: Dataset) -> None:
         )
 
 
-def _dataset(name: str, arrays: Sequence[np.ndarray], num_classes: int) -> Dataset:
+def _dataset(name: str, arrays: Sequence[Any], num_classes: int) -> Dataset:
     dataset = Dataset(name, *arrays, num_classes=num_classes, mean=(), std=())
     validate(dataset)
-    own = _NORMALISATION.get(name.split(":")[0])
-    mean, std = own or _statistics(dataset.train_images)
+    if isinstance(dataset.train_images, Streamed):
+        mean, std = _STREAMED[dataset.train_images.shape[-1]]
+    else:
+        own = _NORMALISATION.get(name.split(":")[0])
+        mean, std = own or _statistics(dataset.train_images)
     return dataset._replace(
         train_labels=dataset.train_labels.astype(np.int32),
         test_labels=dataset.test_labels.astype(np.int32),
@@ -149,151 +192,15 @@ def _load_digits() -> Dataset:
     return _dataset("digits", arrays, num_classes=10)
 
 
-def _tfds() -> Any:
-    """Imports TFDS: half a second, and not needed by most runs."""
-    import tensorflow_datasets
-
-    return tensorflow_datasets
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences absl's log and what TFDS prints."""
-    from absl import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _unknown_name(name: str) -> UserError:
-    # Community sets are left out: listing them asks the network.
-    known = {"digits", *_tfds().list_builders(with_community_datasets=False)}
-    close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else "try 'digits' or 'mnist'"
-    return UserError(f"dataset {name!r} is unknown; {hint}")
-
-
-def _load_tfds(name: str, folder: Path | None) -> Dataset:
-    tfds = _tfds()
-    with _quiet():
-        try:
-            builder = tfds.builder(name, data_dir=folder)
-            features = builder.info.features
-        except tfds.core.DatasetNotFoundError:
-            raise _unknown_name(name) from None
-        except Exception as error:  # TFDS raises errors of many kinds; each is told
-            raise _tfds_error(name, "open", error) from error
-        shape, num_classes = _shape_and_classes(name, features)
-        if not builder.is_prepared():
-            _prepare(builder, name, folder)
-        sizes = {part: info.num_examples for part, info in builder.info.splits.items()}
-        test = "test" if "test" in sizes else "validation"
-        if "train" not in sizes or test not in sizes:
-            raise UserError(
-                f"TFDS's {name} has the parts {', '.join(sizes)}; fkjax needs 'train' "
-                "and one of 'test' and 'validation': choose another set"
-            )
-        arrays = []
-        for part in ("train", test):
-            if (num_bytes := sizes[part] * math.prod(shape)) > MAX_BYTES:
-                raise UserError(
-                    f"TFDS's {name} takes {num_bytes} bytes of memory, more than the "
-                    f"{MAX_BYTES} that fkjax takes; choose a smaller set"
-                )
-            images = np.zeros((sizes[part], *shape), np.uint8)
-            labels = np.zeros(sizes[part], np.int64)
-            try:
-                for i, example in enumerate(builder.as_data_source(split=part)):
-                    images[i], labels[i] = example["image"], example["label"]
-            except Exception as error:  # as above
-                raise _tfds_error(name, "read", error) from error
-            arrays += [images, labels]
-    return _dataset(name, arrays, num_classes)
-
-
-def _shape_and_classes(name: str, features: Any) -> tuple[tuple[int, ...], int]:
-    try:
-        image, label = features["image"], features["label"]
-        shape, num_classes = image.shape, label.num_classes
-        is_image = image.np_dtype == np.uint8 and len(shape) == 3
-    except (AttributeError, KeyError, TypeError):
-        shape, num_classes, is_image = (), None, False
-    if not is_image or num_classes is None:
-        raise UserError(
-            f"TFDS's {name} is no image classification set: fkjax needs a uint8 "
-            "feature 'image' and a class feature 'label'; choose another set"
-        )
-    if None in shape:
-        raise UserError(
-            f"TFDS's {name} has images of varying shape, {shape}, and fkjax needs one "
-            "shape; choose another set, or resize it into IDX files"
-        )
-    return shape, num_classes
-
-
-def _prepare(builder: Any, name: str, folder: Path | None) -> None:
-    obstacles = []
-    if folder is None:
-        obstacles.append("no data folder is named")
-    if importlib.util.find_spec("tensorflow") is None:
-        obstacles.append("TensorFlow is missing (pip install 'fkjax[tfds]')")
-    if not _answers(_DOWNLOAD_HOST):
-        obstacles.append(f"there is no network ({_DOWNLOAD_HOST} does not answer)")
-    if obstacles:
-        place = f"in {folder}" if folder else "in TFDS's default folder"
-        raise UserError(
-            f"{name} is not {place} and TFDS cannot prepare it, because "
-            f"{' and '.join(obstacles)}: give --data-dir=DIR where DIR/{name} holds "
-            "the four IDX files (train-images-idx3-ubyte.gz, ...) or a "
-            "prepared TFDS set, or take --dataset=digits, which needs neither"
-        )
-    try:
-        _tfds().disable_progress_bar()
-        builder.download_and_prepare(file_format="array_record")
-    except Exception as error:  # TFDS raises errors of many kinds; each is told
-        raise _tfds_error(name, "prepare", error) from error
-
-
-def _tfds_error(name: str, verb: str, error: Exception) -> UserError:
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(
-        f"TFDS could not {verb} {name} ({first_line}); give a --data-dir that holds it "
-        "prepared as array_record, or take --dataset=digits"
-    )
-
-
-def _answers(url: str) -> bool:
-    """Says within `_PATIENCE` seconds whether a host answers, if only to refuse."""
-    answers = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=_PATIENCE):
-                answers.append(True)
-        except urllib.error.HTTPError:
-            answers.append(True)
-        except (OSError, ValueError):
-            pass
-
-    # In a thread, because looking up a host name heeds no timeout.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    return bool(answers)
-
-
-def _check_part(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def _check_part(
+    images: np.ndarray | Streamed, labels: np.ndarray, num_classes: int
+) -> None:
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(
             f"images have shape {images.shape}; expected [n, height, width, channels], "
             "none of them 0"
         )
-    if np.issubdtype(images.dtype, np.floating):
+    if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
         bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
         if len(bad):
             raise UserError(

@@ -10,8 +10,8 @@ import numpy as np
 
 from fkjax import evaluation, training
 from fkjax import pool as pools
-from fkjax.base import Model, Query, Strategy, Variables, View, key_for
-from fkjax.images import take
+from fkjax.base import Images, Model, Query, Strategy, Variables, View, key_for
+from fkjax.images import concatenated
 from fkjax.oracle import Oracle, restrict
 
 
@@ -42,10 +42,10 @@ class Arrays(NamedTuple):
         test_labels: of the test images.
     """
 
-    pool_images: jax.Array
-    validation_images: jax.Array
-    selection_images: jax.Array
-    test_images: jax.Array
+    pool_images: Images
+    validation_images: Images
+    selection_images: Images
+    test_images: Images
     validation_labels: jax.Array
     selection_labels: jax.Array
     test_labels: jax.Array
@@ -139,10 +139,10 @@ def make_driver(
 
         pool = pools.add(state.pool, indices, labels)
         chosen, num_labeled = pools.labeled(pool, capacity=capacity)
-        known_images = take(arrays.pool_images, chosen)
+        known_images = arrays.pool_images[chosen]
         known_labels = pool.label[chosen]
         if trains_on_validation:  # first: the last of the others may not be labelled
-            known_images = jnp.concatenate([arrays.validation_images, known_images])
+            known_images = concatenated(arrays.validation_images, known_images)
             known_labels = jnp.concatenate([arrays.validation_labels, known_labels])
             num_labeled += len(arrays.validation_labels)
         variables = training.fit(

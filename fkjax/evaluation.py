@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Model, Variables
+from fkjax.base import Images, Model, Variables
 from fkjax.images import map_examples
 
 
 def predictions(
-    model: Model, variables: Variables, images: jax.Array, *, batch_size: int = 100
+    model: Model, variables: Variables, images: Images, *, batch_size: int = 100
 ) -> jax.Array:
     """The most probable class of each image.
 
@@ -30,7 +30,7 @@ def predictions(
 
 
 def accuracy(
-    model: Model, variables: Variables, images: jax.Array, labels: jax.Array
+    model: Model, variables: Variables, images: Images, labels: jax.Array
 ) -> jax.Array:
     """The share of images that the model gets right. Shape []."""
     return (predictions(model, variables, images) == labels).mean()

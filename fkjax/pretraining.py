@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Model, Variables, key_for
+from fkjax.base import Images, Model, Variables, key_for
 from fkjax.ensemble import each_member
 from fkjax.images import take
 from fkjax.training import Schedule, sgd, sgd_step
@@ -30,7 +30,7 @@ def pretrain(
     key: jax.Array,
     model: Model,
     variables: Variables,
-    images: jax.Array,
+    images: Images,
     *,
     schedule: Schedule,
 ) -> Variables:
@@ -62,11 +62,14 @@ def pretrain(
 
     def train_epoch(epoch: jax.Array, state: tuple) -> tuple:
         order = jax.random.permutation(key_for(key, "order", epoch), len(images))
+        num_steps = len(images) // size
 
         def step(i: jax.Array, state: tuple) -> tuple:
             variables, optimizer_state = state
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-            turned, labels = rotated(take(images, batch))
+            then = jax.lax.dynamic_slice_in_dim(order, (i + 1) * size, size)
+            then = jnp.where(i + 1 < num_steps, then, -1)
+            turned, labels = rotated(take(images, batch, then))
             return sgd_step(
                 key_for(key, "dropout", epoch, i),
                 model,
@@ -79,7 +82,7 @@ def pretrain(
                 jnp.ones(len(labels)),
             )
 
-        return jax.lax.fori_loop(0, len(images) // size, step, state)
+        return jax.lax.fori_loop(0, num_steps, step, state)
 
     start = (variables, sgd(schedule).init(variables.parameters))
     return jax.lax.fori_loop(0, schedule.epochs, train_epoch, start)[0]

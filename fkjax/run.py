@@ -31,8 +31,10 @@ from fkjax.driver import (
     side_by_side,
 )
 from fkjax.ensemble import ensemble
+from fkjax.images import Streamed
 from fkjax.oracle import Oracle, array_oracle, noisy_labels
 from fkjax.progress import Progress
+from fkjax.reading import plain_errors
 from fkjax.reporting import RunFolder
 
 PACKAGES = ("fkjax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -72,7 +74,9 @@ def run(config: Config) -> list[dict[str, Any]]:
         UserError: if the configuration, the data or the output folder is at fault.
     """
     check(config)
-    dataset = datasets.load(config.dataset, data_dir=config.data_dir)
+    dataset = datasets.load(
+        config.dataset, data_dir=config.data_dir, image_size=config.image_size
+    )
     experiment = _prepare(config, dataset)
     experiment.parts(config.seed)  # a pool that cannot be: told before anything is made
     folder = None
@@ -83,8 +87,11 @@ def run(config: Config) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
     try:
-        with Progress(total) as progress:
-            for seeds in _groups(config):
+        with (
+            plain_errors(dataset.train_images, dataset.test_images),
+            Progress(total) as progress,
+        ):
+            for seeds in _groups(config, dataset):
                 for record, queries in _play_seeds(experiment, seeds, progress):
                     if folder is not None:
                         folder.append_queries(**queries)
@@ -217,18 +224,23 @@ def _world(experiment: _Experiment, seed: int) -> _World:
         key,
         parts,
         Arrays(
-            *(jnp.asarray(part.images) for part in images),
+            *(jax.tree.map(jnp.asarray, part.images) for part in images),
             *(jnp.asarray(part.labels) for part in labels),
         ),
         array_oracle(answers),
     )
 
 
-def _groups(config: Config) -> list[range]:
-    """The seeds that are played side by side."""
+def _groups(config: Config, dataset: datasets.Dataset) -> list[range]:
+    """The seeds that are played side by side.
+
+    Streamed images are large: a batch of each seed at once is for the user to ask for.
+    """
     seeds = range(config.seed, config.seed + config.seeds)
     is_together = config.side_by_side == "yes" or (
-        config.side_by_side == "auto" and jax.default_backend() != "cpu"
+        config.side_by_side == "auto"
+        and jax.default_backend() != "cpu"
+        and not isinstance(dataset.train_images, Streamed)
     )
     if is_together and config.seeds > 1:
         return [seeds]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fkjax.base import UserError, key_for
+from fkjax.base import Images, UserError, key_for
 from fkjax.datasets import Dataset
 
 
@@ -19,7 +19,7 @@ class Split(NamedTuple):
         ids: int32 row in the dataset's training (or test) part. Shape [n].
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     ids: np.ndarray
 

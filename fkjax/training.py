@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fkjax.base import Model, Variables, key_for
+from fkjax.base import Images, Model, Variables, key_for
 from fkjax.dropout import dropout
 from fkjax.ensemble import each_member
 from fkjax.images import take
@@ -128,7 +128,7 @@ def fit(
     key: jax.Array,
     model: Model,
     variables: Variables,
-    images: jax.Array,
+    images: Images,
     labels: jax.Array,
     num_labeled: jax.Array,
     *,
@@ -177,10 +177,12 @@ def fit(
         order_by = jax.random.uniform(key_for(key, "order", epoch), (capacity,))
         order_by = jnp.where(jnp.arange(capacity) < num_labeled, order_by, jnp.inf)
         order = jnp.pad(jnp.argsort(order_by), (0, padding))
+        num_steps = (num_labeled + size - 1) // size
 
         def step(i: jax.Array, state: tuple) -> tuple:
             variables, optimizer_state = state
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+            then = jax.lax.dynamic_slice_in_dim(order, (i + 1) * size, size)
             weights = (i * size + jnp.arange(size) < num_labeled).astype(jnp.float32)
             return sgd_step(
                 key_for(key, "dropout", epoch, i),
@@ -189,13 +191,12 @@ def fit(
                 variables,
                 optimizer_state,
                 epoch,
-                take(images, batch),
+                take(images, batch, jnp.where(i + 1 < num_steps, then, -1)),
                 labels[batch],
                 weights,
             )
 
         variables, optimizer_state, kept, best = state
-        num_steps = (num_labeled + size - 1) // size
         variables, optimizer_state = jax.lax.fori_loop(
             0, num_steps, step, (variables, optimizer_state)
         )

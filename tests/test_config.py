@@ -138,6 +138,8 @@ NAN, INF = float("nan"), float("inf")
         ({"seed": -1}, "--seed must be a number from 0 to 2147483647, got -1."),
         ({"seed": 2**31}, "--seed must be .*, got 2147483648."),
         ({"tuning_size": -1}, "--tuning-size must be 0 or more, got -1."),
+        ({"image_size": 3}, "--image-size must be a number from 4 to 4096, got 3."),
+        ({"image_size": 4097}, "--image-size must be .*, got 4097."),
         ({"label_noise": -0.1}, "--label-noise must be a probability from 0 to 1"),
         ({"label_noise": 1.1}, "--label-noise must be .*, got 1.1."),
         ({"label_noise": NAN}, "--label-noise must be .*, got nan."),
@@ -172,6 +174,8 @@ def test_refusals_name_the_flag_and_what_it_takes(changes, message):
     [
         {"seed": 2**31 - 1, "seeds": 1},
         {"label_noise": 1.0},
+        {"image_size": 4},
+        {"image_size": 4096},
         {"imbalance_ratio": 1.0},
         {"momentum": 0.0},
         {"checkpoint_selection": "test"},

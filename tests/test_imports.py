@@ -15,8 +15,9 @@ ROOT = Path(fkjax.__file__).parent
 LEVELS = {
     4: "run",
     3: "driver config",
-    2: "training pretraining evaluation models acquisition datasets idx splits "
-    "reporting tables figures progress oracle checkpoint distributed",
+    2: "training pretraining evaluation models acquisition datasets idx svhn cifar "
+    "image_folder tfds decoding reading splits reporting tables figures progress "
+    "oracle checkpoint distributed",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images ensemble",
     0: "base",
@@ -80,7 +81,10 @@ def test_there_is_no_cycle():
     graphlib.TopologicalSorter(graph).prepare()
 
 
-PURE = set("jax numpy chex typing collections functools itertools math zlib".split())
+PURE = set(
+    "jax numpy chex typing collections functools itertools math zlib "
+    "dataclasses".split()
+)
 TOUCHES_FILES = set(
     "open print load loadtxt save savez savetxt fromfile tofile".split()
 )
@@ -111,7 +115,9 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
     [
         ("flax", {"models"}),
         ("optax", {"training", "pretraining", "acquisition"}),
-        ("tensorflow_datasets", {"datasets"}),
+        ("tensorflow_datasets", {"tfds"}),
+        ("scipy", {"svhn"}),
+        ("PIL", {"decoding"}),
         ("tensorflow", set()),
         ("matplotlib", {"figures"}),
         ("sklearn", {"datasets"}),
@@ -135,7 +141,8 @@ def test_imports_are_found_wherever_they_stand():
 
 @pytest.mark.parametrize("module", ["fkjax", "fkjax.run"])
 def test_importing_loads_neither_tensorflow_nor_matplotlib(module):
-    heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn")
+    heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "PIL")
+    heavy += ("scipy.io",)
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
         capture_output=True,

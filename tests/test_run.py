@@ -307,13 +307,13 @@ def test_seeds_side_by_side_are_the_seeds_one_by_one(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_seeds_are_side_by_side_where_that_pays(monkeypatch):
+def test_seeds_are_side_by_side_where_that_pays(monkeypatch, digits):
     config = dataclasses.replace(defaults("digits"), seeds=3, seed=4)
-    assert fkjax.run._groups(config) == [range(4, 5), range(5, 6), range(6, 7)]
+    assert fkjax.run._groups(config, digits) == [range(4, 5), range(5, 6), range(6, 7)]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert fkjax.run._groups(config) == [range(4, 7)]
+    assert fkjax.run._groups(config, digits) == [range(4, 7)]
     alone = dataclasses.replace(config, side_by_side="no")
-    assert len(fkjax.run._groups(alone)) == 3
+    assert len(fkjax.run._groups(alone, digits)) == 3
 
 
 def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
@@ -454,9 +454,7 @@ def test_rotations_of_images_that_are_not_square_are_refused(capsys, tmp_path):
 
 
 def test_without_data_and_network_the_remedies_are_named_soon(tmp_path):
-    code = (
-        "from fkjax import datasets; datasets._DOWNLOAD_HOST = 'https://no.invalid'; "
-    )
+    code = "from fkjax import tfds; tfds._DOWNLOAD_HOST = 'https://no.invalid'; "
     since = time.perf_counter()
     argv = ["--dataset", "mnist", "--data-dir", tmp_path / "data"]
     status, out, err = finish(

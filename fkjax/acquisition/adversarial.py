@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from fkjax.acquisition.ranking import highest
-from fkjax.base import Model, Query, Strategy, View, key_for
+from fkjax.base import Images, Model, Query, Strategy, View, key_for
 from fkjax.images import map_examples, take
 from fkjax.models.vae import Autoencoder, Discriminator, autoencoder, discriminator
 
@@ -114,7 +114,7 @@ def vae_loss(
 def train(
     key: jax.Array,
     players: Networks,
-    images: jax.Array,
+    images: Images,
     is_unlabeled: jax.Array,
     hyperparameters: Hyperparameters,
 ) -> Learned:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fkjax import pseudo_label
 from fkjax.acquisition.matching import match
-from fkjax.base import Model, Query, Strategy, View
+from fkjax.base import Images, Model, Query, Strategy, View
 from fkjax.fisher import LabelFn, descriptor, features
 from fkjax.images import map_examples
 from fkjax.kernel import pearson_features
@@ -104,7 +104,7 @@ def _fisher_strategy(
 
     def query(key: jax.Array, view: View) -> Query:
         def embed(
-            images: jax.Array, hints: Any, label_fn: Callable[[Any], LabelFn]
+            images: Images, hints: Any, label_fn: Callable[[Any], LabelFn]
         ) -> _Embedding:
             def one(image: jax.Array, hint: Any) -> _Embedding:
                 d = descriptor(model, view.variables, image, label_fn(hint), taps=taps)
