@@ -10,7 +10,7 @@ import pytest
 from fkjax import acquisition, evaluation, oracle, training
 from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Query, Strategy, View
-from fkjax.models import lenet
+from fkjax.models import MODELS, lenet
 
 TAPS = ("conv1", "conv2", "fc1")
 BUDGET = 8
@@ -309,3 +309,26 @@ def test_the_taps_are_what_is_compared(model, world, ask):
     query = jax.jit(strategy.query)(jax.random.key(0), kept)
     assert float(abs(query.scores).max()) <= 49.01  # one block of 50: n - 1
     assert ask("feature_match", world).scores.max() > 49.01
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_works_on_a_residual_network(name):
+    """Traced, not run: what a model lacks would show here."""
+    architecture = MODELS["resnet10"]
+    model = architecture.make(
+        (32, 32, 3),
+        5,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        conv_dropout=architecture.conv_dropout,
+        dense_dropout=architecture.dense_dropout,
+    )
+    made = STRATEGIES[name](model, SETTINGS._replace(taps=architecture.taps))
+    images = jax.ShapeDtypeStruct((20, 32, 32, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((20,), jnp.int32)
+    is_so = jax.ShapeDtypeStruct((20,), bool)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    view = View(variables, images, is_so, images, labels, is_so, labels)
+    kept = oracle.restrict(view, made, hidden_labels=lambda: labels)
+    query = jax.eval_shape(made.query, jax.random.key(0), kept)
+    assert all(part.shape == (BUDGET,) for part in query)
