@@ -63,6 +63,7 @@ class Model(NamedTuple):
             statistics`: the pass of a training step, which normalises with the batch
             and moves the running statistics. The mask, of shape [N] bool, says which
             examples count for both. None if that is `apply`.
+        std: by which `apply` divides each channel of images / 255.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -73,6 +74,7 @@ class Model(NamedTuple):
     num_classes: int
     dropout: tuple[tuple[str, float], ...] = ()
     apply_training: Callable[..., tuple[jax.Array, Any]] | None = None
+    std: tuple[float, ...] = (1.0,)
 
 
 def log_probs(

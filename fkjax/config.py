@@ -36,8 +36,10 @@ class Config:
     output_dir: Annotated[str | None, _folder] = None
     """New or empty folder for records and figures; without it, none are written."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
-    """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_oracle; with
-    MC-dropout variation_ratio, entropy, bald, mean_std; margin, least_confidence."""
+    """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_nearest_joint,
+    fisher_oracle; with copies fisher_covariance, fisher_information,
+    fisher_information_diagonal; with MC-dropout variation_ratio, entropy, bald,
+    mean_std; margin, least_confidence."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0
@@ -68,6 +70,8 @@ class Config:
     """Activations in the descriptors, of conv1, conv2, fc1 and logits."""
     passes: int = 128
     """Passes of MC-dropout over the pool."""
+    copies: int = 128
+    """Perturbed copies of each pool image, for fisher_covariance and _information*."""
     pretraining: Literal["rotation", "none"] = "rotation"
     """Self-supervision on the whole pool before the first round."""
     pretraining_epochs: int = 8
@@ -159,6 +163,7 @@ def check(config: Config) -> None:
         "pretraining_epochs",
         "batch_size",
         "passes",
+        "copies",
     )
     for flag in (*counts, "validation_size"):
         _require(config, flag, "1 or more", lambda x: x >= 1)

@@ -169,7 +169,9 @@ def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
         )
         return pretraining.transfer(model, pretrained, fresh)
 
-    settings = Settings(config.taps, config.budget, config.passes)
+    settings = Settings(
+        config.taps, config.budget, config.passes, num_copies=config.copies
+    )
     strategies = {}
     for name in config.strategies:
         strategy = STRATEGIES[name](model, settings)

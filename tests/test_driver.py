@@ -82,7 +82,8 @@ def predict(model):
 def strategy(model):
     @functools.cache
     def make(name):
-        made = STRATEGIES[name](model, Settings(("conv1", "fc1"), BUDGET))
+        settings = Settings(("conv1", "fc1"), BUDGET, num_copies=12)
+        made = STRATEGIES[name](model, settings)
         return made._replace(query=jax.jit(made.query))
 
     return make

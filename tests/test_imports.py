@@ -18,7 +18,8 @@ LEVELS = {
     2: "training pretraining evaluation models datasets idx splits reporting tables "
     "figures progress oracle checkpoint distributed",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
-    "acquisition pool dropout gram metric embedding images",
+    "acquisition pool dropout gram metric embedding images "
+    "perturbation information",
     0: "base",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

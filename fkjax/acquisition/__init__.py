@@ -6,7 +6,11 @@ from typing import NamedTuple
 from fkjax.acquisition.fisher_kernel import (
     feature_match,
     fisher_argmax,
+    fisher_covariance,
+    fisher_information,
+    fisher_information_diagonal,
     fisher_nearest,
+    fisher_nearest_joint,
     fisher_oracle,
 )
 from fkjax.acquisition.random import random
@@ -28,11 +32,13 @@ class Settings(NamedTuple):
         taps: activations in the descriptors of those that match.
         budget: B.
         num_passes: T of those under MC-dropout, of each member of an ensemble.
+        num_copies: K of those that look at perturbed copies.
     """
 
     taps: Sequence[str]
     budget: int
     num_passes: int = 128
+    num_copies: int = 128
 
 
 def _random(model: Model, settings: Settings) -> Strategy:
@@ -43,6 +49,15 @@ def _random(model: Model, settings: Settings) -> Strategy:
 def _matching(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
     return lambda model, settings: factory(
         model, taps=settings.taps, budget=settings.budget
+    )
+
+
+def _by_copies(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
+    return lambda model, settings: factory(
+        model,
+        taps=settings.taps,
+        budget=settings.budget,
+        num_copies=settings.num_copies,
     )
 
 
@@ -61,6 +76,10 @@ STRATEGIES: dict[str, Callable[[Model, Settings], Strategy]] = {
     "feature_match": _matching(feature_match),
     "fisher_argmax": _matching(fisher_argmax),
     "fisher_nearest": _matching(fisher_nearest),
+    "fisher_nearest_joint": _matching(fisher_nearest_joint),
+    "fisher_covariance": _by_copies(fisher_covariance),
+    "fisher_information": _by_copies(fisher_information),
+    "fisher_information_diagonal": _by_copies(fisher_information_diagonal),
     "fisher_oracle": _matching(fisher_oracle),
     "variation_ratio": _stochastic(variation_ratio),
     "entropy": _stochastic(entropy),
@@ -78,7 +97,11 @@ __all__ = [
     "entropy",
     "feature_match",
     "fisher_argmax",
+    "fisher_covariance",
+    "fisher_information",
+    "fisher_information_diagonal",
     "fisher_nearest",
+    "fisher_nearest_joint",
     "fisher_oracle",
     "least_confidence",
     "margin",
