@@ -84,6 +84,7 @@ class Model(NamedTuple):
             and moves the running statistics. The mask, of shape [N] bool, says which
             examples count for both. None if that is `apply`.
         member: the model of each member, of an ensemble (`fkjax.ensemble`).
+        std: by which `apply` divides each channel of images / 255.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -95,6 +96,7 @@ class Model(NamedTuple):
     dropout: tuple[tuple[str, float], ...] = ()
     apply_training: Callable[..., tuple[jax.Array, Any]] | None = None
     member: "Model | None" = None
+    std: tuple[float, ...] = (1.0,)
 
 
 def log_probs(

@@ -44,9 +44,10 @@ class Config:
     output_dir: Annotated[str | None, _folder] = None
     """New or empty folder for records and figures; without it, none are written."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
-    """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_oracle; with
-    MC-dropout variation_ratio, entropy, bald, mean_std; margin, least_confidence;
-    and adversarial vaal."""
+    """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_nearest_joint,
+    fisher_oracle; with copies fisher_covariance, fisher_information,
+    fisher_information_diagonal; with MC-dropout variation_ratio, entropy, bald,
+    mean_std; margin, least_confidence; and adversarial vaal."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0
@@ -88,6 +89,8 @@ class Config:
     """Passes of MC-dropout over the pool, by each model of the ensemble."""
     vaal_steps: int = 1000
     """Training steps of the networks of vaal in each of its queries."""
+    copies: int = 128
+    """Perturbed copies of each pool image, for fisher_covariance and _information*."""
     pretraining: Literal["rotation", "none"] = "rotation"
     """Self-supervision on the whole pool before the first round."""
     pretraining_epochs: int = 8
@@ -154,6 +157,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 35,
         "batch_size": 128,
         "learning_rate": 0.1,
+        "copies": 64,
     },
     "paper-imagenet": {
         "dataset": "imagenet",
@@ -169,6 +173,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.1,
         "momentum": 0.9,
         "weight_decay": 1e-4,
+        "copies": 32,
     },
 }
 """The experiments of Gudovskiy et al. 2020, Sec. 5, where they differ from `Config`."""
@@ -247,9 +252,9 @@ def check(config: Config) -> None:
         raise UserError(
             f"--taps takes one or more different names, got {' '.join(config.taps)!r}."
         )
-    counts = "seeds rounds budget ensemble passes vaal_steps validation_size".split()
+    counts = "seeds rounds budget ensemble passes copies vaal_steps batch_size".split()
     counts += "epochs pretraining_epochs decay_every pretraining_decay_every".split()
-    for flag in (*counts, "batch_size"):
+    for flag in (*counts, "validation_size"):
         _require(config, flag, "1 or more", lambda x: x >= 1)
     _require(config, "seed", "a number from 0 to 2147483647", lambda x: 0 <= x < 2**31)
     _require(config, "tuning_size", "0 or more", lambda x: x >= 0)

@@ -134,8 +134,13 @@ class Descriptor(NamedTuple):
     label: jax.Array
 
 
-LabelFn = Callable[[jax.Array, dict[str, jax.Array]], jax.Array]
-"""`label_fn(log_probs, z)`: the label to assume for one example. Shape []."""
+LabelFn = Callable[
+    [jax.Array, dict[str, jax.Array], Callable[[jax.Array], dict[str, jax.Array]]],
+    jax.Array,
+]
+"""`label_fn(log_probs, z, gradient)`: the label to assume for one example. Shape [].
+
+`gradient(label)` is the example's g under any label: a backward pass each."""
 
 
 def descriptor(
@@ -158,22 +163,79 @@ def descriptor(
         model: the classifier.
         variables: its variables.
         image: Shape [H, W, channels].
-        label_fn: gives the label s from log p(y | x) and z.
+        label_fn: gives the label s from log p(y | x), z, and g under other labels.
         taps: which activations enter.
 
     Returns:
         The example's `Descriptor`.
     """
+    log_p, z, pullback = _differentiated(model, variables, image, taps)
+
+    def gradient(label: jax.Array) -> dict[str, jax.Array]:
+        return pullback(jax.nn.one_hot(label, model.num_classes, dtype=log_p.dtype))
+
+    label = label_fn(log_p, z, gradient)
+    return Descriptor(log_p, z, gradient(label), label)
+
+
+def all_gradients(
+    model: Model, variables: Variables, image: jax.Array, *, taps: Sequence[str]
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Features z of one example, and its g under each of the C labels.
+
+    Args:
+        model: the classifier.
+        variables: its variables.
+        image: Shape [H, W, channels].
+        taps: which activations enter.
+
+    Returns:
+        z, shapes [n_l], and g, shapes [C, n_l].
+    """
+    log_p, z, pullback = _differentiated(model, variables, image, taps)
+    # One label after the other: all at once, many examples' would leave the caches.
+    return z, jax.lax.map(pullback, jnp.eye(len(log_p), dtype=log_p.dtype))
+
+
+def feature_derivatives(
+    model: Model, variables: Variables, image: jax.Array, *, taps: Sequence[str]
+) -> jax.Array:
+    """sum_l <z_l, g_l(c)> of one example for each label c, without any of the g.
+
+    With log p(y | x) as a function of the offsets of `descriptor`, the g(c) are the
+    rows of its Jacobian, and these products are its derivative along z: one pass for
+    all labels, where the g would take C.
+
+    Args:
+        model: the classifier.
+        variables: its variables.
+        image: Shape [H, W, channels].
+        taps: which activations enter.
+
+    Returns:
+        Shape [C].
+    """
+    log_p, z, pullback = _differentiated(model, variables, image, taps)
+    # The derivative along z is the transpose of the pullback, which is linear. The
+    # convolutions for CPU have no forward mode that `jax.jvp` could use instead.
+    _, pushforward = jax.vjp(pullback, jnp.zeros_like(log_p))
+    return pushforward(z)[0]
+
+
+def _differentiated(
+    model: Model, variables: Variables, image: jax.Array, taps: Sequence[str]
+) -> tuple[
+    jax.Array, dict[str, jax.Array], Callable[[jax.Array], dict[str, jax.Array]]
+]:
+    """Gives log p(y | x), z, and the pullback from log p to the offsets."""
     shapes = jax.eval_shape(lambda: _tapped(model, variables, image, {}, taps)[1])
     offsets = {name: jnp.zeros(shapes[name].shape) for name in taps}
-    log_p, gradient, z = jax.vjp(
+    log_p, pullback, z = jax.vjp(
         lambda offsets: _tapped(model, variables, image, offsets, taps),
         offsets,
         has_aux=True,
     )
-    label = label_fn(log_p, z)
-    (g,) = gradient(jax.nn.one_hot(label, model.num_classes, dtype=log_p.dtype))
-    return Descriptor(log_p, z, g, label)
+    return log_p, z, lambda cotangent: pullback(cotangent)[0]
 
 
 def features(

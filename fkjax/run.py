@@ -182,7 +182,11 @@ def _prepare(config: Config, dataset: datasets.Dataset) -> _Experiment:
         return pretraining.transfer(model, pretrained, fresh)
 
     settings = Settings(
-        config.taps, config.budget, config.passes, vaal_steps=config.vaal_steps
+        config.taps,
+        config.budget,
+        config.passes,
+        vaal_steps=config.vaal_steps,
+        num_copies=config.copies,
     )
     strategies = {}
     for name in config.strategies:

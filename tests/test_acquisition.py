@@ -7,17 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax import acquisition, evaluation, oracle, training
+from fkjax import acquisition, evaluation, fisher, oracle, pseudo_label, training
 from fkjax.acquisition import STRATEGIES, Settings
-from fkjax.base import Query, Strategy, View
+from fkjax.base import Query, Strategy, View, key_for
 from fkjax.models import MODELS, lenet
+from fkjax.perturbation import copies
 
 TAPS = ("conv1", "conv2", "fc1")
 BUDGET = 8
 NUM_POOL, NUM_VALIDATION = 90, 60
-SETTINGS = Settings(TAPS, BUDGET, num_passes=16, vaal_steps=5)
+# 12 copies of 10 images at a time: the pool is whole tens, and compiles one loop.
+SETTINGS = Settings(TAPS, BUDGET, num_passes=16, vaal_steps=5, num_copies=12)
 UNCERTAINTY = "variation_ratio entropy bald mean_std margin least_confidence".split()
 BLIND = ["random", "vaal", *UNCERTAINTY]  # to the validation set
+BY_COPIES = {
+    "fisher_covariance": pseudo_label.covariance,
+    "fisher_information": pseudo_label.information,
+    "fisher_information_diagonal": pseudo_label.information_diagonal,
+}
 MATCHING = [name for name in STRATEGIES if name not in BLIND]
 
 
@@ -156,8 +163,14 @@ def test_random_is_uniform_over_the_unlabelled(ask, world):
 
 READS = {
     "feature_match": {"validation_images", "validation_mistakes"},
-    "fisher_argmax": {"validation_images", "validation_mistakes", "validation_labels"},
-    "fisher_nearest": {"validation_images", "validation_mistakes", "validation_labels"},
+    **{
+        name: {"validation_images", "validation_mistakes", "validation_labels"}
+        for name in ("fisher_argmax", "fisher_nearest", "fisher_nearest_joint")
+    },
+    **{
+        name: {"validation_images", "validation_mistakes", "validation_labels"}
+        for name in BY_COPIES
+    },
     "fisher_oracle": {
         "validation_images",
         "validation_mistakes",
@@ -225,6 +238,42 @@ def test_fisher_nearest_assumes_the_label_of_the_highest_correlation(
     assert (predicted != assumed).any()  # or the test could not tell them apart
 
 
+def test_fisher_nearest_joint_assumes_by_gradients_under_the_predictions(
+    ask, model, world, r_z
+):
+    view, _ = world
+
+    @jax.jit
+    @jax.vmap
+    def gradients(image):
+        label_fn = pseudo_label.argmax()
+        return fisher.descriptor(model, view.variables, image, label_fn, taps=TAPS).g
+
+    r_g = correlations(gradients(view.pool_images), gradients(view.validation_images))
+    labels = np.asarray(view.validation_labels)
+    assumed = labels[(r_z + r_g).argmax(axis=1)]
+    query = ask("fisher_nearest_joint", world)
+    np.testing.assert_array_equal(query.pseudo_labels, assumed[query.indices])
+    assert (labels[r_z.argmax(axis=1)] != assumed).any()
+
+
+@pytest.mark.parametrize("name", BY_COPIES)
+def test_copies_of_each_position_decide_the_assumed_label(name, ask, model, world):
+    view, _ = world
+    query = ask(name, world)
+
+    @jax.jit
+    @jax.vmap
+    def assumed(position):
+        key = key_for(jax.random.key(0), "copies", position)
+        made = copies(key, view.pool_images[position], model.std, num_copies=12)
+        label_fn = BY_COPIES[name](model, view.variables, made, taps=TAPS)
+        return label_fn(None, None, None)
+
+    np.testing.assert_array_equal(query.pseudo_labels, assumed(query.indices))
+    assert len(set(query.pseudo_labels)) > 1
+
+
 def test_fisher_argmax_assumes_the_prediction(ask, world, model):
     view, _ = world
     query = ask("fisher_argmax", world)
@@ -276,7 +325,9 @@ def test_without_a_mistake_the_draw_is_random(name, ask, world):
     assert set(ask(name, (none, world[1]), key=1).indices) != set(query.indices)
 
 
-@pytest.mark.parametrize("name", MATCHING)
+# A copy's perturbation goes by its example's position, so that a query replays; at
+# another position an example has other copies, and may be assumed another label.
+@pytest.mark.parametrize("name", [name for name in MATCHING if name not in BY_COPIES])
 def test_permuting_the_pool_permutes_the_query(name, ask, world):
     view, truth = world
     order = np.random.default_rng(2).permutation(NUM_POOL)
@@ -290,7 +341,9 @@ def test_permuting_the_pool_permutes_the_query(name, ask, world):
     np.testing.assert_allclose(permuted.scores, query.scores, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["feature_match", "fisher_nearest"])
+@pytest.mark.parametrize(
+    "name", ["feature_match", "fisher_nearest", "fisher_nearest_joint"]
+)
 def test_the_batch_size_does_not_change_the_query(name, ask, model, world):
     view, truth = world
     strategy = getattr(acquisition, name)(model, taps=TAPS, budget=BUDGET, batch_size=7)

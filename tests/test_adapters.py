@@ -205,3 +205,8 @@ def test_linen_modules_that_move_statistics_in_inference_fail(images):
     model = from_linen(Forgetful(), **options())
     with pytest.raises(flax.errors.ModifyScopeVariableError):
         model.apply(model.init(jax.random.key(0)), images)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_the_model_tells_what_it_divides_by(kind):
+    assert PLAIN[kind](std=[0.25]).std == (0.25,)

@@ -57,6 +57,7 @@ def test_the_presets_are_the_papers():
     assert svhn.training() == Schedule(35, 128, 0.1, 0.5, 0.0, 15)
     assert svhn.rotation_pretraining() == Schedule(8, 128, 0.1, 0.5, 0.0, 3)
     assert svhn.validation_size == 104_388
+    assert (mnist.copies, svhn.copies, imagenet.copies) == (128, 64, 32)
     assert (imagenet.model, imagenet.taps) == ("resnet18", ("stage3", "pool"))
     assert (imagenet.rounds, imagenet.budget, imagenet.seeds) == (10, 64_000, 1)
     schedule = imagenet.training()._replace(decay_every=0)

@@ -200,6 +200,39 @@ def test_the_gradient_of_a_tie_sums_to_the_error_and_stays_on_the_tied():
     np.testing.assert_array_equal(windows(gradient)[~is_maximum], 0)
 
 
+@pytest.mark.parametrize("is_mapped", [False, True])
+@pytest.mark.parametrize("layer", ["convolution in x", "in the kernel", "pooling"])
+def test_the_pullback_pulled_back_is_the_derivative(layer, is_mapped):
+    """Reverse mode twice is forward mode, which the plain operations have."""
+    x, kernel = normal(0, 3, 6, 7, 2), normal(1, 3, 3, 2, 4)
+    ours, plain, primal = {
+        "convolution in x": (
+            lambda x: conv_valid(x, kernel),
+            lambda x: plain_conv(x, kernel),
+            x,
+        ),
+        "in the kernel": (
+            lambda kernel: conv_valid(x, kernel),
+            lambda kernel: plain_conv(x, kernel),
+            kernel,
+        ),
+        "pooling": (max_pool, plain_pool, x),
+    }[layer]
+
+    def forward(primal, tangent):
+        y, pull = jax.vjp(ours, primal)
+        return jax.vjp(lambda error: pull(error)[0], jnp.zeros_like(y))[1](tangent)[0]
+
+    tangents = normal(3, 4, *primal.shape)
+    primals = np.stack([primal] * 4) + (normal(4, 4, 1, 1, 1, 1) if is_mapped else 0)
+    if is_mapped:
+        pushed = jax.jit(jax.vmap(forward))(primals, tangents)
+    else:
+        pushed = jnp.stack([forward(primal, tangent) for tangent in tangents[:2]])
+    for one, p, t in zip(pushed, primals, tangents, strict=False):
+        close(one, jax.jvp(plain, (p,), (t,))[1])
+
+
 def example_loss(conv, pool):
     """A loss of one example, with what a LeNet has between two convolutions."""
 

@@ -119,6 +119,47 @@ def test_descriptors_agree_with_a_numpy_restatement(model, variables, images, la
             np.testing.assert_allclose(d.g[name][i], g[name], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("taps", [TAPS, ("conv2",)], ids="+".join)
+def test_gradients_under_all_labels_and_their_products_with_z(
+    model, variables, images, taps
+):
+    """By NumPy, label by label; the products without any of the gradients."""
+
+    @jax.jit
+    @jax.vmap
+    def one(image):
+        products = fisher.feature_derivatives(model, variables, image, taps=taps)
+        return *fisher.all_gradients(model, variables, image, taps=taps), products
+
+    z, g, products = one(jnp.asarray(images[:2]))
+    assert products.shape == (2, 10)
+    weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables.parameters)
+    for i, image in enumerate(images[:2]):
+        x = (image[:, :, 0] / 255 - 0.1307) / 0.3081
+        for label in range(10):
+            _, z_i, g_i, _ = lenet_descriptors(weights, x, label)
+            for name in taps:
+                np.testing.assert_allclose(z[name][i], z_i[name], rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(
+                    g[name][i, label], g_i[name], rtol=1e-3, atol=1e-6
+                )
+            product = sum(z_i[name] @ g_i[name] for name in taps)
+            np.testing.assert_allclose(
+                products[i, label], product, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_a_label_may_follow_from_the_gradient_under_another(model, variables, images):
+    """The gradient of the logits tells under which label it is: it alone is above."""
+
+    def label_fn(log_probs, z, gradient):
+        del log_probs, z
+        return (gradient(jnp.int32(4))["logits"].argmax() + 1) % 10
+
+    d = fisher.descriptor(model, variables, images[0], label_fn, taps=("logits",))
+    assert d.label == 5 and d.g["logits"].argmax() == 5
+
+
 def test_the_gradient_of_the_logits_is_the_residual(model, variables, images):
     d = fisher.descriptor(
         model, variables, images[0], given(jnp.int32(2)), taps=("logits",)

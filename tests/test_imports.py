@@ -19,7 +19,7 @@ LEVELS = {
     "image_folder tfds decoding reading splits reporting tables figures progress "
     "oracle checkpoint distributed",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
-    "pool dropout gram metric embedding images ensemble",
+    "pool dropout gram metric embedding images ensemble perturbation information",
     0: "base",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}

@@ -7,7 +7,11 @@ from fkjax.acquisition.adversarial import vaal
 from fkjax.acquisition.fisher_kernel import (
     feature_match,
     fisher_argmax,
+    fisher_covariance,
+    fisher_information,
+    fisher_information_diagonal,
     fisher_nearest,
+    fisher_nearest_joint,
     fisher_oracle,
 )
 from fkjax.acquisition.random import random, with_random_share
@@ -30,12 +34,14 @@ class Settings(NamedTuple):
         budget: B.
         num_passes: T of those under MC-dropout, of each member of an ensemble.
         vaal_steps: training steps of `vaal` in a query.
+        num_copies: K of those that look at perturbed copies.
     """
 
     taps: Sequence[str]
     budget: int
     num_passes: int = 128
     vaal_steps: int = 1000
+    num_copies: int = 128
 
 
 def _random(model: Model, settings: Settings) -> Strategy:
@@ -46,6 +52,15 @@ def _random(model: Model, settings: Settings) -> Strategy:
 def _matching(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
     return lambda model, settings: factory(
         model, taps=settings.taps, budget=settings.budget
+    )
+
+
+def _by_copies(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
+    return lambda model, settings: factory(
+        model,
+        taps=settings.taps,
+        budget=settings.budget,
+        num_copies=settings.num_copies,
     )
 
 
@@ -68,6 +83,10 @@ STRATEGIES: dict[str, Callable[[Model, Settings], Strategy]] = {
     "feature_match": _matching(feature_match),
     "fisher_argmax": _matching(fisher_argmax),
     "fisher_nearest": _matching(fisher_nearest),
+    "fisher_nearest_joint": _matching(fisher_nearest_joint),
+    "fisher_covariance": _by_copies(fisher_covariance),
+    "fisher_information": _by_copies(fisher_information),
+    "fisher_information_diagonal": _by_copies(fisher_information_diagonal),
     "fisher_oracle": _matching(fisher_oracle),
     "variation_ratio": _stochastic(variation_ratio),
     "entropy": _stochastic(entropy),
@@ -86,7 +105,11 @@ __all__ = [
     "entropy",
     "feature_match",
     "fisher_argmax",
+    "fisher_covariance",
+    "fisher_information",
+    "fisher_information_diagonal",
     "fisher_nearest",
+    "fisher_nearest_joint",
     "fisher_oracle",
     "least_confidence",
     "margin",

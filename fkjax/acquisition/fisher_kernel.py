@@ -1,8 +1,9 @@
 """Strategies that match mistakes, and differ in the label they assume for the pool.
 
 Source: Gudovskiy et al. 2020, Sec. 4. Each factory takes the model, the taps whose
-activations enter the descriptors, the budget B, and how many examples are described
-at a time (which changes the speed, not the result).
+activations enter the descriptors, the budget B, and how many images are described at
+a time (which changes the speed, not the result); those that look at perturbed copies
+also how many. Such copies count as images.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 
 from fkjax import pseudo_label
 from fkjax.acquisition.matching import match
-from fkjax.base import Images, Model, Query, Strategy, View
+from fkjax.base import Images, Model, Query, Strategy, View, key_for
 from fkjax.fisher import LabelFn, descriptor, features
 from fkjax.images import map_examples
 from fkjax.kernel import pearson_features
+from fkjax.perturbation import copies
 
 _VALIDATION = frozenset({"validation_images", "validation_mistakes"})
 
@@ -29,6 +31,19 @@ class _Embedding(NamedTuple):
     @property
     def joint(self) -> jax.Array:
         return jnp.concatenate([self.z, self.g], axis=1)
+
+
+_LabelOf = Callable[[jax.Array, Any], LabelFn]  # of an image and a hint
+_Embed = Callable[..., _Embedding]  # of images, a hint for each, and a `_LabelOf`
+
+
+class _Round(NamedTuple):
+    """What the label assumed for a pool example may follow from."""
+
+    key: jax.Array
+    view: View
+    validation: _Embedding  # under the true labels
+    embed: _Embed
 
 
 def feature_match(
@@ -61,9 +76,9 @@ def fisher_argmax(
 ) -> Strategy:
     """Matches by R_{z,g} under S = y-hat, the model's own prediction."""
 
-    def assume(view: View, validation: _Embedding) -> tuple[None, Callable]:
-        del view, validation
-        return None, lambda _: pseudo_label.argmax()
+    def assume(now: _Round) -> tuple[None, _LabelOf]:
+        del now
+        return None, _predicted
 
     return _fisher_strategy(model, assume, taps, budget, batch_size)
 
@@ -73,9 +88,27 @@ def fisher_nearest(
 ) -> Strategy:
     """Matches by R_{z,g} under S = p-hat(y, z), the nearest validation label by R_z."""
 
-    def assume(view: View, validation: _Embedding) -> tuple[None, Callable]:
-        label_fn = pseudo_label.nearest(validation.z, view.validation_labels)
-        return None, lambda _: label_fn
+    def assume(now: _Round) -> tuple[None, _LabelOf]:
+        label_fn = pseudo_label.nearest(now.validation.z, now.view.validation_labels)
+        return None, lambda image, _: label_fn
+
+    return _fisher_strategy(model, assume, taps, budget, batch_size)
+
+
+def fisher_nearest_joint(
+    model: Model, *, taps: Sequence[str], budget: int, batch_size: int = 100
+) -> Strategy:
+    """Matches by R_{z,g} under the nearest validation label by R_{z,g} itself.
+
+    For that search, all gradients are under the model's own predictions.
+    """
+
+    def assume(now: _Round) -> tuple[None, _LabelOf]:
+        validation = now.embed(now.view.validation_images, None, _predicted)
+        label_fn = pseudo_label.nearest_joint(
+            validation.joint, now.view.validation_labels
+        )
+        return None, lambda image, _: label_fn
 
     return _fisher_strategy(model, assume, taps, budget, batch_size)
 
@@ -85,37 +118,86 @@ def fisher_oracle(
 ) -> Strategy:
     """Matches by R_{z,g} under S = y, the hidden label: the ceiling, an ablation."""
 
-    def assume(view: View, validation: _Embedding) -> tuple[jax.Array, Callable]:
-        del validation
-        return view.pool_labels, pseudo_label.given
+    def assume(now: _Round) -> tuple[jax.Array, _LabelOf]:
+        return now.view.pool_labels, _given
 
     strategy = _fisher_strategy(model, assume, taps, budget, batch_size)
     return strategy._replace(sees=strategy.sees | {"pool_labels"})
 
 
+def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
+    """The factory of strategies that assume what an estimator makes of the copies.
+
+    An example's copies depend on its position and the key of the round alone.
+    """
+
+    def factory(
+        model: Model,
+        *,
+        taps: Sequence[str],
+        budget: int,
+        num_copies: int = 128,
+        batch_size: int = 128,
+    ) -> Strategy:
+
+        def assume(now: _Round) -> tuple[jax.Array, _LabelOf]:
+            def label_of(image: jax.Array, position: jax.Array) -> LabelFn:
+                key = key_for(now.key, "copies", position)
+                perturbed = copies(key, image, model.std, num_copies=num_copies)
+                return estimator(model, now.view.variables, perturbed, taps=taps)
+
+            return jnp.arange(len(now.view.pool_images)), label_of
+
+        return _fisher_strategy(model, assume, taps, budget, batch_size, num_copies)
+
+    return factory
+
+
+fisher_covariance = _by_copies(pseudo_label.covariance)
+"""Matches by R_{z,g} under S = tr(C_{z,g}), the largest covariance of z and g."""
+
+fisher_information = _by_copies(pseudo_label.information)
+"""Matches by R_{z,g} under S = I(z; g), the largest mutual information."""
+
+fisher_information_diagonal = _by_copies(pseudo_label.information_diagonal)
+"""`fisher_information` with each channel's z and g alone."""
+
+
+def _predicted(image: jax.Array, hint: Any) -> LabelFn:
+    del image, hint
+    return pseudo_label.argmax()
+
+
+def _given(image: jax.Array, label: jax.Array) -> LabelFn:
+    del image
+    return pseudo_label.given(label)
+
+
 def _fisher_strategy(
     model: Model,
-    assume: Callable[[View, _Embedding], tuple[Any, Callable[[Any], LabelFn]]],
+    assume: Callable[[_Round], tuple[Any, _LabelOf]],
     taps: Sequence[str],
     budget: int,
     batch_size: int,
+    num_copies: int = 1,
 ) -> Strategy:
-    """`assume` gives a hint for each pool example, and a label function of the hint."""
+    """`assume` gives a hint for each pool example, and the label function of each."""
 
     def query(key: jax.Array, view: View) -> Query:
         def embed(
-            images: Images, hints: Any, label_fn: Callable[[Any], LabelFn]
+            images: Images, hints: Any, label_of: _LabelOf, num_copies: int = 1
         ) -> _Embedding:
             def one(image: jax.Array, hint: Any) -> _Embedding:
-                d = descriptor(model, view.variables, image, label_fn(hint), taps=taps)
+                label_fn = label_of(image, hint)
+                d = descriptor(model, view.variables, image, label_fn, taps=taps)
                 return _Embedding(pearson_features(d.z), pearson_features(d.g), d.label)
 
-            return map_examples(one, images, hints, batch_size=batch_size)
+            at_once = max(1, batch_size // num_copies)
+            return map_examples(one, images, hints, batch_size=at_once)
 
-        validation = embed(
-            view.validation_images, view.validation_labels, pseudo_label.given
-        )
-        pool = embed(view.pool_images, *assume(view, validation))
+        validation = embed(view.validation_images, view.validation_labels, _given)
+        hints, label_of = assume(_Round(key, view, validation, embed))
+        pool = embed(view.pool_images, hints, label_of, num_copies)
         indices, targets, scores = match(
             key,
             pool.joint,

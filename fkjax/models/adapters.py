@@ -212,4 +212,5 @@ def _model(
         image_shape,
         num_classes,
         apply_training=apply_training if shapes.statistics else None,
+        std=tuple(float(s) for s in std),
     )

@@ -8,7 +8,8 @@ they are also the reference that the tests compare with.
 
 Both operations take and return the usual `[N, H, W, C]`; the transpositions inside
 meet between layers and cancel. Mapped over examples by `vmap`, the mapped axis is
-folded into the batch, so that code written for one example is as fast.
+folded into the batch, so that code written for one example is as fast. Both can be
+differentiated in reverse mode, twice.
 """
 
 import functools
@@ -140,8 +141,13 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _batch_first(y)
 
 
-@_per_example(1)
+@jax.custom_vjp
 def _input_gradient(error: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _convolve_back(error, kernel)
+
+
+@_per_example(1)
+def _convolve_back(error: jax.Array, kernel: jax.Array) -> jax.Array:
     kh, kw, channels, _ = kernel.shape
     n, height, width, _ = error.shape
     x = jax.ShapeDtypeStruct(
@@ -159,6 +165,13 @@ def _kernel_gradient(x: jax.Array, error: jax.Array) -> jax.Array:
     axes = ((1, 2, 3), (1, 2, 3))
     product = jnp.tensordot(_patches(x, kh, kw), _batch_last(error), axes)
     return product.reshape(kh, kw, x.shape[3], error.shape[3])
+
+
+# Convolving back is linear in each argument, and its transpose is to convolve.
+_input_gradient.defvjp(
+    lambda error, kernel: (_convolve_back(error, kernel), (error, kernel)),
+    lambda saved, x: (_convolve(x, saved[1]), _kernel_gradient(x, saved[0])),
+)
 
 
 @register_convolution
@@ -202,13 +215,29 @@ def _pool_windows(size: int, x: jax.Array) -> jax.Array:
     return _batch_first(_windows(size, x).max((2, 4)))
 
 
-def _pool_gradient(size: int, x: jax.Array, error: jax.Array) -> jax.Array:
+def _pool_forward(size: int, x: jax.Array, tangent: jax.Array) -> jax.Array:
+    return jax.jvp(functools.partial(_pool_windows, size), (x,), (tangent,))[1]
+
+
+def _pool_back(size: int, x: jax.Array, error: jax.Array) -> jax.Array:
     return jax.vjp(functools.partial(_pool_windows, size), x)[1](error)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pool_gradient(size: int, x: jax.Array, error: jax.Array) -> jax.Array:
+    return _per_example(2)(functools.partial(_pool_back, size))(x, error)
 
 
 _pool.defvjp(
     lambda size, x: (_pool(size, x), x),
-    lambda size, x, error: (
-        _per_example(2)(functools.partial(_pool_gradient, size))(x, error),
+    lambda size, x, error: (_pool_gradient(size, x, error),),
+)
+
+# Which value is the highest does not change with x, almost everywhere.
+_pool_gradient.defvjp(
+    lambda size, x, error: (_pool_gradient(size, x, error), x),
+    lambda size, x, tangent: (
+        jnp.zeros_like(x),
+        _per_example(2)(functools.partial(_pool_forward, size))(x, tangent),
     ),
 )
