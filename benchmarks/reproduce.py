@@ -7,6 +7,7 @@ again when the command is given again; finished ones are read.
 
 import dataclasses
 import datetime
+import itertools
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from fkjax import figures, tables
 from fkjax.base import UserError
 
 Records = list[dict[str, Any]]
+Reference = dict[str, dict[int, float]]
 Pictures = Callable[[Records, Path, str], list[tuple[str, str]]]
 """`pictures(records, folder, name)`: writes files; their captions and names."""
 
@@ -39,13 +41,15 @@ class Figure(NamedTuple):
         reference: the paper's curves, by column.
         seeds: how many, if nothing else is said.
         draw: makes its pictures.
+        facts: makes what else stands below the table, in Markdown.
     """
 
     title: str
     parts: tuple[Part, ...]
-    reference: dict[str, dict[int, float]]
+    reference: Reference
     seeds: int
     draw: Pictures
+    facts: Callable[[Records, Reference], list[str]] = lambda records, reference: []
 
 
 def _named(strategies: Sequence[str], length: int, note: str = "") -> dict[str, str]:
@@ -64,6 +68,54 @@ def _curves(records: Records, folder: Path, name: str) -> list[tuple[str, str]]:
     path = folder / f"{name}.png"
     figures.draw_learning_curve(records, path, title=figure.title, reference=reference)
     return [("Learning curves", path.name)]
+
+
+TARGETS = (60, 70, 80, 90, 93)
+RARE = (5, 8, 9)
+
+
+def _labels_needed(records: Records, reference: Reference) -> list[str]:
+    """The labels at which a curve of means first reaches an accuracy."""
+    rows = [["labels to reach", *(f"{t} %" for t in TARGETS)]]
+    rows.append(["---", *["---:"] * len(TARGETS)])
+    for name, curve in tables.learning_curves(records).items():
+        points = {"": dict(zip(curve.num_labeled, 100 * curve.mean, strict=True))}
+        if name in reference:
+            points["*paper*"] = reference[name]
+        for label, line in points.items():
+            needed = (_first_reached(line, target) for target in TARGETS)
+            shown = ("–" if n is None else f"{n:,.0f}" for n in needed)
+            cells = (f"*{n}*" if label and n != "–" else n for n in shown)
+            rows.append([label or name, *cells])
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return ["Read off the curves, straight between their points:\n", table]
+
+
+def _first_reached(curve: dict[int, float], target: float) -> float | None:
+    """Where a curve, straight between its points, first is at the target."""
+    points = sorted(curve.items())
+    if points[0][1] >= target:
+        return points[0][0]
+    for (x, y), (x_next, y_next) in itertools.pairwise(points):
+        if y_next >= target:
+            return x + (x_next - x) * (target - y) / (y_next - y)
+    return None
+
+
+def _facts_100x(records: Records, reference: Reference) -> list[str]:
+    lines = []
+    for name in CONFUSED:
+        by_class = [
+            r["class_accuracy"]
+            for r in records
+            if r["strategy"] == name and r["num_labeled"] == 500
+        ]
+        if by_class:
+            rare = [100 * a[c] for a in by_class for c in RARE]
+            mean, paper_mean = sum(rare) / len(rare), paper.RARE_AT_500[name]
+            lines.append(f"- `{name}`: {mean:.0f} % (*paper* {paper_mean})\n")
+    head = "Mean accuracy of the classes 5, 8 and 9 at 500 labels:\n"
+    return [*_labels_needed(records, reference), head, "".join(lines)]
 
 
 CONFUSED = ("variation_ratio E1", "fisher_nearest L80", "fisher_oracle L20")
@@ -101,6 +153,7 @@ FIGURES = {
         paper.MNIST_100X,
         5,
         _curves_and_confusion,
+        _facts_100x,
     ),
     "mnist-1x": Figure(
         "MNIST, no imbalance",
@@ -119,6 +172,7 @@ FIGURES = {
         paper.MNIST_1X,
         3,
         _curves,
+        _labels_needed,
     ),
     "mnist-ablation": Figure(
         "MNIST, step imbalance 100x: pretraining, descriptors, pseudo-labels",
@@ -228,6 +282,7 @@ def main() -> int:
             "was best on the test set.\n",
             *(f"![{caption}]({file})\n" for caption, file in made),
             table(_in_order(figure, records), figure.reference),
+            *figure.facts(_in_order(figure, records), figure.reference),
         ]
     )
     (results / f"{options.figure}.md").write_text(text, encoding="utf-8")
@@ -240,7 +295,7 @@ def _in_order(figure: Figure, records: Records) -> Records:
     return sorted(records, key=lambda r: columns.index(r["strategy"]))
 
 
-def table(records: Records, reference: dict[str, dict[int, float]]) -> str:
+def table(records: Records, reference: Reference) -> str:
     """A row for each column of the figure, the paper's numbers below fkjax's."""
     curves = tables.learning_curves(records)
     labels = sorted({n for c in curves.values() for n in c.num_labeled.tolist()})
