@@ -59,6 +59,7 @@ def _named(strategies: Sequence[str], length: int, note: str = "") -> dict[str, 
 
 def _curves(records: Records, folder: Path, name: str) -> list[tuple[str, str]]:
     figure = FIGURES[name]
+    records = [r for r in records if not r["strategy"].endswith(MEMBER)]
     shown = {r["strategy"] for r in records}
     reference = {
         column: (list(curve), list(curve.values()))
@@ -267,7 +268,8 @@ def main() -> int:
             raise UserError(f"{options.runs_dir} holds no finished run: run some.")
         results = Path(options.results_dir)
         results.mkdir(parents=True, exist_ok=True)
-        made = figure.draw(_in_order(figure, records), results, options.figure)
+        records = _in_order(figure, [*records, *_members(records)])
+        made = figure.draw(records, results, options.figure)
     except UserError as error:
         print(f"benchmarks.reproduce: {error}", file=sys.stderr)
         return 2
@@ -281,8 +283,8 @@ def main() -> int:
             "paper's, read off its plots by eye to about one point, of the epoch that "
             "was best on the test set.\n",
             *(f"![{caption}]({file})\n" for caption, file in made),
-            table(_in_order(figure, records), figure.reference),
-            *figure.facts(_in_order(figure, records), figure.reference),
+            table(records, figure.reference),
+            *figure.facts(records, figure.reference),
         ]
     )
     (results / f"{options.figure}.md").write_text(text, encoding="utf-8")
@@ -290,8 +292,25 @@ def main() -> int:
     return 0
 
 
+MEMBER = ", a member"
+
+
+def _members(records: Records) -> Records:
+    """What an ensemble's queries do for one model: the mean accuracy of its members."""
+    return [
+        r
+        | {
+            "strategy": r["strategy"] + MEMBER,
+            "test_accuracy": sum(r["member_accuracy"]) / len(r["member_accuracy"]),
+        }
+        for r in records
+        if "member_accuracy" in r
+    ]
+
+
 def _in_order(figure: Figure, records: Records) -> Records:
     columns = [column for part in figure.parts for column in part.columns.values()]
+    columns += [column + MEMBER for column in columns]
     return sorted(records, key=lambda r: columns.index(r["strategy"]))
 
 

@@ -44,7 +44,8 @@ def draw_learning_curve(
     """
     curves, reference = learning_curves(records), reference or {}
     _require_some(curves, path)
-    num_seeds = max(len(curve.accuracy) for curve in curves.values())
+    seeds = [len(curve.accuracy) for curve in curves.values()]
+    num_seeds = max(seeds)
     is_partial = any((c.num_seeds < len(c.accuracy)).any() for c in curves.values())
     ticks = np.unique(np.concatenate([c.num_labeled for c in curves.values()]))
     # A single round: side by side, or the bars would hide each other.
@@ -83,7 +84,8 @@ def draw_learning_curve(
             frameon=False,
         )
         kind = "bar" if dodge else "band"
-        caption = f"Mean of {num_seeds} seeds; {kind}: lowest to highest seed."
+        fewest = f"{min(seeds)} to " if min(seeds) < num_seeds else ""
+        caption = f"Mean of {fewest}{num_seeds} seeds; {kind}: lowest to highest seed."
         caption = caption if num_seeds > 1 else "One seed."
         caption += " Open marker: not all seeds are there yet." if is_partial else ""
         figure.supxlabel(caption, fontsize="small", color="#555555")
