@@ -18,11 +18,13 @@ class Part(NamedTuple):
         folder: of its runs, below the folder of all runs.
         columns: the column's name by strategy.
         changes: to the configuration of MNIST.
+        max_seeds: of what takes too long for more.
     """
 
     folder: str
     columns: dict[str, str]
     changes: dict[str, Any] = {}
+    max_seeds: int | None = None
 
     def config(self, seed: int, *, data_dir: str | None, output_dir: Path) -> Config:
         """What `fkjax.run` is told."""
@@ -57,8 +59,11 @@ def records_of(
     Raises:
         UserError: if a folder holds the run of another configuration.
     """
-    for seed in seeds:  # seed by seed: stopped early, all columns have the first ones
+    # Seed by seed: stopped early, all columns have the first ones.
+    for number, seed in enumerate(seeds):
         for part in parts:
+            if part.max_seeds is not None and number >= part.max_seeds:
+                continue
             path = Path(runs_dir) / part.folder / f"seed-{seed}"
             config = part.config(seed, data_dir=data_dir, output_dir=path)
             records = _finished(path, config)

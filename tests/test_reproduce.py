@@ -51,6 +51,18 @@ def test_what_is_finished_is_not_run_again(made, tmp_path):
     assert config.strategies == ("random", "vaal") and config.dataset == "mnist"
 
 
+def test_what_takes_too_long_has_fewer_seeds(made, tmp_path):
+    rows = records(tmp_path, [6, 7, 8], part=PART._replace(max_seeds=2))
+    assert {r["seed"] for r in rows} == {6, 7} and len(made) == 2
+
+
+def test_an_ensembles_members_are_a_column():
+    rows = [record(strategy="a", member_accuracy=[0.3, 0.5]), record(strategy="b")]
+    ((member),) = reproduce._members(rows)
+    assert member["strategy"] == "a, a member"
+    assert member["test_accuracy"] == pytest.approx(0.4)
+
+
 def test_a_stopped_run_is_set_aside_and_made_again(made, tmp_path):
     records(tmp_path, [6])
     path = tmp_path / "a" / "seed-6" / "rounds.jsonl"
