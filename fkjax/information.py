@@ -36,8 +36,24 @@ def _moment(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _log_det(matrix: jax.Array) -> jax.Array:
-    root = jnp.linalg.cholesky(matrix, symmetrize_input=False)
-    return 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
+    """By Cholesky's factorisation, a column at a time: M <- M - l l^T.
+
+    Not `jnp.linalg.cholesky`: on CPU a batch of those is handed to the threads that
+    the program itself runs on, and two such calls at once may wait for each other for
+    ever (jaxlib 0.10.2).
+    """
+
+    def eliminate(
+        j: jax.Array, state: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        matrix, log_det = state
+        pivot = matrix[..., j, j]
+        column = matrix[..., j] / jnp.sqrt(pivot)[..., None]
+        matrix -= column[..., :, None] * column[..., None, :]
+        return matrix, log_det + jnp.log(pivot)
+
+    start = (matrix, jnp.zeros_like(matrix[..., 0, 0]))
+    return jax.lax.fori_loop(0, matrix.shape[-1], eliminate, start)[1]
 
 
 def _full(z: jax.Array, g: jax.Array) -> jax.Array:
