@@ -43,6 +43,7 @@ def main() -> None:
     harness.start(arguments)
     if arguments.smoke:
         arguments.pool_size, arguments.validation_size, arguments.passes = 300, 60, 8
+        arguments.strategies = ["random", "fisher_nearest"]
     queries(arguments)
 
 

@@ -56,7 +56,7 @@ def write_imagenet(folder):
     ("preset", "write", "flags"),
     [
         ("paper-mnist", write_mnist, []),
-        ("paper-svhn", write_svhn, []),
+        ("paper-svhn", write_svhn, ["--pretraining", "none"]),
         ("paper-imagenet", write_imagenet, ["--image-size", "32"]),
     ],
 )
@@ -67,14 +67,12 @@ def test_a_preset_runs(preset, write, flags, tmp_path, monkeypatch, capsys):
     write(tmp_path)
     folder = tmp_path / "run"
     flags = [*flags, "--data-dir", str(tmp_path), "--output-dir", str(folder)]
+    flags += ["--strategies", "fisher_nearest"]
     assert fkjax.run.main(["--preset", preset, *TINY, *flags]) == 0
     assert capsys.readouterr().err == ""
     lines = (folder / "rounds.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    assert [(r["strategy"], r["num_labeled"]) for r in records] == [
-        *(("random", 4), ("random", 8)),
-        *(("fisher_nearest", 4), ("fisher_nearest", 8)),
-    ]
+    assert [r["num_labeled"] for r in records] == [4, 8]
     config = json.loads((folder / "config.json").read_text())
     assert config["preset"] == preset and config["budget"] == 4
     assert config["dataset"] == preset.removeprefix("paper-")

@@ -276,7 +276,7 @@ def own_model():
 
 def test_a_model_of_ones_own_is_one_entry(own_model, tmp_path):
     folder = tmp_path / "run"
-    argv = ["--model", own_model, "--output-dir", str(folder)]
+    argv = ["--model", own_model, "--pretraining", "none", "--output-dir", str(folder)]
     assert fkjax.run.main([*SMALL, *argv, "--strategies", "fisher_nearest"]) == 0
     config = json.loads((folder / "config.json").read_text())
     assert config["taps"] == ["stage3", "pool"] and config["dense_dropout"] == 0.5
