@@ -42,6 +42,7 @@ def draw_validation_sizes(
             axes.plot(x, 100 * mean, "o-", color=color, ms=4, lw=1.6, label=strategy)
         axes.set_xscale("log")
         axes.set_xticks(VALIDATION_SIZES, [f"{n:,}" for n in VALIDATION_SIZES])
+        axes.tick_params("x", labelsize="small")
         axes.minorticks_off()
         axes.set_title(f"{labels:,} labels", loc="left", fontweight="bold")
         axes.set_xlabel("validation images")
