@@ -71,7 +71,8 @@ class Config:
     label_noise: float = 0.0
     """Probability that the oracle answers with another class."""
     validation_size: int = 10_000
-    """Class-balanced images held out of the training part, never trained on."""
+    """Class-balanced images held out of the training part; --train-on-validation apart,
+    never trained on."""
     tuning_size: int = 0
     """How many of these only serve --checkpoint-selection tuning."""
 
