@@ -192,7 +192,7 @@ FIGURES = {
             ),
             *(
                 Part(f"mnist-100x/{name}", _named((name,), 20), {"taps": ("conv2",)}, 1)
-                for name in ESTIMATORS  # most of an hour a run
+                for name in ESTIMATORS  # by far the dearest
             ),
         ),
         paper.MNIST_100X,
