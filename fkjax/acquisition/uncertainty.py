@@ -2,8 +2,8 @@
 
 An example is scored by its class probabilities p_1 .. p_T in T passes, stochastic by
 dropout (Gal & Ghahramani 2016), or in one pass without. Each strategy's factory takes
-the model, the budget B, and how many examples are handled at a time; those under
-MC-dropout also T, and raise UserError for a model without dropout.
+the model, the budget B, and how many passes are made at a time; those under MC-dropout
+also T, and raise UserError for a model without dropout.
 """
 
 from collections.abc import Callable
@@ -126,7 +126,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
         *,
         budget: int,
         num_passes: int = 128,
-        batch_size: int = 25,
+        batch_size: int | None = None,
     ) -> Strategy:
         if not any(rate > 0 for _, rate in model.dropout):
             raise UserError(
@@ -141,7 +141,9 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
                 )
             )
 
-        return _most_uncertain(one, budget, batch_size)
+        # On CPU what a batch needs has to stay in cache; other devices want it large.
+        at_once = batch_size or (128 if jax.default_backend() == "cpu" else 4096)
+        return _most_uncertain(one, budget, max(1, at_once // num_passes))
 
     return factory
 
