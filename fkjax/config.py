@@ -12,6 +12,7 @@ import tyro
 from fkjax.acquisition import STRATEGIES
 from fkjax.base import UserError
 from fkjax.models import MODELS
+from fkjax.stopping import Rule
 from fkjax.training import Schedule
 
 _folder = tyro.conf.arg(metavar="DIR")
@@ -42,7 +43,10 @@ class Config:
     image_size: int = 224
     """Height and width to which images of varying size are resized."""
     output_dir: Annotated[str | None, _folder] = None
-    """New or empty folder for records and figures; without it, none are written."""
+    """Folder for records and figures; without it, none are written. The same command
+    goes on with the run that it holds."""
+    overwrite: bool = False
+    """Delete the run that OUTPUT_DIR holds, and begin anew."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
     """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_nearest_joint,
     fisher_oracle; with copies fisher_covariance, fisher_information,
@@ -59,6 +63,16 @@ class Config:
     """Rounds of query, oracle and training."""
     budget: int = 125
     """Labels bought in each round."""
+    stop_when: Literal["budget", "plateau", "target-accuracy", "low-gain"] = "budget"
+    """Stop a strategy and seed before the last round, by accuracy on the validation
+    set, when it reaches TARGET_ACCURACY; when no round of the last PATIENCE is better
+    than all before (plateau); when these gained less than MIN_GAIN (low-gain)."""
+    target_accuracy: float = 0.95
+    """Of --stop-when target-accuracy, as a fraction."""
+    patience: int = 3
+    """Rounds that --stop-when plateau and low-gain look back."""
+    min_gain: float = 0.5
+    """Of --stop-when low-gain: points of accuracy (hundredths) for each 100 labels."""
 
     imbalance: Literal["step", "long_tail"] = "step"
     """step: rare classes keep 1/ratio of the others; long_tail: sizes fall by it."""
@@ -129,6 +143,10 @@ class Config:
             weight_decay=self.weight_decay,
             decay_every=self.decay_every,
         )
+
+    def stop_rule(self) -> Rule:
+        """What the stop rule is told."""
+        return Rule(self.target_accuracy, self.patience, self.min_gain)
 
     def rotation_pretraining(self) -> Schedule:
         """The schedule of the pretraining."""
@@ -255,6 +273,7 @@ def check(config: Config) -> None:
         )
     counts = "seeds rounds budget ensemble passes copies vaal_steps batch_size".split()
     counts += "epochs pretraining_epochs decay_every pretraining_decay_every".split()
+    counts += ["patience"]
     for flag in (*counts, "validation_size"):
         _require(config, flag, "1 or more", lambda x: x >= 1)
     _require(config, "seed", "a number from 0 to 2147483647", lambda x: 0 <= x < 2**31)
@@ -273,6 +292,15 @@ def check(config: Config) -> None:
         "a finite number above 0",
         lambda x: math.isfinite(x) and x > 0,
     )
+    _require(
+        config, "target_accuracy", "an accuracy from 0 to 1", lambda x: 0 <= x <= 1
+    )
+    _require(
+        config,
+        "min_gain",
+        "a finite number, 0 or more",
+        lambda x: math.isfinite(x) and x >= 0,
+    )
     _require(config, "random_share", "a share from 0 to 1", lambda x: 0 <= x <= 1)
     _require(
         config,
@@ -283,6 +311,11 @@ def check(config: Config) -> None:
     for flag in ("conv_dropout", "dense_dropout"):
         _require(config, flag, "a share from 0 to 0.99", lambda x: 0 <= x <= 0.99)
     _require(config, "momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1)
+    if config.train_on_validation and config.stop_when != "budget":
+        raise UserError(
+            f"--stop-when {config.stop_when} looks at the validation set, which "
+            "--train-on-validation trains on: leave out either."
+        )
     if config.checkpoint_selection == "tuning" and config.tuning_size == 0:
         raise UserError(
             "--checkpoint-selection tuning needs images to select on, but "

@@ -12,6 +12,7 @@ from fkjax import evaluation, training
 from fkjax import pool as pools
 from fkjax.base import Images, Model, Query, Strategy, Variables, View, key_for
 from fkjax.images import concatenated
+from fkjax.memory import forget_peak, peak_memory_mb
 from fkjax.oracle import Oracle, restrict
 
 
@@ -62,6 +63,8 @@ class Record(NamedTuple):
         confusion: on the test set after training, rows true. Shape [C, C].
         member_accuracy: of each member of an ensemble there. Shape [E], or [0].
         seconds: by phase.
+        peak_memory_mb: the most memory that the process held, by phase; that of all
+            runs side by side together.
     """
 
     query: Query
@@ -70,12 +73,14 @@ class Record(NamedTuple):
     confusion: np.ndarray
     member_accuracy: np.ndarray
     seconds: dict[str, float]
+    peak_memory_mb: dict[str, float]
 
     def of_run(self, i: int, num_runs: int) -> "Record":
         """That of one of S runs side by side, with its share of the seconds."""
-        one = jax.tree.map(lambda x: x[i], self._replace(seconds={}))
-        return one._replace(
-            seconds={phase: s / num_runs for phase, s in self.seconds.items()}
+        arrays = self._replace(seconds={}, peak_memory_mb={})
+        return jax.tree.map(lambda x: x[i], arrays)._replace(
+            seconds={phase: s / num_runs for phase, s in self.seconds.items()},
+            peak_memory_mb=dict(self.peak_memory_mb),
         )
 
 
@@ -242,7 +247,13 @@ def play_round(
     if not sees_mistakes:
         num_mistakes = np.full_like(num_mistakes, -1)
     return state, Record(
-        query, labels, num_mistakes, confusion, member_accuracy, clock.seconds
+        query,
+        labels,
+        num_mistakes,
+        confusion,
+        member_accuracy,
+        clock.seconds,
+        clock.peak_memory_mb,
     )
 
 
@@ -255,24 +266,29 @@ def play(
     *,
     num_rounds: int,
     hidden_labels: Callable[[], jax.Array],
-) -> Iterator[Record]:
+) -> Iterator[tuple[RoundState, Record]]:
     """Plays `num_rounds` rounds, each from the state that the last one left.
 
-    Args and yields are those of `play_round`.
+    Arguments and what is yielded are those of `play_round`.
     """
     for _ in range(num_rounds):
         state, record = play_round(
             driver, strategy, state, arrays, oracle, hidden_labels=hidden_labels
         )
-        yield record
+        yield state, record
 
 
 class _Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.peak_memory_mb: dict[str, float] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        forget_peak()
         self._since = time.perf_counter()
 
     def stop(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._since
-        self._since = now
+        self.seconds[phase] = time.perf_counter() - self._since
+        self.peak_memory_mb[phase] = peak_memory_mb()
+        self._begin()

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 
 import rich.console
 import rich.progress
@@ -58,13 +59,22 @@ class Progress:
         """Stops the bar and leaves its last state on the screen."""
         self._bar.stop()
 
-    def advance(self, description: str) -> None:
-        """Notes that one step is done.
+    def close(self) -> None:
+        """Stops the bar before the end of the `with`."""
+        self._bar.stop()
+
+    def tell(self, sentence: str) -> None:
+        """Prints a sentence to stderr, above the bar if there is one."""
+        print(f"fkjax: {sentence}", file=sys.stderr)
+
+    def advance(self, description: str, *, steps: int = 1) -> None:
+        """Notes that steps are done.
 
         Args:
             description: a few words on it.
+            steps: how many.
         """
-        self._bar.update(self._task, description=description, advance=1)
+        self._bar.update(self._task, description=description, advance=steps)
 
     def update(self, *, strategy: str, seed: int, round: int, accuracy: float) -> None:
         """Notes that one round is done.

@@ -3,18 +3,21 @@
 A record is one round of one run, a plain dict: dataset, strategy, seed, round,
 num_labeled, test_accuracy, balanced_accuracy, class_accuracy [C], queried_per_class
 [C], confusion [C, C] (rows are the true class), checkpoint_selection,
-num_random, num_mistakes and seconds (by phase); of an ensemble, member_accuracy [E].
-Accuracies are fractions.
+num_random, num_mistakes; seconds and peak_memory_mb (by phase, the only entries that
+differ when the same run is made again); of an ensemble, member_accuracy [E]; under a
+stop rule, held_out_accuracy and, in the last record, stop. Accuracies are fractions.
 Where a (strategy, seed, round) comes twice, the later record counts.
 """
 
 import contextlib
 import csv
-import errno
+import fcntl
 import io
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +27,9 @@ from fkjax.base import UserError
 
 Record = Mapping[str, Any]
 
+_DATA = ("rounds.jsonl", "queries.csv")
+FIGURES = ("learning_curve.png", "confusion.png")
+CHECKPOINTS = "checkpoints"
 QUERY_COLUMNS = "strategy seed round id label pseudo_label target_id".split()
 
 
@@ -44,11 +50,11 @@ class RunFolder(NamedTuple):
             UserError: if something is already there, or it cannot be written.
         """
         path = Path(path)
-        with _explained("create the output folder", path):
-            if path.is_dir() and any(path.iterdir()):
+        with explained("create the output folder", path):
+            if path.is_dir() and not all(map(_is_leftover, path.iterdir())):
                 raise UserError(
-                    f"The output folder must be new or empty, but {path} holds files "
-                    "already: choose another, or move them away."
+                    "The output folder must be new, empty or of an earlier run, but "
+                    f"{path} holds other files: choose another, or move them away."
                 )
             if path.exists() and not path.is_dir():
                 raise UserError(
@@ -60,6 +66,11 @@ class RunFolder(NamedTuple):
         return cls(path)
 
     @classmethod
+    def holds_run(cls, path: str | os.PathLike[str]) -> bool:
+        """Whether `open` would find a run there."""
+        return (Path(path) / "config.json").is_file()
+
+    @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
         """Opens the folder of an earlier run, to read it or to go on.
 
@@ -67,17 +78,48 @@ class RunFolder(NamedTuple):
             UserError: if there is no run in it.
         """
         path = Path(path)
-        if not (path / "config.json").is_file():
+        if not cls.holds_run(path):
             raise UserError(
                 f"The folder of an earlier run holds a config.json, but {path} has "
                 "none: check the path."
             )
         return cls(path)
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing here; the lock ends with the process.
+
+        Raises:
+            UserError: if another process has it.
+        """
+        with explained("lock", self.path):
+            descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UserError(
+                f"Another process is at work in {self.path}: wait for it, or choose "
+                "another folder."
+            ) from error
+        try:
+            for path in filter(_is_leftover, self.path.iterdir()):
+                path.unlink()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def clear(self) -> None:
+        """Removes what a run writes, and nothing else."""
+        with explained("clear", self.path):
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+            for name in (*_DATA, *FIGURES, "config.json"):  # this last: it marks a run
+                (self.path / name).unlink(missing_ok=True)
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes config.json whole or not at all, its keys sorted."""
         text = json.dumps(
-            _plain(config),
+            plain(config),
             indent=2,
             sort_keys=True,
             ensure_ascii=False,
@@ -87,12 +129,12 @@ class RunFolder(NamedTuple):
 
     def read_config(self) -> dict[str, Any]:
         """Reads config.json."""
-        with _explained("read", self.path / "config.json"):
+        with explained("read", self.path / "config.json"):
             return json.loads((self.path / "config.json").read_bytes())
 
     def append_record(self, record: Record) -> None:
         """Appends one line to rounds.jsonl; NaN and the infinities become null."""
-        text = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
         _append(self.path / "rounds.jsonl", _encode(text + "\n"))
 
     def read_records(self) -> list[dict[str, Any]]:
@@ -132,7 +174,7 @@ class RunFolder(NamedTuple):
             round: number of the round.
         """
         path = self.path / "queries.csv"
-        with _explained("read", path):
+        with explained("read", path):
             is_new = not path.exists() or not path.stat().st_size
         rows: list[Sequence[Any]] = [QUERY_COLUMNS] if is_new else []
         for numbers in zip(ids, labels, pseudo_labels, target_ids, strict=True):
@@ -173,7 +215,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    with _explained("write", path):
+    with explained("write", path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -185,14 +227,14 @@ def replace_file(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turns arrays, tuples and paths into what JSON has; NaN and inf into None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -215,7 +257,7 @@ def _encode(text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _explained(doing: str, path: Path) -> Iterator[None]:
+def explained(doing: str, path: Path) -> Iterator[None]:
     """Turns an OSError into a sentence for the user."""
     try:
         yield
@@ -228,23 +270,15 @@ def _explained(doing: str, path: Path) -> Iterator[None]:
 
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines of a file up to its last newline; none if there is no file."""
-    with _explained("read", path):
+    with explained("read", path):
         return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Appends whole lines in one write, or nothing."""
-    with _explained("write", path), path.open("a+b", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":  # torn by a kill or a power cut
-                size = path.read_bytes().rfind(b"\n") + 1
-                file.truncate(size)
-        try:
-            if file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
+    """Adds whole lines, or nothing: whoever reads the file meets no half line."""
+    replace_file(path, b"".join(line + b"\n" for line in _whole_lines(path)) + data)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether `replace_file` was killed before it could remove this."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None

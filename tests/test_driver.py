@@ -238,7 +238,7 @@ def test_play_is_play_round_over_and_over(
         num_rounds=3,
         hidden_labels=lambda: jnp.asarray(hidden[1]),
     )
-    for record, other in zip(played, rounds("fisher_nearest")[1][:3], strict=True):
+    for (_, record), other in zip(played, rounds("fisher_nearest")[1][:3], strict=True):
         jax.tree.map(np.testing.assert_array_equal, record[:4], other[:4])
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import fkjax.run
-from fkjax import splits
+from fkjax import experiment, splits
 from fkjax.base import UserError
 from fkjax.config import Config
 from fkjax.datasets import load, validate
@@ -188,9 +188,9 @@ def test_seeds_share_a_program_only_if_told_to(pets, digits, monkeypatch):
     dataset = load(pets.name, data_dir=pets.parent)
     config = Config(seeds=3)
     yes = dataclasses.replace(config, side_by_side="yes")
-    assert len(fkjax.run._groups(config, digits)) == 1
-    assert len(fkjax.run._groups(config, dataset)) == 3
-    assert len(fkjax.run._groups(yes, dataset)) == 1
+    assert len(experiment.groups(config, digits)) == 1
+    assert len(experiment.groups(config, dataset)) == 3
+    assert len(experiment.groups(yes, dataset)) == 1
 
 
 def test_the_command_runs_and_then_tells_which_image_is_damaged(tmp_path, capfd):

@@ -14,10 +14,10 @@ ROOT = Path(fkjax.__file__).parent
 
 LEVELS = {
     4: "run",
-    3: "driver config",
+    3: "driver config journal experiment",
     2: "training pretraining evaluation models acquisition datasets idx svhn cifar "
     "image_folder tfds decoding reading splits reporting tables figures progress "
-    "oracle checkpoint distributed",
+    "oracle checkpoint distributed memory stopping",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images ensemble perturbation information",
     0: "base",
@@ -123,6 +123,7 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("sklearn", {"datasets"}),
         ("tyro", {"config"}),
         ("rich", {"run", "tables", "progress"}),
+        ("orbax", {"checkpoint"}),
     ],
 )
 def test_a_library_is_imported_where_it_is_at_home(library, rooms):
@@ -142,7 +143,7 @@ def test_imports_are_found_wherever_they_stand():
 @pytest.mark.parametrize("module", ["fkjax", "fkjax.run"])
 def test_importing_loads_neither_tensorflow_nor_matplotlib(module):
     heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "PIL")
-    heavy += ("scipy.io",)
+    heavy += ("scipy.io", "orbax")
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
         capture_output=True,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fkjax.run
-from fkjax import models, splits
+from fkjax import experiment, models, splits
 from fkjax.config import Config, defaults
 from fkjax.models import resnet10
 
@@ -74,14 +74,14 @@ class Finished:
     def __init__(self, folder):
         self.folder, self.starts = folder, []
         self.argv = [*SMALL, "--strategies", "random", "fisher_nearest"]
-        play = fkjax.run.play
+        play = experiment.play
 
         def spy(driver, strategy, state, *args, **kwargs):
             self.starts.append(state)
             return play(driver, strategy, state, *args, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fkjax.run, "play", spy)
+            patch.setattr(experiment, "play", spy)
             self.status = fkjax.run.main([*self.argv, "--output-dir", str(folder)])
         self.records = read_jsonl(folder)
         self.queries = read_queries(folder)
@@ -116,6 +116,7 @@ def test_the_configuration_is_recorded_with_versions(finished):
     assert set(versions) == {"fkjax", "jax", "jaxlib", "flax", "optax", "numpy"}
     assert versions["jax"] == jax.__version__
     fields = set(Config.__dataclass_fields__)
+    assert len(bytes.fromhex(recorded.pop("data"))) == 32
     assert set(recorded) == fields
     assert recorded["strategies"] == ["random", "fisher_nearest"]
     assert recorded["imbalance_ratio"] == 10.0 and recorded["budget"] == 5
@@ -136,7 +137,7 @@ def test_the_fields_of_a_record_agree(finished, digits):
             *("dataset", "strategy", "seed", "round", "num_labeled"),
             *("checkpoint_selection", "test_accuracy", "balanced_accuracy"),
             *("class_accuracy", "queried_per_class", "num_random", "num_mistakes"),
-            *("confusion", "seconds"),
+            *("confusion", "seconds", "peak_memory_mb"),
         }
         assert r["dataset"] == "digits" and r["checkpoint_selection"] == "last"
         confusion = np.array(r["confusion"])
@@ -148,6 +149,8 @@ def test_the_fields_of_a_record_agree(finished, digits):
         phases = {"query", "oracle", "training", "evaluation"}
         assert set(r["seconds"]) - {"pretraining"} == phases
         assert ("pretraining" in r["seconds"]) == (r["round"] == 1)
+        assert set(r["peak_memory_mb"]) == set(r["seconds"])
+        assert all(100 < peak < 20_000 for peak in r["peak_memory_mb"].values())
         is_random = r["strategy"] == "random"
         assert r["num_random"] == (5 if is_random else 0)
         assert (r["num_mistakes"] == -1) == is_random
@@ -203,7 +206,8 @@ def test_a_replay_gives_the_same_bytes_and_shows_no_progress(finished, tmp_path)
         assert (folder / name).read_bytes() == original
     both = zip(read_jsonl(finished.folder), read_jsonl(folder), strict=True)
     for record, other in both:
-        del record["seconds"], other["seconds"]
+        for measured in ("seconds", "peak_memory_mb"):
+            del record[measured], other[measured]
         assert json.dumps(record) == json.dumps(other)
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
@@ -309,17 +313,20 @@ def test_seeds_side_by_side_are_the_seeds_one_by_one(tmp_path, capsys):
 
 def test_seeds_are_side_by_side_where_that_pays(monkeypatch, digits):
     config = dataclasses.replace(defaults("digits"), seeds=3, seed=4)
-    assert fkjax.run._groups(config, digits) == [range(4, 5), range(5, 6), range(6, 7)]
+    assert experiment.groups(config, digits) == [range(4, 5), range(5, 6), range(6, 7)]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert fkjax.run._groups(config, digits) == [range(4, 7)]
+    assert experiment.groups(config, digits) == [range(4, 7)]
     alone = dataclasses.replace(config, side_by_side="no")
-    assert len(fkjax.run._groups(alone, digits)) == 3
+    assert len(experiment.groups(alone, digits)) == 3
 
 
 def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    rounds = [(record, {}) for record in finished.records]
-    monkeypatch.setattr(fkjax.run, "_play_seeds", lambda *args: iter(rounds))
+
+    def play_seeds(experiment, seeds, journal, progress):
+        journal.records += finished.records
+
+    monkeypatch.setattr(fkjax.run, "play_seeds", play_seeds)
     assert fkjax.run.main(SMALL) == 0
     captured = capsys.readouterr()
     assert "Nothing was written; --output-dir" in captured.out and captured.err == ""
@@ -392,7 +399,7 @@ def test_a_used_folder_is_left_as_it_is(capsys, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     line = refused(capsys, tmp_path, "--output-dir", tmp_path / "out")
-    assert "new or empty" in line and str(tmp_path / "out") in line
+    assert "new, empty or of an earlier run" in line and str(tmp_path / "out") in line
 
 
 @pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
