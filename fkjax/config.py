@@ -68,11 +68,11 @@ class Config:
     set, when it reaches TARGET_ACCURACY; when no round of the last PATIENCE is better
     than all before (plateau); when these gained less than MIN_GAIN (low-gain)."""
     target_accuracy: float = 0.95
-    """Of --stop-when target-accuracy, as a fraction."""
+    """At which target-accuracy stops, as a fraction."""
     patience: int = 3
-    """Rounds that --stop-when plateau and low-gain look back."""
+    """Rounds that plateau and low-gain look back."""
     min_gain: float = 0.5
-    """Of --stop-when low-gain: points of accuracy (hundredths) for each 100 labels."""
+    """Below which low-gain stops: points of accuracy (hundredths) for each 100 labels."""
 
     imbalance: Literal["step", "long_tail"] = "step"
     """step: rare classes keep 1/ratio of the others; long_tail: sizes fall by it."""
