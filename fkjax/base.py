@@ -143,12 +143,18 @@ class Query(NamedTuple):
         targets: position in the validation set of the mistake that each answers,
             or -1 if it answers none. Shape [B].
         scores: how strongly each was wanted; NaN where drawn at random. Shape [B].
+        is_bad: which pool examples have an embedding or a score that is NaN or
+            infinite: then the round is stopped. Shape [N] bool; None if the strategy
+            computes none.
+        is_bad_validation: the same of the validation examples. Shape [M] bool.
     """
 
     indices: jax.Array
     pseudo_labels: jax.Array
     targets: jax.Array
     scores: jax.Array
+    is_bad: jax.Array | None = None
+    is_bad_validation: jax.Array | None = None
 
 
 class View(NamedTuple):

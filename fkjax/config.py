@@ -72,7 +72,7 @@ class Config:
     patience: int = 3
     """Rounds that plateau and low-gain look back."""
     min_gain: float = 0.5
-    """Below which low-gain stops: points of accuracy (hundredths) for each 100 labels."""
+    """Below which low-gain stops: points of accuracy (hundredths) per 100 labels."""
 
     imbalance: Literal["step", "long_tail"] = "step"
     """step: rare classes keep 1/ratio of the others; long_tail: sizes fall by it."""
@@ -128,6 +128,8 @@ class Config:
     """Share of values dropped after each convolution block in all training."""
     dense_dropout: float = 0.5
     """The same before the last layer."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of the model, its gradients and the kernel; random draws are the same in both."""
     train_on_validation: bool = False
     """Train on the validation set too: the baseline that has no use for a query."""
     checkpoint_selection: Literal["last", "tuning", "test"] = "last"

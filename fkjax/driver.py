@@ -84,6 +84,21 @@ class Record(NamedTuple):
         )
 
 
+class NotFiniteError(ArithmeticError):
+    """NaN or infinity where numbers are needed; the round is given up.
+
+    Attributes:
+        what: a sentence on it, with {} for the examples.
+        part: "pool" or "validation".
+        positions: of the examples involved, in that part, of each run side by side.
+    """
+
+    def __init__(self, what: str, part: str, positions: list[np.ndarray]):
+        """Of one run or several."""
+        super().__init__(what.format(f"{part} examples {positions}"))
+        self.what, self.part, self.positions = what, part, positions
+
+
 class Driver(NamedTuple):
     """The compiled parts of a round, shared by all rounds, strategies and seeds.
 
@@ -91,6 +106,9 @@ class Driver(NamedTuple):
         query_key: `(state) -> key` of the coming query.
         mistakes: `(variables, arrays) -> [M] bool`.
         update: `(state, arrays, indices, labels) -> state`.
+        suspects: `(state, arrays, indices, labels) -> positions [5]`: the labelled
+            examples with the highest loss, NaN first, before an `update` with the same
+            arguments left what is finite.
         evaluate: `(variables, arrays) -> confusion [C, C], member_accuracy [E]`; the
             latter of an ensemble, else [0].
     """
@@ -98,6 +116,7 @@ class Driver(NamedTuple):
     query_key: Callable[[RoundState], jax.Array]
     mistakes: Callable[[Variables, Arrays], jax.Array]
     update: Callable[[RoundState, Arrays, jax.Array, jax.Array], RoundState]
+    suspects: Callable[[RoundState, Arrays, jax.Array, jax.Array], jax.Array]
     evaluate: Callable[[Variables, Arrays], tuple[jax.Array, jax.Array]]
 
 
@@ -129,19 +148,13 @@ def make_driver(
         predicted = evaluation.predictions(model, variables, arrays.validation_images)
         return predicted != arrays.validation_labels
 
-    @jax.jit
-    def update(
-        state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
+    def trained(
+        state: RoundState,
+        arrays: Arrays,
+        indices: jax.Array,
+        labels: jax.Array,
+        score: training.Score,
     ) -> RoundState:
-        def on_selection(variables: Variables, epoch: jax.Array) -> jax.Array:
-            del epoch
-            return evaluation.accuracy(
-                model.member or model,
-                variables,
-                arrays.selection_images,
-                arrays.selection_labels,
-            )
-
         pool = pools.add(state.pool, indices, labels)
         chosen, num_labeled = pools.labeled(pool, capacity=capacity)
         known_images = arrays.pool_images[chosen]
@@ -158,9 +171,41 @@ def make_driver(
             known_labels,
             num_labeled,
             schedule=schedule,
-            score=on_selection if selects_epoch else training.last_epoch,
+            score=score,
         )
         return RoundState(state.key, pool, variables)
+
+    @jax.jit
+    def update(
+        state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
+    ) -> RoundState:
+        def on_selection(variables: Variables, epoch: jax.Array) -> jax.Array:
+            del epoch
+            return evaluation.accuracy(
+                model.member or model,
+                variables,
+                arrays.selection_images,
+                arrays.selection_labels,
+            )
+
+        score = on_selection if selects_epoch else training.last_epoch
+        return trained(state, arrays, indices, labels, score)
+
+    @jax.jit
+    def suspects(
+        state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
+    ) -> jax.Array:
+        before = trained(state, arrays, indices, labels, training.last_finite_epoch)
+        chosen, num_labeled = pools.labeled(before.pool, capacity=capacity)
+        losses = evaluation.losses(
+            model,
+            before.variables,
+            arrays.pool_images[chosen],
+            before.pool.label[chosen],
+        )
+        losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+        losses = jnp.where(jnp.arange(capacity) < num_labeled, losses, -jnp.inf)
+        return chosen[jax.lax.top_k(losses, min(5, len(indices)))[1]]
 
     @jax.jit
     def evaluate(variables: Variables, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
@@ -177,7 +222,7 @@ def make_driver(
             variables,
         )
 
-    return Driver(query_key, mistakes, update, evaluate)
+    return Driver(query_key, mistakes, update, suspects, evaluate)
 
 
 def side_by_side(driver: Driver) -> Driver:
@@ -211,6 +256,9 @@ def play_round(
 
     Returns:
         The state after the round, and what happened.
+
+    Raises:
+        NotFiniteError: if an embedding, a score or the loss is NaN or infinite.
     """
     clock = _Clock()
     sees_mistakes = "validation_mistakes" in strategy.sees
@@ -233,11 +281,28 @@ def play_round(
         restrict(view, strategy, hidden_labels=hidden_labels),
     )
     indices = np.asarray(query.indices)
+    for part, bad in (
+        ("validation", query.is_bad_validation),
+        ("pool", query.is_bad),
+    ):
+        if bad is not None and np.any(bad):
+            positions = list(map(np.flatnonzero, np.atleast_2d(bad)))
+            raise NotFiniteError(
+                "the embeddings or scores of {} are NaN or infinite", part, positions
+            )
     clock.stop("query")
     labels = np.asarray(oracle(indices))
     clock.stop("oracle")
-    state = driver.update(state, arrays, query.indices, jnp.asarray(labels))
-    jax.block_until_ready(state)
+    asked = state, arrays, query.indices, jnp.asarray(labels)
+    state = jax.block_until_ready(driver.update(*asked))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
+        positions = list(np.atleast_2d(driver.suspects(*asked)))
+        raise NotFiniteError(
+            "training led to NaN or infinity, and before that the loss was highest on "
+            "{}",
+            "pool",
+            positions,
+        )
     clock.stop("training")
     confusion, member_accuracy = map(
         np.asarray, driver.evaluate(state.variables, arrays)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Images, Model, Variables
+from fkjax.base import Images, Model, Variables, log_probs
 from fkjax.images import map_examples
 
 
@@ -34,6 +34,22 @@ def accuracy(
 ) -> jax.Array:
     """The share of images that the model gets right. Shape []."""
     return (predictions(model, variables, images) == labels).mean()
+
+
+def losses(
+    model: Model,
+    variables: Variables,
+    images: Images,
+    labels: jax.Array,
+    *,
+    batch_size: int = 100,
+) -> jax.Array:
+    """-log p(label | image) of each image, in nats. Shape [N]."""
+
+    def loss(image: jax.Array, label: jax.Array) -> jax.Array:
+        return -log_probs(model, variables, image)[label]
+
+    return map_examples(loss, images, labels, batch_size=batch_size)
 
 
 def confusion_matrix(

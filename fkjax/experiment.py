@@ -1,7 +1,7 @@
 """An experiment: strategies and seeds on biased pools, played round by round."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from fkjax.config import Config, check_name
 from fkjax.driver import (
     Arrays,
     Driver,
+    NotFiniteError,
     Record,
     RoundState,
     make_driver,
@@ -100,6 +101,9 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
             )
         except ValueError as error:
             raise UserError(f"--model {config.model}: {error}.") from error
+        model = model._replace(
+            init=lambda key, init=model.init: _in_precision(init(key))
+        )
         return ensemble(model, config.ensemble) if config.ensemble > 1 else model
 
     model, rotation_model = make(dataset.num_classes), make(pretraining.ROTATIONS)
@@ -146,6 +150,14 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
         trains_on_validation=config.train_on_validation,
     )
     return Experiment(config, dataset, model, driver, strategies, start)
+
+
+def _in_precision(variables: Variables) -> Variables:
+    """In JAX's own float: 64 bits where they are enabled."""
+    return jax.tree.map(
+        lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+        variables,
+    )
 
 
 def groups(config: Config, dataset: datasets.Dataset) -> list[range]:
@@ -248,6 +260,7 @@ def play_seeds(
         forget_peak()
         since = time.perf_counter()
         variables = jax.block_until_ready(start(key, arrays.pool_images))
+        _require_finite(variables, config)
         return {
             "variables": variables._asdict(),
             "seconds": (time.perf_counter() - since) / len(seeds),
@@ -280,7 +293,7 @@ def play_seeds(
             num_rounds=config.rounds - number,
             hidden_labels=lambda: hidden,
         )
-        for state, all_played in rounds:
+        for state, all_played in _named_errors(rounds, name, seeds, worlds, number):
             number += 1
             held_out = _held_out_accuracy(config, driver, state, arrays)
             rows = []
@@ -321,6 +334,39 @@ def play_seeds(
                 break
         journal.conclude(seeds, name)
     journal.conclude(seeds)
+
+
+def _named_errors(
+    rounds: Iterator[tuple[RoundState, Record]],
+    name: str,
+    seeds: range,
+    worlds: Sequence[_World],
+    number: int,
+) -> Iterator[tuple[RoundState, Record]]:
+    """The rounds after `number`; what is not finite in one is told by dataset ids."""
+    try:
+        for played in rounds:
+            number += 1
+            yield played
+    except NotFiniteError as error:
+        of_seeds = zip(seeds, worlds, error.positions, strict=True)
+        seed, world, positions = next(one for one in of_seeds if len(one[2]))
+        ids = getattr(world.parts, error.part).ids[positions]
+        shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        examples = f"{len(ids)} {error.part} image(s) (ids {shown})"
+        raise UserError(
+            f"{name}, seed {seed}, round {number + 1}: {error.what.format(examples)}; "
+            "the rounds before are kept: try a lower --learning-rate, or --precision "
+            "float64, in another folder."
+        ) from error
+
+
+def _require_finite(variables: Variables, config: Config) -> None:
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise UserError(
+            f"--pretraining {config.pretraining} led to NaN or infinity: lower "
+            f"--learning-rate, which is {config.learning_rate:g}."
+        )
 
 
 def _variables(kept: dict[str, Any]) -> Variables:

@@ -16,11 +16,11 @@ def standardized(block: jax.Array) -> jax.Array:
         block: Shape [n], n at least 2.
 
     Returns:
-        Shape [n], in float32.
+        Shape [n], in float32; in float64 where JAX has 64 bits.
     """
     if block.size < 2:
         raise ValueError("a correlation needs blocks of 2 or more values, got 1")
-    block = block.astype(jnp.float32)
+    block = block.astype(jnp.result_type(float))
     return (block - block.mean()) / (block.std(ddof=1) + 1e-10)
 
 

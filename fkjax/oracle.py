@@ -69,10 +69,10 @@ def noisy_labels(
     """
     labels = np.asarray(labels)
     is_wrong = jax.random.bernoulli(
-        key_for(key, "which labels are wrong"), float(rate), labels.shape
+        key_for(key, "which labels are wrong"), np.float32(rate), labels.shape
     )
     shift = jax.random.randint(
-        key_for(key, "wrong labels"), labels.shape, 1, num_classes
+        key_for(key, "wrong labels"), labels.shape, 1, num_classes, np.int32
     )
     return np.where(is_wrong, (labels + shift) % num_classes, labels).astype(np.int32)
 

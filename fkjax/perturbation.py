@@ -40,7 +40,9 @@ def copies(
 
     def one(k: jax.Array) -> jax.Array:
         copy = key_for(key, "copy", k)
-        turn = jnp.deg2rad(angle) * jax.random.normal(key_for(copy, "angle"))
+        turn = jnp.deg2rad(angle) * jax.random.normal(
+            key_for(copy, "angle"), dtype=jnp.float32
+        )
         added = _normal(key_for(copy, "noise"), image.shape)
         return rotated(image, turn) + (255 * noise) * jnp.asarray(std) * added
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import rich.console
 
@@ -61,6 +62,11 @@ def run(config: Config) -> list[dict[str, Any]]:
         UserError: if the configuration, the data or the output folder is at fault.
     """
     check(config)
+    with jax.enable_x64(config.precision == "float64"):
+        return _run(config)
+
+
+def _run(config: Config) -> list[dict[str, Any]]:
     dataset = datasets.load(
         config.dataset, data_dir=config.data_dir, image_size=config.image_size
     )

@@ -214,7 +214,7 @@ def _keep(key: jax.Array, groups: Sequence[tuple[np.ndarray, int]]) -> np.ndarra
     Who ranks first does not depend on `num`: a smaller `num` keeps a subset.
     """
     size = 1 + max(positions.max(initial=-1) for positions, _ in groups)
-    draws = np.asarray(jax.random.uniform(key, (int(size),)))
+    draws = np.asarray(jax.random.uniform(key, (int(size),), np.float32))
     kept = [
         positions[np.argsort(draws[positions], kind="stable")[:num]]
         for positions, num in groups

@@ -38,6 +38,12 @@ Score = Callable[[Variables, jax.Array], jax.Array]
 """`score(variables, epoch)`: the epoch that scores highest, or first so, is kept."""
 
 
+def last_finite_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:
+    """The score under which the last epoch without a NaN or infinity is kept."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)]
+    return jnp.where(jnp.stack(finite).all(), last_epoch(variables, epoch), -jnp.inf)
+
+
 def last_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:
     """The score under which the last epoch is kept."""
     del variables
@@ -174,7 +180,9 @@ def fit(
     padding = -capacity % size
 
     def train_epoch(epoch: jax.Array, state: tuple) -> tuple:
-        order_by = jax.random.uniform(key_for(key, "order", epoch), (capacity,))
+        order_by = jax.random.uniform(
+            key_for(key, "order", epoch), (capacity,), jnp.float32
+        )
         order_by = jnp.where(jnp.arange(capacity) < num_labeled, order_by, jnp.inf)
         order = jnp.pad(jnp.argsort(order_by), (0, padding))
         num_steps = (num_labeled + size - 1) // size
@@ -200,11 +208,16 @@ def fit(
         variables, optimizer_state = jax.lax.fori_loop(
             0, num_steps, step, (variables, optimizer_state)
         )
-        value = score(variables, epoch)
+        value = score(variables, epoch).astype(jnp.float32)
         kept = jax.tree.map(
             lambda new, old: jnp.where(value > best, new, old), variables, kept
         )
         return variables, optimizer_state, kept, jnp.maximum(value, best)
 
-    start = (variables, sgd(schedule).init(variables.parameters), variables, -jnp.inf)
+    start = (
+        variables,
+        sgd(schedule).init(variables.parameters),
+        variables,
+        jnp.float32(-jnp.inf),
+    )
     return jax.lax.fori_loop(0, schedule.epochs, train_epoch, start)[2]

@@ -105,7 +105,7 @@ def vae_loss(
         The mean, of shape [], and the means of q, of shape [N, Z].
     """
     mean, log_variance = vae.encode(parameters, images)
-    noise = jax.random.normal(key, mean.shape)
+    noise = jax.random.normal(key, mean.shape, mean.dtype)
     decoded = vae.decode(parameters, mean + jnp.exp(log_variance / 2) * noise)
     errors = ((images - decoded) ** 2).sum(axis=(1, 2, 3))
     return (errors + beta * divergence(mean, log_variance)).mean(), mean
@@ -138,7 +138,7 @@ def train(
     num_labeled = (~is_unlabeled).sum()
 
     def draw(key: jax.Array, start: Any, end: Any) -> jax.Array:
-        places = jax.random.randint(key, (h.batch_size,), start, end)
+        places = jax.random.randint(key, (h.batch_size,), start, end, jnp.int32)
         return scaled(take(images, labeled_first[places]))
 
     def vae_objective(

@@ -30,7 +30,9 @@ def farthest_first(
     Returns:
         The centres' rows, and which of these are real. Shapes [num_centers].
     """
-    start = jnp.where(is_target, jax.random.uniform(key, is_target.shape), -1).argmax()
+    start = jnp.where(
+        is_target, jax.random.uniform(key, is_target.shape, jnp.float32), -1
+    ).argmax()
     taken = jnp.inf  # a taken target, or none at all, is never the lowest
     highest = jnp.where(is_target, -jnp.inf, taken)
 
@@ -64,7 +66,7 @@ _NEVER = jnp.iinfo(jnp.int32).max
 
 def _no_wants(num_pool: int) -> _Wants:
     never = jnp.full(num_pool, _NEVER, jnp.int32)
-    return _Wants(never, jnp.full(num_pool, -jnp.inf, jnp.float32), never)
+    return _Wants(never, jnp.full(num_pool, -jnp.inf), never)
 
 
 def _want(
@@ -96,7 +98,7 @@ def _first_wanted(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The first `budget` examples in the rank-major order; then any, by lot."""
     is_wanted = wants.rank < _NEVER
-    lot = jnp.argsort(jax.random.uniform(key, is_unlabeled.shape))
+    lot = jnp.argsort(jax.random.uniform(key, is_unlabeled.shape, jnp.float32))
     *_, order = jax.lax.sort(
         (
             ~is_unlabeled,
@@ -251,7 +253,7 @@ def match(
         return (num_wanted < budget) & (search.depth < deepest)
 
     none_read = (
-        jnp.full(centers.shape, jnp.inf, jnp.float32),
+        jnp.full(centers.shape, jnp.inf),
         jnp.full(centers.shape, -1, jnp.int32),
     )
     search = _Search(jnp.int32(0), none_read, _no_wants(len(pool)))

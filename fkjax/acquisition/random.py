@@ -38,16 +38,19 @@ def with_random_share(strategy: Strategy, share: float) -> Strategy:
         wanted = strategy.query(key, view)
         budget = len(wanted.indices)
         num_kept = budget - round(share * budget)
+        bad = wanted.is_bad, wanted.is_bad_validation
+        wanted = wanted._replace(is_bad=None, is_bad_validation=None)
         kept = jax.tree.map(lambda x: x[:num_kept], wanted)
         rest = view.is_unlabeled.at[kept.indices].set(False)
         drawn = _draw(key_for(key, "random share"), rest, budget - num_kept)
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), kept, drawn)
+        joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), kept, drawn)
+        return joined._replace(is_bad=bad[0], is_bad_validation=bad[1])
 
     return Strategy(strategy.sees, query)
 
 
 def _draw(key: jax.Array, is_unlabeled: jax.Array, num: int) -> Query:
-    draw = jax.random.uniform(key, is_unlabeled.shape)
+    draw = jax.random.uniform(key, is_unlabeled.shape, jnp.float32)
     _, indices = jax.lax.top_k(jnp.where(is_unlabeled, draw, -1), num)
     nothing = jnp.full(num, -1, jnp.int32)
     return Query(indices, nothing, nothing, jnp.full(num, jnp.nan))

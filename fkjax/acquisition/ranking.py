@@ -20,13 +20,15 @@ def highest(
         budget: B.
 
     Returns:
-        In descending order. It assumes no labels and answers no mistakes.
+        In descending order. It assumes no labels and answers no mistakes. Scores that
+        are NaN or infinite are bad, unless all are NaN.
     """
     positions = jnp.arange(len(scores))
-    lot = jax.random.uniform(key_for(key, "lot"), positions.shape)
+    lot = jax.random.uniform(key_for(key, "lot"), positions.shape, jnp.float32)
     *_, order = jax.lax.sort(
         (~is_unlabeled, jnp.nan_to_num(-scores), lot, positions), num_keys=3
     )
     indices = order[:budget]
     nothing = jnp.full(budget, -1, jnp.int32)
-    return Query(indices, nothing, nothing, scores[indices])
+    is_bad = ~jnp.isfinite(scores) & ~jnp.isnan(scores).all()
+    return Query(indices, nothing, nothing, scores[indices], is_bad)

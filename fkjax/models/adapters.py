@@ -185,7 +185,7 @@ def _model(
         )
 
     def normalised(images: jax.Array) -> jax.Array:
-        images = images.astype(jnp.float32) / 255
+        images = images.astype(jnp.result_type(float)) / 255
         return (images - jnp.asarray(mean)) / jnp.asarray(std)
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
