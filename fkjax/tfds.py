@@ -17,7 +17,7 @@ import numpy as np
 
 from fkjax.base import UserError
 from fkjax.decoding import decode
-from fkjax.idx import MAX_BYTES
+from fkjax.files import MAX_BYTES
 from fkjax.images import Streamed
 from fkjax.reading import stream_in_parallel
 
