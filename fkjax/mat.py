@@ -81,8 +81,10 @@ def _read_matrix(
     stream: Readable, names: Collection[str], found: dict[str, np.ndarray]
 ) -> bool:
     """Reads a variable if it is wanted; says whether it was."""
-    flags, _ = struct.unpack("<2I", _short(stream, most=8))
-    dims = _short(stream, most=4 * _MOST_AXES)
+    head, dims = _short(stream, most=8), _short(stream, most=4 * _MOST_AXES)
+    if len(head) != 8 or len(dims) % 4:
+        raise MatError("a variable's flags or sizes are cut short")
+    flags, _ = struct.unpack("<2I", head)
     name = _short(stream, most=_LONGEST_NAME).decode("latin-1")
     if name not in names or name in found:
         return False

@@ -25,6 +25,8 @@ def flaw(record: Any) -> str | None:
         if not is_right(record[field]):
             return f"{field} is no {expected}"
     num_classes = len(record["class_accuracy"])
+    if not num_classes:
+        return "class_accuracy is of no class"
     rows = [record["queried_per_class"], record["confusion"], *record["confusion"]]
     if any(len(row) != num_classes for row in rows):
         return f"not all of its lists are of the {num_classes} classes"

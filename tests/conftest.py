@@ -5,8 +5,12 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 
 from fkjax import datasets, splits
+
+# python -m pytest tests/test_hostile.py --hypothesis-profile=thorough
+settings.register_profile("thorough", max_examples=20_000, deadline=None)
 
 
 @pytest.fixture(scope="session")

@@ -112,6 +112,11 @@ SMALL = matrix(b"X", (2, 1), b"ab")
         (HEADER + matrix(b"X", (3, 1), b"ab", num_bytes=3), None),
         (HEADER + matrix(b"X", (9, 1), b"ab", num_bytes=9), "8 of 9 bytes"),
         (HEADER + matrix(b"X", (2, 1), b"ab", kind=99), "type 99"),
+        (HEADER + element(14, element(6, b"abcd") + element(5, b"a" * 8)), "cut short"),
+        (
+            HEADER + element(14, element(6, b"a" * 8) + element(5, b"abcde")),
+            "cut short",
+        ),
         (HEADER + matrix(b"X", (2, 1), b"ab", array_class=200), "no real array"),
         (HEADER + matrix(b"X", (2, 1), b"ab", array_class=0x809), "no real array"),
     ],
