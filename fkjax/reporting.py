@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fkjax.base import UserError
+from fkjax.base import UserError, printable
 from fkjax.files import open_file
 from fkjax.records import flaw
 
@@ -264,7 +264,8 @@ def plain(value: Any) -> Any:
 
 def _inert(text: str) -> str:
     """Keeps a spreadsheet from running the text of a CSV cell as a formula."""
-    return "'" + text if text.startswith(tuple("=+-@\t\r\n＝＋－＠")) else text
+    text = printable(text)  # for a carriage return would begin another row
+    return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
 
 
 def _csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
