@@ -31,7 +31,23 @@ class Variables(NamedTuple):
 
 
 class UserError(ValueError):
-    """Something that the user can mend; its message is one sentence saying how."""
+    """Something that the user can mend; its message is one sentence saying how.
+
+    It is one line, whatever the file names and values that it quotes hold.
+    """
+
+    def __init__(self, message: str):
+        """Takes the sentence, and makes it `printable`."""
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""Text in which what could break a line or drive a terminal is spelled out.
+
+    >>> print(printable("a\nb\x1b[31m größe"))
+    a\nb\x1b[31m größe
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Images(Protocol):

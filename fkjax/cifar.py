@@ -1,12 +1,13 @@
 """CIFAR-10 and CIFAR-100 from their binary version: records of label and pixels."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.idx import MAX_BYTES
+from fkjax.files import MAX_BYTES, open_file
 
 _PIXELS = 3 * 32 * 32
 _INTACT = "replace it by an intact copy"
@@ -76,13 +77,14 @@ def _place(form: _Format, folder: Path) -> Path | None:
 def _read(path: Path, form: _Format) -> tuple[np.ndarray, np.ndarray]:
     record = form.num_label_bytes + _PIXELS
     try:
-        size = path.stat().st_size
-        if not size or size % record or size > MAX_BYTES:
-            raise UserError(
-                f"{path} has {size} bytes, which is no number of records of {record} "
-                f"bytes, from 1 to what {MAX_BYTES} bytes hold; {_INTACT}"
-            )
-        records = np.fromfile(path, np.uint8).reshape(-1, record)
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size or size % record or size > MAX_BYTES:
+                raise UserError(
+                    f"{path} has {size} bytes, which is no number of records of "
+                    f"{record} bytes, from 1 to what {MAX_BYTES} bytes hold; {_INTACT}"
+                )
+            records = np.fromfile(file, np.uint8, size).reshape(-1, record)
     except (OSError, MemoryError) as error:
         raise UserError(f"{path} could not be read ({error}); {_INTACT}") from error
     labels = records[:, form.num_label_bytes - 1]

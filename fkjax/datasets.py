@@ -6,6 +6,7 @@ Nothing is ever written outside a folder that the user named.
 import math
 import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +76,8 @@ def load(
       `extra_32x32.mat`, whose images are training images too;
     - for `cifar10` and `cifar100`, the `.bin` files of their binary version;
     - image folders, `train/<class>/*.jpg` (`.jpeg`, `.png`) and `test/<class>/` or
-      `val/<class>/`, streamed: decoded when they are used, never all in memory;
+      `val/<class>/`, streamed: decoded when they are used, never all in memory; links
+      among them must stay in the data folder;
 
     then as a TFDS set prepared in array_record or parquet; and as a TFDS set that TFDS
     can prepare now, which takes a named data folder, TensorFlow and a network. It is
@@ -108,20 +110,17 @@ def load(
     chosen = (
         data_dir or os.environ.get("FKJAX_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     )
-    folder = Path(chosen).expanduser() if chosen else None
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UserError(f"the data folder {folder} is a file; name a folder")
+    folder = _data_folder(os.fspath(chosen)) if chosen else None
     if folder is not None and re.fullmatch(r"\w[\w.-]*", name):
-        here = folder / name
-        if has_idx(here):
-            num_classes = _NUM_CLASSES.get(name)
-            return _dataset(name, *read_folder(here, num_classes=num_classes))
-        if has_svhn(here):
-            return _dataset(name, read_svhn(here), _SVHN_CLASSES)
-        if has_cifar(name, here):
-            return _dataset(name, *read_cifar(name, here))
-        if is_image_folder(here):
-            return _dataset(name, *read_image_folder(here, image_size=image_size))
+        try:
+            found = _read_files(name, folder / name, image_size)
+        except OSError as error:  # not of reading a file, but of looking for one
+            raise UserError(
+                f"{folder / name} could not be searched ({error.strerror}); mend it, "
+                "or name another folder or set"
+            ) from error
+        if found is not None:
+            return found
     if name == "svhn":
         place = f"{folder}/svhn" if folder else "the data folder, which is not named"
         raise UserError(
@@ -161,6 +160,37 @@ def validate(dataset: Dataset) -> None:
             f"{dataset.name}'s training images have shape {train.shape[1:]} and its "
             f"test images {test.shape[1:]}; give both one shape"
         )
+
+
+def _data_folder(path: str) -> Path:
+    """It need not exist: TFDS may be asked to make it."""
+    folder = Path(path)
+    try:
+        folder = folder.expanduser()
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        return folder
+    except (OSError, RuntimeError, ValueError) as error:  # of ~nobody, of a NUL
+        raise UserError(
+            f"the data folder {path} could not be opened ({error}); name another"
+        ) from error
+    if not stat.S_ISDIR(mode):
+        raise UserError(f"the data folder {folder} is a file; name a folder")
+    return folder
+
+
+def _read_files(name: str, folder: Path, image_size: int) -> Dataset | None:
+    """Reads a set that is there as files of its own, or None."""
+    if has_idx(folder):
+        num_classes = _NUM_CLASSES.get(name)
+        return _dataset(name, *read_folder(folder, num_classes=num_classes))
+    if has_svhn(folder):
+        return _dataset(name, read_svhn(folder), _SVHN_CLASSES)
+    if has_cifar(name, folder):
+        return _dataset(name, *read_cifar(name, folder))
+    if is_image_folder(folder):
+        return _dataset(name, *read_image_folder(folder, image_size=image_size))
+    return None
 
 
 def _dataset(name: str, arrays: Sequence[Any], num_classes: int) -> Dataset:

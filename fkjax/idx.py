@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fkjax.base import UserError
-
-MAX_BYTES = 4 << 30
-"""The largest array that fkjax takes."""
+from fkjax.files import MAX_BYTES, open_file, read_into, takes_too_much
 
 _FILES = {
     "train_images": ("train-images-idx3-ubyte", 3),
@@ -31,7 +29,8 @@ def read_folder(
     """Reads the four IDX files of a set.
 
     Args:
-        folder: it holds `train-images-idx3-ubyte[.gz]` and so on.
+        folder: it holds `train-images-idx3-ubyte[.gz]` and so on; the `.gz` is not
+            read where the other is there too.
         num_classes: C; by default one more than the largest training label.
 
     Returns:
@@ -82,8 +81,9 @@ def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
     """
     magic, advice = bytes([0, 0, 8, num_dims]), "replace it by an intact copy"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            header = file.read(4 + 4 * num_dims)
+        with open_file(path) as file:
+            stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            header = stream.read(4 + 4 * num_dims)
             if header[:4] != magic:
                 raise UserError(
                     f"{path} begins with 0x{header[:4].hex()} where an IDX file of "
@@ -93,18 +93,20 @@ def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
                 raise UserError(f"{path} ends within its header; {advice}")
             shape = tuple(np.frombuffer(header, ">u4", offset=4).tolist())
             size = math.prod(shape)
-            if size > MAX_BYTES:
+            if takes_too_much(shape, np.dtype(np.uint8)):
                 raise UserError(
-                    f"{path} declares {size} bytes, more than the {MAX_BYTES} that "
-                    f"fkjax takes; {advice}"
+                    f"{path} declares the shape {shape}, more than the {MAX_BYTES} "
+                    f"bytes that fkjax takes; {advice}"
                 )
-            body = file.read(size + 1)
+            array = np.empty(size, np.uint8)
+            num_bytes = read_into(stream, array)
+            num_bytes += len(stream.read(1))
     except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise UserError(f"{path} could not be read ({error}); {advice}") from error
-    if len(body) != size:
-        found = f"only {len(body)} follow" if len(body) < size else "more follow"
+    if num_bytes != size:
+        found = f"only {num_bytes} follow" if num_bytes < size else "more follow"
         raise UserError(f"{path} declares {size} bytes and {found}; {advice}")
-    return np.frombuffer(body, np.uint8).reshape(shape)
+    return array.reshape(shape)
 
 
 def _find(folder: Path, stem: str) -> Path | None:

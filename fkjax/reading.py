@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ def stream_in_parallel(
 def plain_errors(*images: Any) -> Iterator[None]:
     """Within it, a reading error comes as itself, where JAX would wrap and log it.
 
+    What Pillow warns of is left out: it is told as an error, or does not matter.
+
     Args:
         *images: sets of images, of which the streamed ones are meant.
     """
@@ -46,7 +49,9 @@ def plain_errors(*images: Any) -> Iterator[None]:
     logger = logging.getLogger("jax._src.callback")
     logger.addFilter(is_unexpected)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
     except jax.errors.JaxRuntimeError:
         for source in sources:
             failure, source.failure = source.failure, None

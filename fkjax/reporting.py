@@ -23,7 +23,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fkjax.base import UserError
+from fkjax.base import UserError, printable
+from fkjax.files import open_file
+from fkjax.records import flaw
 
 Record = Mapping[str, Any]
 
@@ -68,7 +70,8 @@ class RunFolder(NamedTuple):
     @classmethod
     def holds_run(cls, path: str | os.PathLike[str]) -> bool:
         """Whether `open` would find a run there."""
-        return (Path(path) / "config.json").is_file()
+        with explained("read", config := Path(path) / "config.json"):
+            return config.is_file()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -128,9 +131,18 @@ class RunFolder(NamedTuple):
         replace_file(self.path / "config.json", _encode(text + "\n"))
 
     def read_config(self) -> dict[str, Any]:
-        """Reads config.json."""
-        with explained("read", self.path / "config.json"):
-            return json.loads((self.path / "config.json").read_bytes())
+        """Reads config.json.
+
+        Raises:
+            UserError: if it cannot be read or is no JSON object.
+        """
+        path = self.path / "config.json"
+        config = _from_json(_contents(path))
+        if not isinstance(config, dict):
+            raise UserError(
+                f"A configuration must be a JSON object, but {path} is not: mend it."
+            )
+        return config
 
     def append_record(self, record: Record) -> None:
         """Appends one line to rounds.jsonl; NaN and the infinities become null."""
@@ -138,17 +150,21 @@ class RunFolder(NamedTuple):
         _append(self.path / "rounds.jsonl", _encode(text + "\n"))
 
     def read_records(self) -> list[dict[str, Any]]:
-        """Reads the whole lines of rounds.jsonl; a torn last line is left out."""
+        """Reads the whole lines of rounds.jsonl; a torn last line is left out.
+
+        Raises:
+            UserError: naming the first line that is no record, and why.
+        """
         path = self.path / "rounds.jsonl"
         records = []
         for number, line in enumerate(_whole_lines(path), start=1):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
+            record = _from_json(line)
+            if what := flaw(record):
                 raise UserError(
-                    f"Each line of {path} must be a JSON object, but line {number} is "
-                    "not: mend or delete that line."
-                ) from error
+                    f"Each line of {path} must be a round's record, but line {number} "
+                    f"is not ({what}): mend or delete that line."
+                )
+            records.append(record)
         return records
 
     def append_queries(
@@ -198,10 +214,16 @@ class RunFolder(NamedTuple):
             replace_file(path, b"".join(kept))
         path = self.path / "queries.csv"
         if path.exists():
-            text = b"".join(line + b"\n" for line in _whole_lines(path)).decode()
-            first, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
-            mine = [_inert(strategy), str(seed)]
-            kept = [r for r in rows if r[:2] != mine or int(r[2]) < round]
+            lines, mine = _whole_lines(path), [_inert(strategy), str(seed)]
+            try:
+                text = b"".join(line + b"\n" for line in lines).decode()
+                first, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+                kept = [r for r in rows if r[:2] != mine or int(r[2]) < round]
+            except (ValueError, IndexError, csv.Error) as error:
+                raise UserError(
+                    f"The rows of {path} must be as a run wrote them, but one is not "
+                    f"({error}): mend or delete it."
+                ) from error
             replace_file(path, _csv_bytes([first, *kept] if first else []))
 
 
@@ -242,7 +264,8 @@ def plain(value: Any) -> Any:
 
 def _inert(text: str) -> str:
     """Keeps a spreadsheet from running the text of a CSV cell as a formula."""
-    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    text = printable(text)  # for a carriage return would begin another row
+    return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
 
 
 def _csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
@@ -261,17 +284,34 @@ def explained(doing: str, path: Path) -> Iterator[None]:
     """Turns an OSError into a sentence for the user."""
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError: of a NUL in the path
+        what = getattr(error, "strerror", None) or error
         raise UserError(
-            f"Could not {doing} {path}: {error.strerror or error}; free some space, "
-            "mend the permissions or choose another folder."
+            f"Could not {doing} {path}: {what}; free some space, mend the permissions "
+            "or choose another folder."
         ) from error
+
+
+def _contents(path: Path) -> bytes:
+    with explained("read", path), open_file(path) as file:
+        return file.read()
+
+
+def _from_json(text: bytes) -> Any:
+    """What it says, or None, which also stands for text that is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # of UTF-8 too, and of deep nesting
+        return None
 
 
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines of a file up to its last newline; none if there is no file."""
     with explained("read", path):
-        return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        is_there = path.exists()
+    return _contents(path).split(b"\n")[:-1] if is_there else []
 
 
 def _append(path: Path, data: bytes) -> None:

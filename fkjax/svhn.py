@@ -1,12 +1,12 @@
 """SVHN as it is published: cropped house numbers in MATLAB files."""
 
+import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.idx import MAX_BYTES
+from fkjax.mat import MatError, read_mat
 
 NUM_CLASSES = 10
 _IMAGE_SHAPE = (32, 32, 3)
@@ -45,21 +45,27 @@ def read_svhn(folder: Path) -> list[np.ndarray]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import scipy.io
-
     try:
-        # The headers alone, so that no absurd size is allocated.
-        found = {name: rest for name, *rest in scipy.io.whosmat(path)}
-        _check_headers(path, found)
-        contents: Any = scipy.io.loadmat(path, variable_names=["X", "y"])
-        images, labels = np.asarray(contents["X"]), np.asarray(contents["y"])
-    except UserError:
-        raise
-    except Exception as error:  # SciPy raises errors of many kinds; each is told
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        found = read_mat(path, ("X", "y"))
+    except (OSError, MatError, zlib.error, MemoryError) as error:
         raise UserError(
-            f"{path} could not be read as a MATLAB 5 file ({first_line}); {_INTACT}"
+            f"{path} could not be read as a MATLAB 5 file ({error}); {_INTACT}"
         ) from error
+    for name in ("X", "y"):
+        if name not in found:
+            raise UserError(f"{path} holds no variable {name}; {_INTACT}")
+    images, labels = found["X"], found["y"]
+    shape = images.shape
+    if shape[:3] != _IMAGE_SHAPE or len(shape) != 4 or images.dtype != np.uint8:
+        raise UserError(
+            f"{path} holds X of shape {shape} and type {images.dtype} where SVHN has "
+            f"uint8 of shape (32, 32, 3, n); {_INTACT}"
+        )
+    if labels.shape not in [(shape[3], 1), (1, shape[3])]:
+        raise UserError(
+            f"{path} holds y of shape {labels.shape} where SVHN has {(shape[3], 1)}; "
+            f"{_INTACT}"
+        )
     for i in np.flatnonzero(~np.isin(labels, np.arange(1, NUM_CLASSES + 1)))[:1]:
         raise UserError(
             f"{path} holds label {labels.flat[i]} at position {i} where SVHN has "
@@ -67,31 +73,3 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     labels = labels.reshape(-1).astype(np.uint8) % NUM_CLASSES
     return np.ascontiguousarray(np.moveaxis(images, -1, 0)), labels
-
-
-def _check_headers(path: Path, found: dict[str, Any]) -> None:
-    """Found: (shape, MATLAB's class) by name."""
-    for name in ("X", "y"):
-        if name not in found:
-            raise UserError(
-                f"{path} holds no variable {name}, or ends before it; {_INTACT}"
-            )
-    (shape, kind), (label_shape, label_kind) = found["X"], found["y"]
-    if len(shape) != 4 or shape[:3] != _IMAGE_SHAPE or not shape[3] or kind != "uint8":
-        raise UserError(
-            f"{path} holds X of shape {shape} and class {kind} where SVHN has uint8 of "
-            f"shape (32, 32, 3, n); {_INTACT}"
-        )
-    if label_shape not in [(shape[3], 1), (1, shape[3])] or label_kind not in (
-        "uint8",
-        "double",
-    ):
-        raise UserError(
-            f"{path} holds y of shape {label_shape} and class {label_kind} where SVHN "
-            f"has numbers of shape ({shape[3]}, 1); {_INTACT}"
-        )
-    if np.prod(shape, dtype=float) > MAX_BYTES:
-        raise UserError(
-            f"{path} declares {shape[3]} images, more than the {MAX_BYTES} bytes that "
-            f"fkjax takes; {_INTACT}"
-        )

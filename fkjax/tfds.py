@@ -4,7 +4,9 @@ import contextlib
 import difflib
 import importlib.util
 import io
+import json
 import math
+import os
 import re
 import threading
 import urllib.error
@@ -17,11 +19,12 @@ import numpy as np
 
 from fkjax.base import UserError
 from fkjax.decoding import decode
-from fkjax.idx import MAX_BYTES
+from fkjax.files import MAX_BYTES, open_file
 from fkjax.images import Streamed
 from fkjax.reading import stream_in_parallel
 
 _DOWNLOAD_HOST = "https://storage.googleapis.com"
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _PATIENCE = 5.0  # seconds that the download host has to answer
 
 
@@ -87,16 +90,20 @@ def load_tfds(
     tfds = _tfds()
     with _quiet():
         try:
+            _check_description(folder or Path(tfds.core.constants.DATA_DIR), name)
             builder = tfds.builder(name, data_dir=folder)
-            features = builder.info.features
+            features, is_prepared = builder.info.features, builder.is_prepared()
+        except UserError:
+            raise
         except tfds.core.DatasetNotFoundError:
             raise unknown_name(name, folder) from None
         except Exception as error:  # TFDS raises errors of many kinds; each is told
             raise _tfds_error(name, "open", error) from error
         shape, num_classes = _shape_and_classes(name, features)
-        if not builder.is_prepared():
+        if not is_prepared:
             _prepare(builder, name, folder)
         parts = list(builder.info.splits)
+        _check_places(builder, name)
         tests = [part for part in ("test", "validation") if part in parts]
         if "train" not in parts or not tests:
             raise UserError(
@@ -119,10 +126,64 @@ def load_tfds(
     return [*train, *test], num_classes
 
 
+def _check_description(folder: Path, name: str) -> None:
+    """Refuses a prepared set whose description names Python code outside of TFDS.
+
+    TFDS would import it: what a file says would be run.
+    """
+    home = folder / re.split("[/:]", name)[0]
+    for file in ("dataset_info.json", "features.json"):
+        for path in sorted((*home.glob(f"*/{file}"), *home.glob(f"*/*/{file}"))):
+            with open_file(path) as opened:  # for TFDS would wait for a pipe
+                text = opened.read()
+            try:
+                description = json.loads(text)
+            except (ValueError, RecursionError):
+                continue  # which TFDS refuses
+            for code in _classes(description):
+                if not code.startswith("tensorflow_datasets."):
+                    raise UserError(
+                        f"{path} names the Python class {code}, which is not one of "
+                        "TFDS's; prepare the set with TFDS's own features"
+                    )
+
+
+def _classes(description: Any) -> Iterator[str]:
+    """The names of Python classes in what JSON held."""
+    if isinstance(description, list):
+        for item in description:
+            yield from _classes(item)
+    elif isinstance(description, dict):
+        for key, item in description.items():
+            if isinstance(item, str) and key in _CLASS_KEYS:
+                yield item
+            yield from _classes(item)
+
+
+def _check_places(builder: Any, name: str) -> None:
+    """Refuses a prepared set whose description names files elsewhere."""
+    try:
+        splits = builder.info.splits.values()
+        paths = [os.path.abspath(path) for part in splits for path in part.filepaths]
+    except Exception as error:  # as above
+        raise _tfds_error(name, "open", error) from error
+    home = os.path.abspath(builder.data_dir)
+    for path in paths:
+        if os.path.dirname(path) != home:
+            raise UserError(
+                f"TFDS's {name} names {path}, which is not in its own folder {home}; "
+                "prepare it anew"
+            )
+
+
 def _part(
     builder: Any, name: str, part: str, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     size = builder.info.splits[part].num_examples
+    if size < 1:
+        raise UserError(
+            f"TFDS's {name} has {size} examples in its part {part}; prepare it anew"
+        )
     if (num_bytes := size * math.prod(shape)) > MAX_BYTES:
         raise UserError(
             f"TFDS's {name} takes {num_bytes} bytes of memory, more than the "

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 
 from fkjax import datasets, splits
+
+# No deadlines: a busy machine is no failure. `test_hostile.py` looks for hangs itself.
+settings.register_profile("usual", deadline=None)
+settings.load_profile("usual")
+settings.register_profile("thorough", max_examples=5_000, deadline=None)
 
 
 @pytest.fixture(scope="session")

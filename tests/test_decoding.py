@@ -1,11 +1,12 @@
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fkjax.base import UserError
-from fkjax.decoding import decode
+from fkjax.decoding import MAX_SCANS, decode
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -104,6 +105,51 @@ def test_a_bomb_is_not_decoded(monkeypatch, most):
     message = f"x.png has .* pixels, more than the {most} that are decoded safely"
     with pytest.raises(UserError, match=message):
         decoded(encoded(NOISE))
+
+
+@pytest.mark.parametrize("form", ["gif", "tiff", "bmp", "webp", "ico", "ppm", "eps"])
+def test_no_other_decoder_is_reached_by_another_name(form):
+    with pytest.raises(UserError, match="x.png .* .it begins as neither does"):
+        decoded(encoded(NOISE, form))
+
+
+def test_a_jpeg_file_of_many_scans_is_not_decoded():
+    """A few bytes each, and each a pass over all pixels."""
+    file = io.BytesIO()
+    Image.fromarray(NOISE).save(file, "jpeg", progressive=True)
+    data = file.getvalue()
+    scans = data.count(b"\xff\xda")
+    last = data[data.rindex(b"\xff\xda") : -2]
+    allowed = data[:-2] + last * (MAX_SCANS - scans) + data[-2:]
+    assert decoded(io.BytesIO(allowed)).shape == (16, 16, 3)
+    with pytest.raises(UserError, match="x.png has 101 scans, more than the 100"):
+        decoded(io.BytesIO(allowed[:-2] + last + data[-2:]))
+    png = io.BytesIO(PNG + b"\xff\xda" * 101)  # where it means nothing
+    assert decoded(png).shape == (16, 16, 3)
+
+
+def test_a_large_file_is_not_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("fkjax.decoding.MAX_FILE_BYTES", len(PNG))
+    (tmp_path / "whole").write_bytes(PNG)
+    (tmp_path / "large").write_bytes(PNG + b"1")
+    assert decoded(tmp_path / "whole").shape == (16, 16, 3)
+    with pytest.raises(UserError, match=f"x.png has more than the {len(PNG)} bytes"):
+        decoded(tmp_path / "large")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="x.png could not be read .*no regular file"):
+        decoded(tmp_path / "pipe")
+
+
+def test_a_rotation_noted_beside_the_pixels_is_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file, plain = io.BytesIO(), io.BytesIO()
+    Image.fromarray(NOISE).save(file, "jpeg", exif=exif)
+    Image.fromarray(NOISE).save(plain, "jpeg")
+    np.testing.assert_array_equal(decoded(file), decoded(plain))
 
 
 def test_deeper_pixels_are_refused():

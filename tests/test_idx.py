@@ -72,6 +72,11 @@ BAD_FILES = {
         bytes([0, 0, 8, 3]) + b"\xff" * 12,
         "more than the 4294967296",
     ),
+    "a flat bomb": (  # no byte, but a shape that NumPy does not take
+        TRAIN_IMAGES,
+        bytes([0, 0, 8, 3]) + bytes(4) + b"\xff" * 8,
+        r"declares the shape \(0, 4294967295, 4294967295\)",
+    ),
     "count": (
         TRAIN_LABELS,
         HEADER[:7] + bytes([29]) + bytes(29),
@@ -128,6 +133,13 @@ def test_gzip_is_read_no_further_than_its_header_says(tmp_path):
     path.write_bytes(gzip.compress(HEADER + bytes(8 << 20), compresslevel=1)[:-20])
     with pytest.raises(UserError, match="declares 30 bytes and more follow"):
         read_idx(path, num_dims=1)
+
+
+def test_a_pipe_is_not_waited_for(tiny_mnist):
+    (tiny_mnist / "mnist" / TRAIN_LABELS).unlink()
+    os.mkfifo(tiny_mnist / "mnist" / TRAIN_LABELS)
+    with pytest.raises(UserError, match=f"{TRAIN_LABELS} .*no regular file"):
+        load("mnist", data_dir=tiny_mnist)
 
 
 def test_missing_idx_file_is_named(tiny_mnist):

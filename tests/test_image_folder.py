@@ -101,10 +101,63 @@ def test_the_images_of_imagenets_test_part_have_no_class_and_are_left_out(tmp_pa
     assert len(load("imagenet", data_dir=tmp_path).test_images) == 9
 
 
-def test_links_are_followed(pets):
+def test_links_are_followed_within_the_data_folder(pets):
     shutil.move(pets / "train" / "cat", pets.parent / "elsewhere")
     (pets / "train" / "cat").symlink_to(pets.parent / "elsewhere")
-    assert len(load(pets.name, data_dir=pets.parent).train_images) == 18
+    (pets / "train" / "emu" / "more.png").symlink_to("../cat/000.png")
+    assert len(load(pets.name, data_dir=pets.parent).train_images) == 19
+
+
+def test_the_folder_of_a_set_and_that_of_all_sets_may_be_links(pets, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "own").symlink_to(pets)
+    (tmp_path / "link").symlink_to("data")
+    (pets / "train" / "emu" / "more.png").symlink_to(pets / "train" / "cat" / "000.png")
+    assert len(load("own", data_dir=tmp_path / "link").train_images) == 19
+
+
+@pytest.mark.parametrize(
+    "place", ["train", "val", "train/cat", "val/emu", "train/cat/000.png"]
+)
+def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path, place):
+    folder = make_set(tmp_path / "data" / "pets")
+    shutil.move(folder / place, tmp_path / "private")
+    (folder / place).symlink_to(tmp_path / "private")
+    with pytest.raises(UserError, match="leads out of the data folder") as caught:
+        load("pets", data_dir=tmp_path / "data")
+    assert str(folder / place) in str(caught.value)
+
+
+def test_a_set_beside_the_data_folder_is_outside_of_it(tmp_path):
+    """Though its path begins with the same letters."""
+    folder = make_set(tmp_path / "data" / "pets")
+    (tmp_path / "data-private").mkdir()
+    shutil.move(folder / "train" / "cat", tmp_path / "data-private" / "cat")
+    (folder / "train" / "cat").symlink_to("../../../data-private/cat")
+    with pytest.raises(UserError, match="leads out of the data folder"):
+        load("pets", data_dir=tmp_path / "data")
+
+
+NAMES = ["=cmd()", "<script>", "a\nb", "\x1b[31m", "..c", "$x", "\udc80", "x" * 240]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_class_and_of_a_file_is_only_a_name(pets, name):
+    for part in ("train", "val"):
+        (pets / part / "cat").rename(pets / part / name)
+        damaged = pets / part / name / f"{name}.png"
+        (pets / part / name / "000.png").rename(damaged)
+    if name.startswith("."):  # hidden
+        assert load(pets.name, data_dir=pets.parent).num_classes == 2
+        return
+    dataset = load(pets.name, data_dir=pets.parent, image_size=4)
+    assert dataset.num_classes == 3 and len(dataset.train_images) == 18
+    damaged.write_bytes(b"")
+    images = dataset.test_images
+    with pytest.raises(UserError) as caught:
+        images.source.read(np.arange(len(images)), np.arange(0))
+    message = str(caught.value)
+    assert message.isprintable() and "could not be read as a JPEG or PNG" in message
 
 
 @pytest.mark.parametrize("name", ["pets", "my-pets"])
@@ -138,6 +191,18 @@ def folder_in_class(pets):
     (pets / "val" / "cat" / "more.png").mkdir()
 
 
+def broken_link(pets):
+    (pets / "val" / "cat" / "gone.png").symlink_to("nowhere.png")
+
+
+def circular_link(pets):
+    (pets / "val" / "cat" / "loop.png").symlink_to("loop.png")
+
+
+def link_to_the_folder_above(pets):
+    (pets / "val" / "cat" / "up.png").symlink_to("..")
+
+
 def pipe(pets):
     os.mkfifo(pets / "val" / "cat" / "pipe.png")
 
@@ -163,6 +228,9 @@ def one_class(pets):
         (stray_file, r"train/list.txt is no folder of a class"),
         (folder_in_class, r"val/cat/more.png is no .jpg"),
         (pipe, r"val/cat/pipe.png is no .jpg"),
+        (broken_link, r"val/cat/gone.png could not be read \(No such file"),
+        (circular_link, r"val/cat/loop.png could not be read \(Too many levels"),
+        (link_to_the_folder_above, r"val/cat/up.png is no .jpg"),
         (empty_class, r"train/yak holds no image"),
         (one_class, r"1 class\(es\); classification needs at least 2"),
     ],

@@ -15,9 +15,9 @@ ROOT = Path(fkjax.__file__).parent
 LEVELS = {
     4: "run",
     3: "driver config journal experiment",
-    2: "training pretraining evaluation models acquisition datasets idx svhn cifar "
-    "image_folder tfds decoding reading splits reporting tables figures progress "
-    "oracle checkpoint distributed memory stopping",
+    2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
+    "image_folder tfds decoding files reading records splits reporting tables figures "
+    "progress oracle checkpoint distributed memory stopping",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images ensemble perturbation information",
     0: "base",
@@ -116,7 +116,7 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("flax", {"models"}),
         ("optax", {"training", "pretraining", "acquisition"}),
         ("tensorflow_datasets", {"tfds"}),
-        ("scipy", {"svhn"}),
+        ("scipy", set()),
         ("PIL", {"decoding"}),
         ("tensorflow", set()),
         ("matplotlib", {"figures"}),
@@ -133,6 +133,72 @@ def test_a_library_is_imported_where_it_is_at_home(library, rooms):
         if any(m.split(".")[0] == library for m in IMPORTS[name])
     }
     assert found <= rooms
+
+
+# What runs the code that a file holds.
+UNSAFE_LIBRARIES = set("pickle cPickle dill cloudpickle joblib shelve marshal".split())
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+UNSAFE_METHODS = {
+    *("os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "torch.load"),
+    *("pickle.load", "pickle.loads", "pandas.read_pickle"),
+}
+EVERYTHING = [
+    path
+    for folder in ("fkjax", "benchmarks", "tests")
+    for path in sorted((ROOT.parent / folder).rglob("*.py"))
+    if path.name != "test_readme.py"  # which runs the README's own code
+]
+
+
+def unsafe(source):
+    """What could run the code that a file holds, line by line."""
+    tree = ast.parse(source)
+    aliases = {"np": "numpy", "pd": "pandas"}
+    for name in imported(source):
+        if name.split(".")[0] in UNSAFE_LIBRARIES:
+            yield f"import {name}"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        first, _, rest = called.partition(".")
+        called = f"{aliases.get(first, first)}.{rest}" if rest else called
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if called in UNSAFE_CALLS | UNSAFE_METHODS:
+            yield f"{node.lineno}: {called}"
+        if called == "numpy.load" and given.get("allow_pickle") != "False":
+            yield f"{node.lineno}: numpy.load that may unpickle"
+        if given.get("allow_pickle") == "True" or given.get("shell") == "True":
+            yield f"{node.lineno}: {called}({given})"
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=lambda path: path.name)
+def test_no_source_runs_what_a_file_holds(path):
+    assert not list(unsafe(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "def f():\n    from joblib import load",
+        "eval(text)",
+        "np.load(path)",
+        "numpy.load(path, allow_pickle=True)",
+        "yaml.load(file)",
+        "torch.load(path)",
+        "np.save(path, x, allow_pickle=True)",
+        "subprocess.run(text, shell=True)",
+    ],
+)
+def test_what_runs_code_is_found(source):
+    assert len(list(unsafe(source))) >= 1
+
+
+def test_what_runs_no_code_is_not_reported():
+    assert not list(
+        unsafe("np.load(p, allow_pickle=False)\nmodel.eval()\njson.load(f)")
+    )
 
 
 def test_imports_are_found_wherever_they_stand():

@@ -1,6 +1,7 @@
 import logging
 import threading
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +109,13 @@ def test_a_reading_error_comes_as_itself_and_alone(disk, caplog, capfd):
         assert caplog.records == [] and capfd.readouterr() == ("", "")
         with plain_errors(images):  # and is forgotten
             assert sums(images[:13]).tolist() == [4 * i for i in range(13)]
+
+
+def test_what_pillow_warns_of_is_left_out(recwarn):
+    with plain_errors():
+        warnings.warn_explicit("a bomb", UserWarning, "Image.py", 1, "PIL.Image")
+        warnings.warn_explicit("news", UserWarning, "other.py", 1, "other")
+    assert [str(warning.message) for warning in recwarn] == ["news"]
 
 
 def test_another_error_is_not_passed_off_as_a_reading_error(disk, caplog):

@@ -94,7 +94,8 @@ def test_a_torn_line_is_left_out_and_then_overwritten(tmp_path):
 
 
 def test_a_broken_line_is_named(tmp_path):
-    (tmp_path / "rounds.jsonl").write_text("{}\nnonsense\n")
+    good = json.dumps(record())
+    (tmp_path / "rounds.jsonl").write_text(f"{good}\nnonsense\n")
     with pytest.raises(UserError, match="line 2") as error:
         reporting.RunFolder(tmp_path).read_records()
     assert one_sentence(error)
@@ -152,7 +153,7 @@ def test_a_reader_beside_the_writer_sees_only_whole_lines(tmp_path):
     reader = threading.Thread(target=watch)
     reader.start()
     for number in range(30):
-        folder.append_record(record(round=number, confusion=np.ones((50, 50))))
+        folder.append_record(record(round=number, classes=50))
     done.set()
     reader.join()
     assert not wrong and len(folder.read_records()) == 30

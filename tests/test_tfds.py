@@ -306,3 +306,69 @@ def test_a_host_that_refuses_still_answers(monkeypatch, error, expected):
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     assert tfds._answers("https://example.invalid") is expected
+
+
+@pytest.fixture
+def described(tmp_path):
+    """A prepared set, and the path of its two descriptions."""
+    prepare_tfds(tmp_path, {"train": tiny_part(6, 1, 0), "test": tiny_part(3, 1, 1)})
+    return tmp_path / "tiny_pictures" / "1.0.0"
+
+
+def replace(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_no_code_that_a_file_names_is_imported(described, monkeypatch, tmp_path, key):
+    (tmp_path / "intruder.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    label = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
+    replace(
+        described / "features.json",
+        f'"pythonClassName": "{label}"',
+        f'"{key}": "intruder.Label", "content": {{}}',
+    )
+    with pytest.raises(UserError, match="features.json names .* intruder.Label, which"):
+        load("tiny_pictures", data_dir=tmp_path)
+    assert not (tmp_path / "ran").exists() and "intruder" not in sys.modules
+
+
+NAMED = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+@pytest.mark.parametrize("place", ["../", "ABOVE/", "sub/../../"])
+def test_no_file_elsewhere_is_read(described, tmp_path, place):
+    place = place.replace("ABOVE", str(described.parent))
+    for path in described.glob("*array_record*"):
+        path.rename(described.parent / path.name)
+    replace(described / "dataset_info.json", NAMED, place + NAMED)
+    with pytest.raises(UserError, match="which is not in its own folder"):
+        load("tiny_pictures", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (NAMED, "{DATASET}-{OTHER}", "could not open"),
+        ('"6"', '"-6"', "-6 examples"),
+        ('"6"', '"7"', "could not read"),
+        ('"6"', '"99999999999999"', "bytes of memory"),
+        ("array_record", "\\u001b[31m", "could not open"),
+        ("{", "[" * 100_000, "could not open"),
+    ],
+)
+def test_a_damaged_description_is_told(described, tmp_path, old, new, message):
+    replace(described / "dataset_info.json", old, new)
+    with pytest.raises(UserError, match=message) as caught:
+        load("tiny_pictures", data_dir=tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_pipe_in_place_of_a_description_is_not_waited_for(described, tmp_path):
+    (described / "dataset_info.json").unlink()
+    os.mkfifo(described / "dataset_info.json")
+    with pytest.raises(UserError, match="no regular file"):
+        load("tiny_pictures", data_dir=tmp_path)

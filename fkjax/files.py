@@ -1,0 +1,61 @@
+"""Files that others wrote: opened without waiting, read no further than they may be."""
+
+import math
+import os
+import stat
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+MAX_BYTES = 4 << 30
+"""The largest array that fkjax takes."""
+
+_CHUNK = 1 << 20  # so that what is declared takes memory only as far as it is there
+
+
+class Readable(Protocol):
+    """What `read_into` needs of a file."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes; fewer than `size` at the end, but never none before it."""
+        ...
+
+
+def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a file to read its bytes.
+
+    Raises:
+        OSError: if it cannot be opened, or is no regular file: a pipe may be waited for
+            without end, and a device may have none.
+    """
+    # Else the opening of a pipe would wait for its writer.
+    flags = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("it is no regular file")
+    return file
+
+
+def takes_too_much(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Says whether an array would exceed `MAX_BYTES`, or be no array for NumPy."""
+    # NumPy multiplies what is not 0 even if something is.
+    return math.prod(n or 1 for n in shape) * dtype.itemsize > MAX_BYTES
+
+
+def read_into(file: Readable, array: np.ndarray) -> int:
+    """Fills an array with the bytes of a file.
+
+    Args:
+        file: where to read on.
+        array: what to fill. Shape [n], contiguous.
+
+    Returns:
+        How many bytes there were; fewer than the array's if the file ended.
+    """
+    view: Any = memoryview(array.view(np.uint8))  # type: ignore[arg-type]
+    done = 0
+    while chunk := file.read(min(_CHUNK, len(view) - done)):
+        view[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    return done
