@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from fkjax.base import UserError
+from fkjax.files import open_file
 from fkjax.reporting import explained, replace_file
 
 
@@ -72,8 +73,9 @@ def restore(path: Path) -> Any | None:
     if not _sums_path(path).exists():
         return None
     try:
-        sums, found = json.loads(_sums_path(path).read_bytes()), _checksums(path)
-    except (OSError, ValueError) as error:
+        with open_file(_sums_path(path)) as file:
+            sums, found = json.load(file), _checksums(path)
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError("its checksums cannot be read") from error
     if not isinstance(sums, dict):
         raise DamagedError("its checksums cannot be read")
@@ -82,8 +84,11 @@ def restore(path: Path) -> Any | None:
             raise DamagedError(f"{name} is missing")
         if found[name] != sums.get(name):
             raise DamagedError(f"the checksum of {name} does not match")
-    with _quiet():
-        return _checkpointer().restore(path)
+    try:
+        with _quiet():
+            return _checkpointer().restore(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DamagedError("Orbax cannot read it") from error
 
 
 def remove(path: Path) -> None:

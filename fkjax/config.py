@@ -278,8 +278,15 @@ def check(config: Config) -> None:
     counts += ["patience"]
     for flag in (*counts, "validation_size"):
         _require(config, flag, "1 or more", lambda x: x >= 1)
+        most = {"seeds": 10_000, "ensemble": 1_000}.get(flag, 2**31 - 1)
+        _require(config, flag, f"{most} or less", lambda x, most=most: x <= most)
     _require(config, "seed", "a number from 0 to 2147483647", lambda x: 0 <= x < 2**31)
-    _require(config, "tuning_size", "0 or more", lambda x: x >= 0)
+    if config.seed + config.seeds > 2**31:
+        raise UserError(
+            f"--seed {config.seed} and --seeds {config.seeds} go past the last seed, "
+            "2147483647: lower either."
+        )
+    _require(config, "tuning_size", "0 or more", lambda x: 0 <= x < 2**31)
     _require(config, "image_size", "a number from 4 to 4096", lambda x: 4 <= x <= 4096)
     _require(config, "label_noise", "a probability from 0 to 1", lambda x: 0 <= x <= 1)
     _require(

@@ -7,6 +7,8 @@ import sys
 import rich.console
 import rich.progress
 
+from fkjax.base import printable
+
 
 class Progress:
     """A bar for a whole run on the terminal behind stderr; silent if there is none.
@@ -65,7 +67,7 @@ class Progress:
 
     def tell(self, sentence: str) -> None:
         """Prints a sentence to stderr, above the bar if there is one."""
-        print(f"fkjax: {sentence}", file=sys.stderr)
+        print(f"fkjax: {printable(sentence)}", file=sys.stderr)
 
     def advance(self, description: str, *, steps: int = 1) -> None:
         """Notes that steps are done.

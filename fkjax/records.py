@@ -24,6 +24,9 @@ def flaw(record: Any) -> str | None:
             return f"{field} is missing"
         if not is_right(record[field]):
             return f"{field} is no {expected}"
+    for field, (is_right, expected) in _OPTIONAL.items():
+        if field in record and not is_right(record[field]):
+            return f"{field} is no {expected}"
     num_classes = len(record["class_accuracy"])
     if not num_classes:
         return "class_accuracy is of no class"
@@ -78,4 +81,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_random": _COUNT,
     "num_mistakes": (_is_whole, "whole number"),  # -1 where nobody looked
     "seconds": (_is_times, "object of seconds"),
+}
+_OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "peak_memory_mb": (_is_times, "object of megabytes"),
+    "member_accuracy": (_list_of(_is_number), "list of numbers"),
+    "held_out_accuracy": _NUMBER,
+    "stop": (_is_text, "text"),
 }

@@ -16,7 +16,7 @@ import numpy as np
 import rich.console
 
 from fkjax import datasets, figures, tables
-from fkjax.base import UserError
+from fkjax.base import UserError, printable
 from fkjax.config import Config, check, parse
 from fkjax.experiment import groups, play_seeds, prepare
 from fkjax.images import Streamed
@@ -151,7 +151,7 @@ def _conclude(
     curve, confusion = (folder.path / name for name in FIGURES)
     figures.draw_learning_curve(records, curve, title=f"{config.dataset}, {bias}")
     figures.draw_confusion(records, confusion)
-    print(f"Records and figures are in {folder.path}.")
+    print(f"Records and figures are in {printable(str(folder.path))}.")
 
 
 if __name__ == "__main__":
