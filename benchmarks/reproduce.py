@@ -1,8 +1,8 @@
 """Reproduces a figure of the paper: `python -m benchmarks.reproduce --figure NAME`.
 
 Makes the runs that are not yet under `--runs-dir`, seed by seed, then writes the table
-beside the paper's and the pictures to `--results-dir`. A run that was stopped is made
-again when the command is given again; finished ones are read.
+beside the paper's and the pictures to `--results-dir`. A run that was stopped goes on
+when the command is given again; finished ones are read.
 """
 
 import dataclasses
@@ -241,8 +241,8 @@ class Options:
     strategy over the size of the validation set, which is not in the paper."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Holds mnist/*-ubyte[.gz]; else $FKJAX_DATA_DIR."""
-    runs_dir: str = "runs"
-    """Where the runs are kept; finished ones are used again."""
+    runs_dir: str = "docs/results/runs"
+    """Where the runs are kept; finished ones are used again, committed ones too."""
     results_dir: str = "docs/results"
     """Where FIGURE.md and its pictures go."""
     seeds: int | None = None

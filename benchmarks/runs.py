@@ -68,14 +68,15 @@ def records_of(
             config = part.config(seed, data_dir=data_dir, output_dir=path)
             records = _finished(path, config)
             if records is None and not draw_only:
-                _set_aside(path)
-                records = run(config)
+                records = run(config)  # or what is left of it
             for record in records or ():
                 if record["strategy"] in part.columns:
                     yield record | {"strategy": part.columns[record["strategy"]]}
 
 
-_ELSEWHERE = {"data_dir", "output_dir", "strategies", "side_by_side", "preset"}
+_ELSEWHERE = {
+    *("data_dir", "output_dir", "overwrite", "strategies", "side_by_side", "preset")
+}
 """Settings that do not change what a strategy does."""
 
 
@@ -98,10 +99,3 @@ def _finished(path: Path, config: Config) -> list[dict[str, Any]] | None:
     if all((s, number) in found for s in config.strategies for number in rounds):
         return records
     return None
-
-
-def _set_aside(path: Path) -> None:
-    """Renames what a stopped run left, so that nothing is lost or mixed."""
-    if path.exists() and any(path.iterdir()):
-        names = (path.with_name(f"{path.name}.stopped-{i}") for i in range(1, 1000))
-        path.rename(next(name for name in names if not name.exists()))
