@@ -7,7 +7,6 @@ when the command is given again; finished ones are read.
 
 import dataclasses
 import datetime
-import itertools
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -84,23 +83,13 @@ def _labels_needed(records: Records, reference: Reference) -> list[str]:
         if name in reference:
             points["*paper*"] = reference[name]
         for label, line in points.items():
-            needed = (_first_reached(line, target) for target in TARGETS)
+            line = dict(sorted(line.items()))
+            needed = (tables.labels_to_reach(line, line.values(), t) for t in TARGETS)
             shown = ("–" if n is None else f"{n:,.0f}" for n in needed)
             cells = (f"*{n}*" if label and n != "–" else n for n in shown)
             rows.append([label or name, *cells])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return ["Read off the curves, straight between their points:\n", table]
-
-
-def _first_reached(curve: dict[int, float], target: float) -> float | None:
-    """Where a curve, straight between its points, first is at the target."""
-    points = sorted(curve.items())
-    if points[0][1] >= target:
-        return points[0][0]
-    for (x, y), (x_next, y_next) in itertools.pairwise(points):
-        if y_next >= target:
-            return x + (x_next - x) * (target - y) / (y_next - y)
-    return None
 
 
 def _facts_100x(records: Records, reference: Reference) -> list[str]:

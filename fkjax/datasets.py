@@ -65,6 +65,7 @@ def load(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int = 224,
+    may_prepare: bool = True,
 ) -> Dataset:
     """Loads an image classification set.
 
@@ -95,6 +96,7 @@ def load(
             its TFDS_DATA_DIR, else none: then sets already prepared in TFDS's own
             default folder are read, and none is prepared.
         image_size: height and width to which streamed images are resized.
+        may_prepare: whether TFDS may download and prepare a set that is not there.
 
     Returns:
         The validated dataset.
@@ -129,7 +131,8 @@ def load(
         )
     if not re.fullmatch(r"[a-z0-9_]+(/[\w.-]+)?(:\d[\w.]*)?", name):
         raise unknown_name(name, folder)
-    return _dataset(name, *load_tfds(name, folder, image_size=image_size))
+    found = load_tfds(name, folder, image_size=image_size, may_prepare=may_prepare)
+    return _dataset(name, *found)
 
 
 def validate(dataset: Dataset) -> None:

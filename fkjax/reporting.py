@@ -195,8 +195,8 @@ class RunFolder(NamedTuple):
         rows: list[Sequence[Any]] = [QUERY_COLUMNS] if is_new else []
         for numbers in zip(ids, labels, pseudo_labels, target_ids, strict=True):
             cells = ["" if int(n) == -1 else int(n) for n in numbers]
-            rows.append([_inert(strategy), int(seed), int(round), *cells])
-        _append(path, _csv_bytes(rows))
+            rows.append([inert(strategy), int(seed), int(round), *cells])
+        _append(path, csv_bytes(rows))
 
     def rewind(self, *, strategy: str, seed: int, round: int) -> None:
         """Drops what one strategy and seed wrote at `round` and later.
@@ -214,7 +214,7 @@ class RunFolder(NamedTuple):
             replace_file(path, b"".join(kept))
         path = self.path / "queries.csv"
         if path.exists():
-            lines, mine = _whole_lines(path), [_inert(strategy), str(seed)]
+            lines, mine = _whole_lines(path), [inert(strategy), str(seed)]
             try:
                 text = b"".join(line + b"\n" for line in lines).decode()
                 first, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
@@ -224,7 +224,7 @@ class RunFolder(NamedTuple):
                     f"The rows of {path} must be as a run wrote them, but one is not "
                     f"({error}): mend or delete it."
                 ) from error
-            replace_file(path, _csv_bytes([first, *kept] if first else []))
+            replace_file(path, csv_bytes([first, *kept] if first else []))
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -262,13 +262,14 @@ def plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Keeps a spreadsheet from running the text of a CSV cell as a formula."""
     text = printable(text)  # for a carriage return would begin another row
     return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
 
 
-def _csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    """The rows of a CSV file, as UTF-8; text cells go through `inert` before."""
     buffer = io.StringIO(newline="")
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return _encode(buffer.getvalue())

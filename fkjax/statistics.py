@@ -40,9 +40,7 @@ class Paired(NamedTuple):
     losses: int
 
 
-def mean_interval(
-    values: Any, *, level: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
+def mean_interval(values: Any, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """The percentile bootstrap interval of a mean over seeds.
 
     All columns are resampled by the same draws. With two or three seeds the interval is
@@ -153,4 +151,5 @@ def _signed_rank(decided: np.ndarray) -> float:
     method: Any = "auto"
     if len(decided) <= _EXACT_UP_TO:  # all 2^n signs, so that ties are exact too
         method = stats.PermutationMethod(n_resamples=2 ** len(decided))
-    return float(stats.wilcoxon(decided, method=method).pvalue)
+    found: Any = stats.wilcoxon(decided, method=method)
+    return float(found.pvalue)

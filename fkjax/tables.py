@@ -1,6 +1,8 @@
 """Records as curves and tables: means and spreads over the seeds of each strategy."""
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -124,8 +126,8 @@ def markdown_table(
     """
     records = list(records)
     bold = "**{}**".format
-    final = _summary(records, None, bold=bold, escape=_escape_markdown)
-    return _markdown(*final) + "\n" + markdown_curves(records, reference)
+    final = _summary(records, None, bold=bold, escape=escape_markdown)
+    return markdown(*final) + "\n" + markdown_curves(records, reference)
 
 
 def markdown_curves(
@@ -153,8 +155,8 @@ def markdown_curves(
         cells = _cells(100 * np.array(points).reshape(-1, 2), bold=bold)
         rows.append([f"{x:,.0f}", *cells, *(_number(p.get(x)) for p in published)])
     names = [*curves, *(f"{name} (reference)" for name in reference)]
-    header = ["labels", *map(_escape_markdown, names)]
-    return _markdown(header, rows)
+    header = ["labels", *map(escape_markdown, names)]
+    return markdown(header, rows)
 
 
 def group_records(
@@ -190,6 +192,31 @@ def shared_rounds(seeds: Mapping[int, Mapping[int, Record]]) -> list[int]:
     return sorted(set.intersection(*(set(run) for run in seeds.values())))
 
 
+def labels_to_reach(
+    num_labeled: Iterable[float], accuracy: Iterable[float], target: float
+) -> float | None:
+    """Where a curve, straight between its points, first is at a target.
+
+    >>> labels_to_reach([10, 20, 30], [0.5, 0.7, 0.8], 0.6)
+    15.0
+
+    Args:
+        num_labeled: rising. Shape [R].
+        accuracy: in the unit of the target. Shape [R].
+        target: the accuracy to reach.
+
+    Returns:
+        The number of labels, or None if the curve stays below.
+    """
+    points = list(zip(num_labeled, accuracy, strict=True))
+    if points[0][1] >= target:
+        return float(points[0][0])
+    for (x, y), (x_next, y_next) in itertools.pairwise(points):
+        if y_next >= target:
+            return float(x + (x_next - x) * (target - y) / (y_next - y))
+    return None
+
+
 def _summary(
     records: Iterable[Record],
     rounds: Collection[int] | None,
@@ -205,9 +232,9 @@ def _summary(
         runs = [[run[r] for r in shared] for run in seeds.values()]
         labels = f"{runs[0][-1]['num_labeled']:,}" if shared else "–"
         starts.append([escape(strategy), str(len(seeds)), labels])
-        times = [_round_seconds(record) for run in runs for record in run]
+        times = [round_seconds(record) for run in runs for record in run]
         ends.append(_number(np.mean(times), digits=1) if times else "–")
-        final = 100 * np.array([_final(run) for run in runs])  # [S, 4]
+        final = 100 * np.array([final_measures(run) for run in runs])  # [S, 4]
         std = final.std(axis=0, ddof=1) if len(final) > 1 else np.full(4, np.nan)
         values.append(np.stack([final.mean(axis=0), std], axis=-1))  # [4, 2]
     is_fair = len({labels for _, _, labels in starts}) == 1
@@ -217,14 +244,17 @@ def _summary(
     return [*header, "s/round"], [[*start, *row, end] for start, row, end in rows]
 
 
-def _round_seconds(record: Record) -> float:
-    """Without the pretraining, which comes before the first round."""
+def round_seconds(record: Record) -> float:
+    """The seconds of a round without the pretraining, which comes before the first."""
     phases = record["seconds"].items()
     return sum(seconds for phase, seconds in phases if phase != "pretraining")
 
 
-def _final(run: Sequence[Record]) -> list[float]:
-    """Last test, balanced and worst-class accuracy of one seed, and its area."""
+def final_measures(run: Sequence[Record]) -> list[float]:
+    """Last test, balanced and worst-class accuracy of one seed, and its area.
+
+    The area under the curve is the mean of the test accuracy over the rounds.
+    """
     if not run:
         return [math.nan] * 4
     last = np.array([run[-1]["test_accuracy"], run[-1]["balanced_accuracy"]], float)
@@ -251,10 +281,15 @@ def _cells(points: np.ndarray, *, bold: Callable[[str], str]) -> list[str]:
     return cells
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are Markdown, all but the first to the right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [header, rule, *rows])
 
 
-def _escape_markdown(text: str) -> str:
-    return text.replace("|", "\\|")
+def escape_markdown(text: str) -> str:
+    """Text as it is, in a cell of a Markdown table or elsewhere in Markdown."""
+    text = re.sub(r"[\\`*\[\]<>|&]", r"\\\g<0>", text)
+    # Within a word, as in fisher_nearest, an underscore is one.
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+    return " ".join(text.split())

@@ -66,7 +66,7 @@ def unknown_name(name: str, folder: Path | None) -> UserError:
 
 
 def load_tfds(
-    name: str, folder: Path | None, *, image_size: int
+    name: str, folder: Path | None, *, image_size: int, may_prepare: bool = True
 ) -> tuple[list[Any], int]:
     """Reads a set that TFDS has prepared in array_record or parquet, or prepares it.
 
@@ -78,6 +78,7 @@ def load_tfds(
         name: TFDS's name.
         folder: the data folder; TFDS's own default folder if None.
         image_size: S, for images of varying shape.
+        may_prepare: whether to prepare a set that is not prepared, which downloads it.
 
     Returns:
         Training images and labels, and those of the test part: `test`, or `validation`
@@ -101,6 +102,11 @@ def load_tfds(
             raise _tfds_error(name, "open", error) from error
         shape, num_classes = _shape_and_classes(name, features)
         if not is_prepared:
+            if not may_prepare:
+                place = folder or "TFDS's default folder"
+                raise UserError(
+                    f"{name} is not in {place}; name the folder that has it"
+                )
             _prepare(builder, name, folder)
         parts = list(builder.info.splits)
         _check_places(builder, name)

@@ -13,11 +13,12 @@ import fkjax
 ROOT = Path(fkjax.__file__).parent
 
 LEVELS = {
-    4: "run",
+    4: "run report",
     3: "driver config journal experiment",
     2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
     "image_folder tfds decoding files reading records splits reporting tables figures "
-    "progress oracle checkpoint distributed memory stopping",
+    "progress oracle checkpoint distributed memory stopping past_run comparison statistics "
+    "analysis findings charts export queried page",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images ensemble perturbation information",
     0: "base",
@@ -116,12 +117,14 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("flax", {"models"}),
         ("optax", {"training", "pretraining", "acquisition"}),
         ("tensorflow_datasets", {"tfds"}),
-        ("scipy", set()),
-        ("PIL", {"decoding"}),
+        ("scipy", {"statistics"}),
+        ("PIL", {"decoding", "queried"}),
+        ("jinja2", {"page"}),
+        ("markupsafe", {"page", "charts"}),
         ("tensorflow", set()),
-        ("matplotlib", {"figures"}),
+        ("matplotlib", {"figures", "charts"}),
         ("sklearn", {"datasets"}),
-        ("tyro", {"config"}),
+        ("tyro", {"config", "report"}),
         ("rich", {"run", "tables", "progress"}),
         ("orbax", {"checkpoint"}),
     ],
@@ -206,7 +209,7 @@ def test_imports_are_found_wherever_they_stand():
     assert set(imported(source)) == {"a.b", "fkjax.run", "fkjax.models"}
 
 
-@pytest.mark.parametrize("module", ["fkjax", "fkjax.run"])
+@pytest.mark.parametrize("module", ["fkjax", "fkjax.run", "fkjax.report"])
 def test_importing_loads_neither_tensorflow_nor_matplotlib(module):
     heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "PIL")
     heavy += ("scipy.io", "orbax")
