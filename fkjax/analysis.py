@@ -17,7 +17,7 @@ from fkjax.tables import (
     round_seconds,
 )
 
-MEASURES = ("test", "balanced", "worst class", "area")
+MEASURES: tuple[str, ...] = ("test", "balanced", "worst class", "area")
 """Of a finished run: three accuracies after the last round, and the area under the
 curve of the first, which is its mean over the rounds."""
 

@@ -34,6 +34,7 @@ _WIDTH = (
 
 # matplotlib's markers as characters.
 _SIGNS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟", strict=True))
+_MOST_OUTLINES = 50  # bars: more are pixels, or ImageNet's would be megabytes
 _RAMP = ("#9ecae1", "#08519c")  # from the first round to the last
 
 
@@ -70,7 +71,7 @@ def queried_per_class(
 
     num_classes = counts.shape[1]
     ramp = matplotlib.colors.LinearSegmentedColormap.from_list("rounds", _RAMP)
-    # Each bar and the gap behind it, as one outline: ImageNet has 1,000 classes.
+    # Each bar and the gap behind it, as one outline a round.
     edges = np.stack([np.arange(num_classes) - 0.4, np.arange(num_classes) + 0.4])
     edges = np.append(edges.T.ravel(), num_classes - 0.4)
     with _svg(title, height=2.6) as (figure, made):
@@ -79,9 +80,10 @@ def queried_per_class(
         for position, row in enumerate(counts):
             share = position / max(1, len(rounds) - 1)
             ends = [np.stack([y, below], axis=1).ravel() for y in (below + row, below)]
-            axes.stairs(
+            bars = axes.stairs(
                 ends[0], edges, baseline=ends[1], fill=True, color=ramp(share), lw=0
             )
+            bars.set_rasterized(num_classes > _MOST_OUTLINES)
             below = below + row
         _plain_axes(axes, "y")
         axes.set_ylim(0, top * 1.04)
@@ -173,7 +175,9 @@ def _svg(title: str, *, height: float) -> Iterator[tuple[Any, list[Markup]]]:
         yield figure, made
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(
+            buffer, format="svg", dpi=200, transparent=True, metadata=nothing
+        )
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)

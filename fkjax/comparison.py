@@ -163,18 +163,19 @@ def _read_run(path: Path) -> Run:
         config = folder.read_config()
     except ValueError as error:
         raise UserError(
-            f"{path / 'config.json'} must be JSON, but it is damaged: put back the "
-            "file that the run wrote."
+            f"The file {path / 'config.json'} must be JSON, but it is damaged: put "
+            "back the file that the run wrote."
         ) from error
     if not isinstance(config, dict) or not isinstance(config.get("dataset"), str):
         raise UserError(
-            f"{path / 'config.json'} must be an object that names the dataset, but it "
-            "is not: put back the file that the run wrote."
+            f"The file {path / 'config.json'} must be an object that names the "
+            "dataset, but it is not: put back the file that the run wrote."
         )
     records = folder.read_records()
     if not records:
         raise UserError(
-            f"{path} holds no finished round yet: leave it out, or let it finish one."
+            f"The run in {path} has no finished round yet: leave it out, or let it "
+            "finish one."
         )
     for number, record in enumerate(records, start=1):
         wrong = _wrong_field(record, len(_list(records[0], "confusion")))
@@ -185,7 +186,7 @@ def _read_run(path: Path) -> Run:
             )
         if record["dataset"] != config["dataset"]:
             raise UserError(
-                f"{path} must be one run's folder, but its config.json is of "
+                f"The folder {path} must be of one run, but its config.json is of "
                 f"{config['dataset']} and line {number} of its rounds.jsonl of "
                 f"{record['dataset']}: put back the files that the run wrote."
             )
@@ -315,7 +316,8 @@ def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Str
         most = max(len(run) for run in seeds.values())
         if len(shared) < most:
             behind = [str(s) for s, run in sorted(seeds.items()) if len(run) < most]
-            used = f"only the {len(shared)} rounds are used that all its seeds have"
+            used = f"only {len(shared)} round{'s' if len(shared) > 1 else ''}, which "
+            used += "all its seeds have, can be used"
             if not shared:
                 used = "nothing is used, because its seeds share no round"
             notes.append(

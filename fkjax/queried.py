@@ -151,8 +151,8 @@ def _read_rows(
         ) from error
     except (ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} must list a query on each line, but it is damaged ({error}): put "
-            "back the file that the run wrote, or remove it."
+            f"The file {path} must list a query on each line, but it is damaged "
+            f"({error}): put back the file that the run wrote, or move it away."
         ) from error
     return rows
 

@@ -147,8 +147,8 @@ def _check_output(path: Path, *, overwrite: bool) -> None:
         ) from error
     if mark not in head:
         raise UserError(
-            f"{path} was not made by this command, and is kept: choose another "
-            "--output, or give --overwrite to replace it."
+            f"The file {path} was not made by this command and is kept: choose "
+            "another --output, or give --overwrite to replace it."
         )
 
 

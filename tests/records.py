@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fkjax.reporting import RunFolder
+
 
 def record(strategy="fisher", seed=0, round=0, accuracy=0.5, classes=3, **extra):
     confusion = np.full((classes, classes), 1) + 8 * np.eye(classes, dtype=int)
@@ -36,3 +38,25 @@ def grid(strategies, seeds, rounds, **extra):
 def one_sentence(error):
     text = str(error.value)
     return "\n" not in text and text.endswith(".") and text[0].isupper()
+
+
+def write_run(path, records, **config):
+    """A run's folder as `fkjax.run` leaves it, with queries of the digits."""
+    folder = RunFolder.create(path)
+    strategies = list(dict.fromkeys(r["strategy"] for r in records))
+    told = {
+        "dataset": "digits",
+        "strategies": strategies,
+        "seeds": len({r["seed"] for r in records}),
+        "rounds": len({r["round"] for r in records}),
+        "seed": 0,
+        "budget": 100,
+        "output_dir": str(path),
+        "data_dir": None,
+        "label_noise": 0.0,
+        "versions": {"jax": "0.10"},
+    }
+    folder.write_config(told | config)
+    for r in records:
+        folder.append_record(r)
+    return folder
