@@ -90,6 +90,21 @@ def test_names_are_not_markup():
     assert "| a\\|b |" in tables.markdown_table([record("a|b")])
 
 
+def test_markdown_shows_text_as_it_is():
+    text = tables.escape_markdown("fisher_nearest _a_ *b* `c` [d](e) <f> &g; h\\i\nj")
+    assert text == (r"fisher_nearest \_a\_ \*b\* \`c\` \[d\](e) \<f\> \&g; h\\i j")
+
+
+def test_labels_to_reach_by_hand():
+    def reach(target):
+        return tables.labels_to_reach([10, 20, 40], [50, 48, 60], target)
+
+    assert reach(40) == reach(50) == 10
+    assert reach(54) == 30 and reach(60) == 40
+    assert reach(60.1) is None and reach(float("nan")) is None
+    assert tables.labels_to_reach([5], [float("nan")], 1) is None
+
+
 def test_markdown_table_by_hand():
     text = tables.markdown_table(
         grid(["a", "b"], 2, 2), {"paper": ([100, 300], [70, 80.5])}

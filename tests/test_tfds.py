@@ -276,6 +276,13 @@ def test_nothing_is_prepared_without_a_named_folder(tmp_path, monkeypatch):
         load("fashion_mnist")
 
 
+def test_nothing_is_prepared_for_who_only_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds, "_prepare", None)  # not to be called
+    with pytest.raises(UserError, match=f"^mnist is not in {tmp_path};"):
+        load("mnist", data_dir=tmp_path, may_prepare=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_failure_while_preparing_is_one_message(tmp_path, monkeypatch):
     import tensorflow_datasets
 
