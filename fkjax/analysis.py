@@ -99,14 +99,15 @@ class Cost(NamedTuple):
         phases: seconds by phase, mean over rounds and seeds.
         round: seconds of a round without the pretraining, likewise.
         pretraining: seconds for each seed, before its first round; NaN if unknown.
-        peak_memory_mb: the highest of all rounds; NaN if unknown.
+        peak_memory_mb: by phase, pretraining too, the highest of all rounds and seeds;
+            empty if unknown.
     """
 
     name: str
     phases: dict[str, float]
     round: float
     pretraining: float
-    peak_memory_mb: float
+    peak_memory_mb: dict[str, float]
 
 
 class Analysis(NamedTuple):
@@ -265,11 +266,14 @@ def _cost(strategy: Strategy) -> Cost:
         for phase in phases
     }
     pretraining = by_phase.pop("pretraining", [])
-    memory = [r.get("peak_memory_mb") for r in records]
+    memory: dict[str, float] = {}
+    for record in records:
+        for phase, megabytes in record.get("peak_memory_mb", {}).items():
+            memory[phase] = max(megabytes, memory.get(phase, 0.0))
     return Cost(
         strategy.name,
         {phase: sum(seconds) / len(records) for phase, seconds in by_phase.items()},
         float(np.mean([round_seconds(record) for record in records])),
         float(np.mean(pretraining)) if pretraining else math.nan,
-        max((mb for mb in memory if mb is not None), default=math.nan),
+        memory,
     )

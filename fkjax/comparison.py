@@ -4,39 +4,21 @@ Folders with equal settings are one experiment in parts, such as a folder for ea
 A strategy that comes from two experiments is two strategies, named apart.
 """
 
-import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fkjax.base import UserError
-from fkjax.reporting import Record, RunFolder
+from fkjax.past_run import Run, has_stopped, read_run, unfinished
+from fkjax.reporting import Record
 from fkjax.tables import group_records, shared_rounds
 
 # What says where and how often a run ran, not what it did.
 _NO_SETTINGS = frozenset(
-    "output_dir data_dir side_by_side seed seeds strategies preset versions".split()
+    "output_dir data_dir data overwrite side_by_side seed seeds strategies preset "
+    "versions".split()
 )
-
-
-class Run(NamedTuple):
-    """One folder.
-
-    Attributes:
-        folder: where it is.
-        config: what is in its config.json.
-        records: what is in its rounds.jsonl.
-    """
-
-    folder: RunFolder
-    config: dict[str, Any]
-    records: list[dict[str, Any]]
-
-    @property
-    def tracks(self) -> set[tuple[str, int]]:
-        """The (strategy, seed) pairs in it."""
-        return {(record["strategy"], record["seed"]) for record in self.records}
 
 
 class Experiment(NamedTuple):
@@ -110,29 +92,14 @@ def read(
     for path in map(Path, paths):
         if any(path.resolve() == run.folder.path.resolve() for run in runs):
             raise UserError(f"The run folder {path} is named twice: name each once.")
-        runs.append(_read_run(path))
+        runs.append(read_run(path))
     if not runs:
         raise UserError(
             "A report needs one run folder or more, but none is named: give the folder "
             "that --output-dir named."
         )
-    first = runs[0]
-    for run in runs:
-        names = first.config["dataset"], run.config["dataset"]
-        if names[0] != names[1]:
-            raise UserError(
-                f"Runs are compared on one data set, but {first.folder.path} is of "
-                f"{names[0]} and {run.folder.path} of {names[1]}: report each by "
-                "itself."
-            )
-    num_classes = {len(run.records[0]["confusion"]) for run in runs}
-    if len(num_classes) > 1:
-        raise UserError(
-            "Runs are compared on one data set, but those given have "
-            f"{' and '.join(map(str, sorted(num_classes)))} classes: report each by "
-            "itself."
-        )
-    notes = [note for run in runs for note in _unfinished(run)]
+    _check_data(runs)
+    notes = [note for run in runs for note in unfinished(run)]
     runs = [_of_seeds(run, seeds) for run in runs]
     if not any(run.records for run in runs):
         raise UserError(
@@ -142,7 +109,7 @@ def read(
     experiments = _experiments(runs)
     strategies = _strategies(experiments, notes)
     notes += _named_apart(strategies)
-    return Comparison(first.config["dataset"], experiments, strategies, notes)
+    return Comparison(runs[0].config["dataset"], experiments, strategies, notes)
 
 
 def differing_settings(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
@@ -157,98 +124,21 @@ def differing_settings(experiments: Sequence[Experiment]) -> dict[str, list[Any]
     return {k: v for k, v in values.items() if any(x != v[0] for x in v)}
 
 
-def _read_run(path: Path) -> Run:
-    folder = RunFolder.open(path)
-    try:
-        config = folder.read_config()
-    except ValueError as error:
-        raise UserError(
-            f"The file {path / 'config.json'} must be JSON, but it is damaged: put "
-            "back the file that the run wrote."
-        ) from error
-    if not isinstance(config, dict) or not isinstance(config.get("dataset"), str):
-        raise UserError(
-            f"The file {path / 'config.json'} must be an object that names the "
-            "dataset, but it is not: put back the file that the run wrote."
-        )
-    records = folder.read_records()
-    if not records:
-        raise UserError(
-            f"The run in {path} has no finished round yet: leave it out, or let it "
-            "finish one."
-        )
-    for number, record in enumerate(records, start=1):
-        wrong = _wrong_field(record, len(_list(records[0], "confusion")))
-        if wrong:
-            raise UserError(
-                f"Each line of {path / 'rounds.jsonl'} must be the record of a round, "
-                f"but line {number} has no usable {wrong}: mend or delete that line."
-            )
-        if record["dataset"] != config["dataset"]:
-            raise UserError(
-                f"The folder {path} must be of one run, but its config.json is of "
-                f"{config['dataset']} and line {number} of its rounds.jsonl of "
-                f"{record['dataset']}: put back the files that the run wrote."
-            )
-    return Run(folder, config, records)
-
-
-def _list(record: Any, key: str) -> list[Any]:
-    value = record.get(key) if isinstance(record, dict) else None
-    return value if isinstance(value, list) else []
-
-
-def _is_number(value: Any) -> bool:
-    """As records have them: null stands for NaN."""
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value is None or (is_real and math.isfinite(value))
-
-
-def _wrong_field(record: Any, num_classes: int) -> str:
-    """The first field that is not as a run writes it, or nothing."""
-    if not isinstance(record, dict):
-        return "field"
-    for key in ("dataset", "strategy"):
-        if not isinstance(record.get(key), str):
-            return key
-    for key in ("seed", "round", "num_labeled"):
-        if not isinstance(record.get(key), int):
-            return key
-    for key in ("test_accuracy", "balanced_accuracy"):
-        if key not in record or not _is_number(record[key]):
-            return key
-    for key in ("class_accuracy", "queried_per_class"):
-        row = _list(record, key)
-        if len(row) != num_classes or not all(map(_is_number, row)):
-            return key
-    rows = _list(record, "confusion")
-    if not rows or len(rows) != num_classes:
-        return "confusion"
-    for row in rows:
-        if not isinstance(row, list) or len(row) != num_classes:
-            return "confusion"
-        if not all(isinstance(cell, int) for cell in row):
-            return "confusion"
-    seconds = record.get("seconds")
-    if not isinstance(seconds, dict):
-        return "seconds"
-    if None in seconds.values() or not all(map(_is_number, seconds.values())):
-        return "seconds"
-    return "" if _is_number(record.get("peak_memory_mb")) else "peak_memory_mb"
-
-
-def _unfinished(run: Run) -> list[str]:
-    seeds, rounds = run.config.get("seeds"), run.config.get("rounds")
-    strategies = run.config.get("strategies")
-    if not (isinstance(seeds, int) and isinstance(rounds, int)):
-        return []
-    if not isinstance(strategies, list):
-        return []
-    wanted = seeds * rounds * len(strategies)
-    done = len({(r["strategy"], r["seed"], r["round"]) for r in run.records})
-    if done >= wanted:
-        return []
-    return [f"{run.folder.path} is unfinished: {done} of its {wanted} rounds are done."]
+def _check_data(runs: Sequence[Run]) -> None:
+    """Refuses runs on different data: by name, by classes, by what a run noted."""
+    for what, of in (
+        ("dataset", lambda run: run.config["dataset"]),
+        ("number of classes", lambda run: len(run.records[0]["confusion"])),
+        ("fingerprint of the data", lambda run: run.config.get("data")),
+    ):
+        known = [run for run in runs if of(run) is not None]
+        for run in known:
+            if of(run) != of(known[0]):
+                raise UserError(
+                    f"Runs are compared on one data set, but the {what} is "
+                    f"{of(known[0])} in {known[0].folder.path} and {of(run)} in "
+                    f"{run.folder.path}: report each by itself."
+                )
 
 
 def _of_seeds(run: Run, seeds: Collection[int]) -> Run:
@@ -316,13 +206,15 @@ def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Str
         most = max(len(run) for run in seeds.values())
         if len(shared) < most:
             behind = [str(s) for s, run in sorted(seeds.items()) if len(run) < most]
+            ends = [run[max(run)] for run in seeds.values() if len(run) < most]
+            why = ", as its stop rule said" if all(map(has_stopped, ends)) else ""
             used = f"only {len(shared)} round{'s' if len(shared) > 1 else ''}, which "
             used += "all its seeds have, can be used"
             if not shared:
                 used = "nothing is used, because its seeds share no round"
             notes.append(
-                f"Of {name} {used}: seed {' and '.join(behind)} did not reach all "
-                f"{most}; --seeds leaves seeds out."
+                f"Of {name} {used}: seed {' and '.join(behind)} did not play all "
+                f"{most}{why}; --seeds leaves seeds out."
             )
         if shared:
             kept = {s: [seeds[s][r] for r in shared] for s in sorted(seeds)}

@@ -148,7 +148,7 @@ def _lines(comparison: Comparison, analysis: Analysis) -> Iterator[dict[str, Any
         numbers = {f"seconds of {k}": v for k, v in cost.phases.items()}
         numbers["seconds of a round"] = cost.round
         numbers["seconds of pretraining"] = cost.pretraining
-        numbers["peak memory (MB)"] = cost.peak_memory_mb
+        numbers |= {f"peak MB of {k}": v for k, v in cost.peak_memory_mb.items()}
         for measure, value in numbers.items():
             line = {"table": "cost", "strategy": cost.name, "measure": measure}
             yield {**line, "value": value}
@@ -228,7 +228,7 @@ def _costs(analysis: Analysis) -> str:
             *(findings.number(cost.phases.get(p, math.nan), 3) for p in phases),
             findings.number(cost.round, 3),
             findings.number(cost.pretraining, 1),
-            findings.number(cost.peak_memory_mb, 0),
+            escape_markdown(findings.peak(cost)),
         ]
         for cost in analysis.costs
     ]

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fkjax.analysis import Analysis, Cost, Interval, Pair, Reached
-from fkjax.comparison import Comparison, Experiment, Run, shown
+from fkjax.comparison import Comparison, Experiment, shown
+from fkjax.past_run import Run
 from fkjax.statistics import Paired, pairs_needed, smallest_p
 
 _LEVEL = 0.05
@@ -132,6 +133,14 @@ def phases(costs: Iterable[Cost]) -> list[str]:
     return list(dict.fromkeys(phase for cost in costs for phase in cost.phases))
 
 
+def peak(cost: Cost) -> str:
+    """The most memory that a strategy took, and in which phase; or a dash."""
+    if not cost.peak_memory_mb:
+        return "–"
+    phase, megabytes = max(cost.peak_memory_mb.items(), key=lambda pair: pair[1])
+    return f"{megabytes:,.0f} ({phase})"
+
+
 class Setting(NamedTuple):
     """One line of the configuration.
 
@@ -165,8 +174,8 @@ def configuration(experiments: Sequence[Experiment]) -> list[Setting]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    config = {k: v for k, v in run.config.items() if k not in ("versions", "seeds")}
-    config.pop("output_dir", None)
+    left_out = ("versions", "seeds", "output_dir", "data", "overwrite")
+    config = {k: v for k, v in run.config.items() if k not in left_out}
     seeds = sorted({record["seed"] for record in run.records})
     config["seed"] = seeds[0] if len(seeds) == 1 else seeds
     versions = run.config.get("versions")

@@ -76,7 +76,9 @@ def render(
         phases=phases,
         costs=analysis.costs,
         cost_chart=charts.seconds(analysis.costs, title="Seconds by phase of a round"),
-        has_memory=any(c.peak_memory_mb == c.peak_memory_mb for c in analysis.costs),
+        memory_phases=list(
+            dict.fromkeys(p for cost in analysis.costs for p in cost.peak_memory_mb)
+        ),
         experiments=[
             {
                 "name": experiment.name,

@@ -11,8 +11,9 @@ import numpy as np
 
 from fkjax import datasets
 from fkjax.base import UserError
-from fkjax.comparison import Comparison, Run, Strategy
+from fkjax.comparison import Comparison, Strategy
 from fkjax.images import take
+from fkjax.past_run import Run
 from fkjax.reading import plain_errors
 from fkjax.reporting import QUERY_COLUMNS, inert
 

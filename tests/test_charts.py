@@ -74,7 +74,7 @@ def test_a_confusion_matrix_shows_its_percentages():
 
 
 def test_costs_and_differences_name_who_they_are_of():
-    costs = [Cost(HOSTILE, {"query $": 1.0}, 1.0, 0.0, 0.0), Cost("b", {}, 0, 0, 0)]
+    costs = [Cost(HOSTILE, {"query $": 1.0}, 1, 0, {}), Cost("b", {}, 0, 0, {})]
     shown = " ".join(texts(charts.seconds(costs, title="x")))
     assert HOSTILE in shown and "query $" in shown
     test = statistics.paired([60, 62, 65], [50, 51, 52])

@@ -70,7 +70,7 @@ def test_repeated_seeds_are_not_mixed(tmp_path):
 
 
 def test_where_and_when_it_ran_is_no_setting(tmp_path):
-    first = {"data_dir": "one", "versions": {"jax": "1"}, "seed": 0}
+    first = {"data_dir": "one", "versions": {"jax": "1"}, "seed": 0, "overwrite": True}
     second = {"data_dir": "two", "versions": {"jax": "2"}, "seed": 1, "newer": True}
     write_run(tmp_path / "x", [record(seed=0)], **first)
     write_run(tmp_path / "y", [record(seed=1)], **second)
@@ -84,11 +84,23 @@ def test_an_unfinished_run_says_what_is_used(tmp_path):
     found = comparison.read([tmp_path / "run"])
     assert [s.num_labeled for s in found.strategies] == [[100, 200, 300, 400], [100]]
     unfinished, used = found.notes
-    assert "21 of its 24 rounds" in unfinished
+    assert "5 of its 6 strategies and seeds are complete" in unfinished
+    assert "with 21 rounds" in unfinished
     assert used.startswith("Of b only 1 round,") and "seed 2" in used
     found = comparison.read([tmp_path / "run"], seeds=[0, 1])
     assert [len(s.num_labeled) for s in found.strategies] == [4, 4]
     assert len(found.notes) == 1
+
+
+def test_what_a_stop_rule_ended_is_finished(tmp_path):
+    records = grid(["a"], 2, 4)[:-1]
+    records[-1]["stop"] = "plateau"
+    write_run(tmp_path / "run", records)
+    (note,) = comparison.read([tmp_path / "run"]).notes
+    assert note == (
+        "Of a only 3 rounds, which all its seeds have, can be used: seed 1 did not "
+        "play all 4, as its stop rule said; --seeds leaves seeds out."
+    )
 
 
 def test_seeds_that_share_no_round(tmp_path):
@@ -108,7 +120,7 @@ def damaged(path, name):
         "test_accuracy": "high",
         "round": None,
         "queried_per_class": [1, 2, "3"],
-        "peak_memory_mb": "much",
+        "peak_memory_mb": 70.0,
         "strategy": 7,
     }
     if name in changes:
@@ -145,6 +157,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     write_run(tmp_path / "a", [record()])
     write_run(tmp_path / "b", [record(dataset="mnist")], dataset="mnist")
     write_run(tmp_path / "c", [record(classes=4)])
+    write_run(tmp_path / "d", [record(seed=1)], data="one")
+    write_run(tmp_path / "e", [record(seed=2)], data="other")
     here = tmp_path / "a"
     for paths in (
         [],
@@ -152,6 +166,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         [here, tmp_path / "b"],
         [here, tmp_path / "c"],
         [here, here / ".." / "a"],
+        [here, tmp_path / "d", tmp_path / "e"],
     ):
         with pytest.raises(UserError) as error:
             comparison.read(paths)

@@ -22,7 +22,7 @@ def folder(tmp_path_factory, digits):
     """Two runs: one with hostile names, one unfinished with other settings."""
     path = tmp_path_factory.mktemp("runs")
     names = ["random", HOSTILE]
-    records = grid(names, 3, 3, classes=10, peak_memory_mb=123.0)
+    records = grid(names, 3, 3, classes=10, peak_memory_mb={"query": 123.0})
     run = write_run(path / "a & <b>", records, validation_size=50, note=HOSTILE)
     for r in records:
         ids = np.arange(8) + 10 * r["round"]
@@ -109,12 +109,12 @@ def test_the_page_shows_each_part(page):
     text = " ".join("".join(page.text).split())
     for part in (
         "3 strategies compared",
-        "c is unfinished: 8 of its 9 rounds are done.",
+        "c is unfinished: 2 of its 3 strategies and seeds are complete",
         "Of random (c) only 2 rounds",
         "kept apart, because their settings differ (note: ",
         "validation_size: 50, 90",
         "that takes 7 seeds or more",
-        "peak memory, MB",
+        "strategy, MB query",
         "No images: ",
         "answers a missed",
         "area under the curve",
