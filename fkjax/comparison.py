@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fkjax.base import UserError
+from fkjax.base import UserError, printable
 from fkjax.past_run import Run, has_stopped, read_run, unfinished
 from fkjax.reporting import Record
 from fkjax.tables import group_records, shared_rounds
@@ -201,7 +201,7 @@ def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Str
     strategies = []
     for original, seeds, experiment in found:
         is_twice = originals.count(original) > 1
-        name = f"{original} ({experiment.name})" if is_twice else original
+        name = printable(f"{original} ({experiment.name})" if is_twice else original)
         shared = shared_rounds(seeds)
         most = max(len(run) for run in seeds.values())
         if len(shared) < most:

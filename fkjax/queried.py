@@ -12,6 +12,7 @@ import numpy as np
 from fkjax import datasets
 from fkjax.base import UserError
 from fkjax.comparison import Comparison, Strategy
+from fkjax.files import open_file
 from fkjax.images import take
 from fkjax.past_run import Run
 from fkjax.reading import plain_errors
@@ -137,8 +138,8 @@ def _read_rows(
     mine = [inert(strategy), str(seed)]
     rows = []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = csv.reader(file)
+        with open_file(path) as file:
+            lines = csv.reader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
             if next(lines, []) != QUERY_COLUMNS:
                 raise ValueError(f"its first line is not {','.join(QUERY_COLUMNS)}")
             for line in lines:

@@ -84,8 +84,7 @@ def test_an_unfinished_run_says_what_is_used(tmp_path):
     found = comparison.read([tmp_path / "run"])
     assert [s.num_labeled for s in found.strategies] == [[100, 200, 300, 400], [100]]
     unfinished, used = found.notes
-    assert "5 of its 6 strategies and seeds are complete" in unfinished
-    assert "with 21 rounds" in unfinished
+    assert "of 2 strategies with 3 seeds each, 5 of 6 are complete" in unfinished
     assert used.startswith("Of b only 1 round,") and "seed 2" in used
     found = comparison.read([tmp_path / "run"], seeds=[0, 1])
     assert [len(s.num_labeled) for s in found.strategies] == [4, 4]

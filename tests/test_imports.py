@@ -17,8 +17,8 @@ LEVELS = {
     3: "driver config journal experiment",
     2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
     "image_folder tfds decoding files reading records splits reporting tables figures "
-    "progress oracle checkpoint distributed memory stopping past_run comparison statistics "
-    "analysis findings charts export queried page",
+    "progress oracle checkpoint distributed memory stopping past_run comparison "
+    "statistics analysis findings charts export queried page",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images ensemble perturbation information",
     0: "base",
