@@ -113,14 +113,14 @@ def read(
 
 
 def differing_settings(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
-    """The settings in which experiments differ, with each one's value; None if unsaid.
+    """The settings that all experiments noted and that differ, with each one's value.
 
     Args:
         experiments: to be compared.
     """
     found = [_settings(e.runs[0].config) for e in experiments]
-    names = sorted(set().union(*found))
-    values = {name: [one.get(name) for one in found] for name in names}
+    names = sorted(set.intersection(*map(set, found)))
+    values = {name: [one[name] for one in found] for name in names}
     return {k: v for k, v in values.items() if any(x != v[0] for x in v)}
 
 

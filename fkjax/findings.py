@@ -26,6 +26,13 @@ def headline(comparison: Comparison, analysis: Analysis) -> str:
     ]
     if not areas:
         return ""
+    labels = {tuple(s.num_labeled) for s in comparison.strategies}
+    if len(labels) > 1:
+        return (
+            "Not all strategies were measured at the same numbers of labels, so that "
+            "their areas and last rounds do not compare; pairs are compared where both "
+            "were measured."
+        )
     areas.sort(key=lambda pair: -pair[0].mean)
     best, *others = areas
     text = f"{best[1]} has the largest area under the learning curve: {_area(best)}"

@@ -37,7 +37,8 @@ def test_a_folder_for_each_seed_is_one_experiment(tmp_path):
 
 def test_other_settings_are_named_apart(tmp_path):
     write_run(tmp_path / "50" / "s", grid(["a", "b"], 1, 2), validation_size=50)
-    write_run(tmp_path / "90" / "s", grid(["a", "c"], 1, 2), validation_size=90)
+    records = grid(["a", "c"], 1, 2)
+    write_run(tmp_path / "90" / "s", records, validation_size=90, newer=1)
     found = comparison.read([tmp_path / "50" / "s", tmp_path / "90" / "s"])
     assert names(found) == ["a (50/s)", "b", "a (90/s)", "c"]
     assert [s.original for s in found.strategies] == ["a", "b", "a", "c"]

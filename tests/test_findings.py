@@ -34,6 +34,11 @@ def test_an_ablation_does_not_win(compare):
     )
 
 
+def test_unequal_labels_have_no_winner(compare):
+    records = [*grid(["a"], 1, 2), record("b"), record("c") | {"test_accuracy": None}]
+    assert "do not compare" in findings.headline(*compare((records, {})))
+
+
 def test_no_headline_without_a_number(compare):
     records = [record(accuracy=0.5) | {"test_accuracy": None}]
     assert findings.headline(*compare((records, {}))) == ""
