@@ -1,7 +1,19 @@
-"""Fixtures for data, shared by all tests."""
+"""Fixtures for data, shared by all tests; and one cache of what they compile."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+# Programs that several tests compile are compiled once, whichever worker or command
+# comes first: the workers and the processes that tests start inherit the variable. It
+# is read when JAX is imported.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="fkjax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 import jax
 import pytest

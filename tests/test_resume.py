@@ -327,8 +327,7 @@ def test_a_checkpoint_that_orbax_cannot_write(tmp_path, monkeypatch):
 
 def kill_for_real(folder, whole, rng, num_kills):
     """SIGKILL at random instants of runs, of which some end by themselves."""
-    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled")}
-    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    env = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     argv = [sys.executable, "-m", "fkjax.run", *ARGV, "--output-dir", str(folder)]
     for _ in range(num_kills):
         process = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL)
