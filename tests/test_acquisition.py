@@ -131,7 +131,7 @@ def r_z(features):
 def test_a_query_is_distinct_and_unlabelled(name, ask, world):
     query = ask(name, world)
     assert isinstance(query, Query)
-    assert all(field.shape == (BUDGET,) for field in query)
+    assert all(field.shape == (BUDGET,) for field in query[:4])
     assert len(set(query.indices)) == BUDGET
     assert np.asarray(world[0].is_unlabeled)[query.indices].all()
 
@@ -391,4 +391,4 @@ def test_every_strategy_works_on_a_residual_network(name):
     view = View(variables, images, is_so, images, labels, is_so, labels)
     kept = oracle.restrict(view, made, hidden_labels=lambda: labels)
     query = jax.eval_shape(made.query, jax.random.key(0), kept)
-    assert all(part.shape == (BUDGET,) for part in query)
+    assert all(part.shape == (BUDGET,) for part in query[:4])

@@ -192,4 +192,4 @@ def test_images_of_any_size_are_queried(size, use):
     )
     model = MODEL._replace(image_shape=size)
     query = jax.eval_shape(use(vaal(model, budget=3).query), keys, pool)
-    assert all(field.shape == (*lead, 3) for field in query)
+    assert all(field.shape == (*lead, 3) for field in query[:4])
