@@ -19,8 +19,8 @@ from fkjax.base import Model, Variables, key_for
 from fkjax.config import defaults
 from fkjax.driver import Arrays, RoundState, make_driver, play_round
 from fkjax.fisher import features
-from fkjax.images import map_examples
 from fkjax.kernel import pearson_features
+from fkjax.mapping import map_examples
 from fkjax.models import lenet
 from fkjax.oracle import array_oracle
 

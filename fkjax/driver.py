@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,7 @@ def make_driver(
     capacity: int,
     selects_epoch: bool = False,
     trains_on_validation: bool = False,
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit,
 ) -> Driver:
     """Prepares rounds that train on up to `capacity` labelled examples.
 
@@ -137,13 +138,13 @@ def make_driver(
         trains_on_validation: train on the validation examples as well.
         selects_epoch: keep the epoch with the best accuracy on
             `arrays.selection_images`, not the last.
+        compiled: how to compile a part: by `fkjax.distributed.on_all_devices` if the
+            images are sharded.
     """
 
-    @jax.jit
     def query_key(state: RoundState) -> jax.Array:
         return key_for(state.key, "query", state.pool.round)
 
-    @jax.jit
     def mistakes(variables: Variables, arrays: Arrays) -> jax.Array:
         predicted = evaluation.predictions(model, variables, arrays.validation_images)
         return predicted != arrays.validation_labels
@@ -175,7 +176,6 @@ def make_driver(
         )
         return RoundState(state.key, pool, variables)
 
-    @jax.jit
     def update(
         state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
     ) -> RoundState:
@@ -191,7 +191,6 @@ def make_driver(
         score = on_selection if selects_epoch else training.last_epoch
         return trained(state, arrays, indices, labels, score)
 
-    @jax.jit
     def suspects(
         state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
     ) -> jax.Array:
@@ -207,7 +206,6 @@ def make_driver(
         losses = jnp.where(jnp.arange(capacity) < num_labeled, losses, -jnp.inf)
         return chosen[jax.lax.top_k(losses, min(5, len(indices)))[1]]
 
-    @jax.jit
     def evaluate(variables: Variables, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
         images, labels, member = arrays.test_images, arrays.test_labels, model.member
         confusion = evaluation.confusion_matrix(
@@ -222,7 +220,7 @@ def make_driver(
             variables,
         )
 
-    return Driver(query_key, mistakes, update, suspects, evaluate)
+    return Driver(*map(compiled, (query_key, mistakes, update, suspects, evaluate)))
 
 
 def side_by_side(driver: Driver) -> Driver:

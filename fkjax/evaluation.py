@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.base import Images, Model, Variables, log_probs
-from fkjax.images import map_examples
+from fkjax.mapping import map_examples
 
 
 def predictions(

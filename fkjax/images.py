@@ -54,7 +54,7 @@ class Streamed:
     """N uint8 images that are fetched when they are used, a batch at a time.
 
     It stands where an array [N, H, W, channels] may stand, is cut by `images[indices]`
-    without fetching any, and is read by `take` and `map_examples`. In a compiled
+    without fetching any, and is read by `take` and `fkjax.mapping`. In a compiled
     program its ids are an argument: other images of the same source, as many, compile
     nothing anew.
 
@@ -107,6 +107,73 @@ def stream(
     return Streamed(Source(fetch, image_shape), np.arange(num_images, dtype=np.int32))
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["rows", "ids"],
+    meta_fields=["num", "axis"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sharded:
+    """Images of which each device of a mesh has a share: see `fkjax.distributed`.
+
+    It stands where an array may stand, in a program that `shard_map` runs on all
+    devices alike: there, `take` and what is cut by `images[indices]` are the same on
+    all of them, and `map_examples` lets each work on its own share.
+
+    Attributes:
+        rows: in the program this device's share of the N images; outside, all shares,
+            one after the other. The last is filled up. An array or `Streamed`.
+        ids: the positions of the images that are meant among the N; None for all.
+            Shape [n].
+        num: N.
+        axis: of the mesh.
+    """
+
+    rows: Any
+    ids: jax.Array | None
+    num: int
+    axis: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W, channels)."""
+        return (len(self), *self.rows.shape[1:])
+
+    def __len__(self) -> int:
+        """The number of images, n or N."""
+        return self.num if self.ids is None else len(self.ids)
+
+    def __getitem__(self, indices: Any) -> Any:
+        """Those at some positions, streamed if these are, else on every device."""
+        ids = jnp.arange(self.num) if self.ids is None else self.ids
+        chosen = dataclasses.replace(self, ids=ids[indices])
+        if isinstance(self.rows, Streamed):
+            return chosen
+        return take(chosen, jnp.arange(len(chosen)))
+
+    @property
+    def start(self) -> jax.Array:
+        """The position of the first image of this device's share."""
+        return jax.lax.axis_index(self.axis) * len(self.rows)
+
+    def take(self, indices: jax.Array, then: jax.Array | None) -> jax.Array:
+        """`take`: every device gives what it has of it, to all."""
+
+        def own(indices: jax.Array, otherwise: int) -> tuple[jax.Array, jax.Array]:
+            at = indices if self.ids is None else self.ids[indices]
+            at -= self.start
+            is_own = (at >= 0) & (at < len(self.rows))
+            return jnp.where(is_own, at, otherwise), is_own
+
+        at, is_own = own(jnp.asarray(indices), 0)
+        if then is not None:
+            then = jnp.where(then < 0, -1, own(then, -1)[0])
+        images = take(self.rows, at, then)
+        return jax.lax.psum(
+            jnp.where(is_own[..., None, None, None], images, 0), self.axis
+        )
+
+
 def take(
     images: Images, indices: jax.Array, then: jax.Array | None = None
 ) -> jax.Array:
@@ -121,8 +188,10 @@ def take(
     Returns:
         Shape [B, H, W, channels].
     """
+    if isinstance(images, Sharded):
+        return images.take(indices, then)
     if not isinstance(images, Streamed):
-        return images[indices]
+        return jnp.asarray(images)[indices]
     ids, indices = jnp.asarray(images.ids), jnp.asarray(indices)
     then = jnp.full_like(indices, -1) if then is None else then
     return jax.pure_callback(
@@ -140,6 +209,11 @@ def concatenated(first: Images, second: Images) -> Images:
     Raises:
         ValueError: if they are streamed from two sources, or only one of them is.
     """
+    if isinstance(first, Sharded) and isinstance(first.rows, Streamed):
+        if isinstance(second, Sharded) and isinstance(second.rows, Streamed):
+            return _interleaved(first, second)
+    elif isinstance(first, Sharded):
+        first = first[:]
     if isinstance(first, Streamed) and isinstance(second, Streamed):
         if first.source is second.source:
             ids = [jnp.asarray(first.ids), jnp.asarray(second.ids)]
@@ -149,50 +223,17 @@ def concatenated(first: Images, second: Images) -> Images:
     raise ValueError("images are put together that come from two sources")
 
 
-def map_examples(
-    fn: Callable[..., Any], images: Images, *others: Any, batch_size: int
-) -> Any:
-    """`fn(image, *others)` of each example, some at a time: `vmap` in bounded memory.
+def _interleaved(first: Sharded, second: Sharded) -> Sharded:
+    """Each device has its share of the first, and after it its share of the second."""
+    sizes = len(first.rows), len(second.rows)
 
-    Args:
-        fn: of one example.
-        images: Shape [N, H, W, channels].
-        *others: pytrees of arrays with the same leading axis.
-        batch_size: how many at a time; it changes the speed, not the result. Streamed
-            images are read in such batches too, one ahead.
+    def ids(part: Sharded, size: int, before: int) -> jax.Array:
+        at = jnp.arange(part.num) if part.ids is None else part.ids
+        return at // size * sum(sizes) + before + at % size
 
-    Returns:
-        What `fn` returns, with a leading axis N.
-    """
-    if not isinstance(images, Streamed):
-        return jax.lax.map(
-            lambda example: fn(*example), (images, *others), batch_size=batch_size
-        )
-    positions = jnp.arange(len(images))
-    then = positions + batch_size
-    then = jnp.where(then < len(images), then, -1)
-
-    def one(example: tuple) -> Any:
-        position, then, *others = example
-        return fn(take(images, position, then), *others)
-
-    return jax.lax.map(one, (positions, then, *others), batch_size=batch_size)
-
-
-def map_apart(fn: Callable[[Any], Any], xs: Any, *, batch_size: int) -> Any:
-    """`vmap` whose result is finished before anyone reads it.
-
-    XLA on CPU fuses what is computed into what reads it, and computes it anew for each
-    value of a convolution or of a product that does; no barrier stops it from that. A
-    loop does, if it has two steps or more.
-
-    Args:
-        fn: of one example.
-        xs: a pytree of arrays with the same leading axis.
-        batch_size: the most at a time.
-
-    Returns:
-        What `fn` returns, with that leading axis.
-    """
-    half = len(jax.tree.leaves(xs)[0]) // 2
-    return jax.lax.map(fn, xs, batch_size=max(1, min(batch_size, half)))
+    return Sharded(
+        concatenated(first.rows, second.rows),
+        jnp.concatenate([ids(first, sizes[0], 0), ids(second, sizes[1], sizes[0])]),
+        sum(sizes) * jax.lax.axis_size(first.axis),
+        first.axis,
+    )

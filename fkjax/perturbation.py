@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fkjax.base import key_for
-from fkjax.images import map_apart
+from fkjax.mapping import map_apart
 
 
 def copies(

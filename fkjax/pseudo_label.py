@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from fkjax.base import Model, Variables
 from fkjax.fisher import LabelFn, all_gradients, feature_derivatives
-from fkjax.images import map_apart
 from fkjax.information import diagonal_information, mutual_information
 from fkjax.kernel import pearson_features, similarity
+from fkjax.mapping import map_apart
 
 Estimator = Callable[..., LabelFn]
 """`estimator(model, variables, copies, *, taps)`: by an example's perturbed copies.

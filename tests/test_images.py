@@ -10,7 +10,8 @@ from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Model, Strategy, Variables, View, no_tap
 from fkjax.driver import Arrays, RoundState, make_driver, play, side_by_side
 from fkjax.evaluation import predictions
-from fkjax.images import Streamed, map_examples, stream, take
+from fkjax.images import Streamed, stream, take
+from fkjax.mapping import map_examples
 from fkjax.models import lenet
 from fkjax.oracle import Withheld, array_oracle, restrict
 from fkjax.pretraining import pretrain
@@ -125,6 +126,8 @@ def test_mapping_is_one_call_a_batch_in_order(streamed, spy, size):
     same(got, map_examples(one, jnp.asarray(PIXELS[::-1]), weights, batch_size=size))
     ids = list(range(59, -1, -1))
     batches = [ids[i : i + size] for i in range(0, 60, size)]
+    if size < 60:  # the last is filled up
+        batches[-1] += [0] * (size - len(batches[-1]))
     assert sorted(spy.calls) == sorted(batches)
     for asked, then in zip(spy.calls, spy.then, strict=True):
         i = batches.index(asked) + 1
@@ -209,7 +212,7 @@ def test_predictions_are_bit_for_bit_the_arrays(streamed, spy):
     variables = jax.jit(model.init)(KEY)
     run = jax.jit(lambda images: predictions(model, variables, images, batch_size=25))
     same(run(streamed), run(jnp.asarray(PIXELS)))
-    assert sorted(map(len, spy.calls)) == [10, 25, 25]
+    assert sorted(len(set(ids)) for ids in spy.calls) == [10, 25, 25]
 
 
 def arrays_of(images):

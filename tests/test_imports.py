@@ -20,7 +20,8 @@ LEVELS = {
     "progress oracle checkpoint distributed memory stopping past_run comparison "
     "statistics analysis findings charts export queried page",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
-    "pool dropout gram metric embedding images ensemble perturbation information",
+    "pool dropout gram metric embedding images mapping rows ensemble perturbation "
+    "information",
     0: "base",
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names.split()}
@@ -114,7 +115,7 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("flax", {"models"}),
+        ("flax", {"models", "cluster"}),
         ("optax", {"training", "pretraining", "acquisition"}),
         ("tensorflow_datasets", {"tfds"}),
         ("scipy", {"statistics"}),

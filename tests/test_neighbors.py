@@ -14,7 +14,8 @@ def whole(queries, pool, k, mask=None):
     similarities = jnp.matmul(queries, pool.T, precision=jax.lax.Precision.HIGHEST)
     if mask is not None:
         similarities = jnp.where(mask, similarities, -jnp.inf)
-    return jax.lax.top_k(similarities, k)
+    similarities, indices = jax.lax.top_k(similarities, k)
+    return similarities, jnp.where(similarities > -jnp.inf, indices, -1)
 
 
 def rows(rng, *shape, levels):
@@ -81,8 +82,9 @@ def test_continues_after_what_is_known(levels):
 def test_nothing_is_left_after_the_last():
     pool = jnp.arange(4.0)[:, None]
     after = (jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    similarities, _ = top_k_streamed(jnp.ones((1, 1)), pool, k=2, after=after)
+    similarities, indices = top_k_streamed(jnp.ones((1, 1)), pool, k=2, after=after)
     assert similarities.tolist() == [[-jnp.inf, -jnp.inf]]
+    assert indices.tolist() == [[-1, -1]]
 
 
 def test_zeros_of_both_signs_are_equal():

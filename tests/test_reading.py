@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fkjax.base import UserError
-from fkjax.images import map_examples, take
+from fkjax.images import take
+from fkjax.mapping import map_examples
 from fkjax.reading import plain_errors, stream_in_parallel
 
 SHAPE = (2, 2, 1)

@@ -14,7 +14,8 @@ import optax
 
 from fkjax.acquisition.ranking import highest
 from fkjax.base import Images, Model, Query, Strategy, View, key_for
-from fkjax.images import map_examples, take
+from fkjax.images import take
+from fkjax.mapping import map_examples
 from fkjax.models.vae import Autoencoder, Discriminator, autoencoder, discriminator
 
 

@@ -6,6 +6,7 @@ a time (which changes the speed, not the result); those that look at perturbed c
 also how many. Such copies count as images.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from fkjax import pseudo_label
-from fkjax.acquisition.matching import match
+from fkjax.acquisition.matching import match_rows
 from fkjax.base import Images, Model, Query, Strategy, View, key_for
 from fkjax.fisher import LabelFn, descriptor, features
-from fkjax.images import map_examples
 from fkjax.kernel import pearson_features
+from fkjax.mapping import map_examples, map_rows
 from fkjax.perturbation import copies
 
 _VALIDATION = frozenset({"validation_images", "validation_mistakes"})
@@ -56,11 +57,11 @@ def feature_match(
             _, z = features(model, view.variables, image, taps=taps)
             return pearson_features(z)
 
-        pool = map_examples(embed, view.pool_images, batch_size=batch_size)
+        pool = map_rows(embed, view.pool_images, batch_size=batch_size)
         validation = map_examples(embed, view.validation_images, batch_size=batch_size)
-        indices, targets, scores = match(
+        indices, targets, scores, _ = match_rows(
             key,
-            pool,
+            pool.map(lambda z: (z, ())),
             view.is_unlabeled,
             validation,
             view.validation_mistakes,
@@ -185,27 +186,32 @@ def _fisher_strategy(
 
     def query(key: jax.Array, view: View) -> Query:
         def embed(
-            images: Images, hints: Any, label_of: _LabelOf, num_copies: int = 1
-        ) -> _Embedding:
+            map_fn: Callable,
+            images: Images,
+            hints: Any,
+            label_of: _LabelOf,
+            num_copies: int = 1,
+        ) -> Any:
             def one(image: jax.Array, hint: Any) -> _Embedding:
                 label_fn = label_of(image, hint)
                 d = descriptor(model, view.variables, image, label_fn, taps=taps)
                 return _Embedding(pearson_features(d.z), pearson_features(d.g), d.label)
 
             at_once = max(1, batch_size // num_copies)
-            return map_examples(one, images, hints, batch_size=at_once)
+            return map_fn(one, images, hints, batch_size=at_once)
 
-        validation = embed(view.validation_images, view.validation_labels, _given)
-        hints, label_of = assume(_Round(key, view, validation, embed))
-        pool = embed(view.pool_images, hints, label_of, num_copies)
-        indices, targets, scores = match(
+        all_of = functools.partial(embed, map_examples)
+        validation = all_of(view.validation_images, view.validation_labels, _given)
+        hints, label_of = assume(_Round(key, view, validation, all_of))
+        pool = embed(map_rows, view.pool_images, hints, label_of, num_copies)
+        indices, targets, scores, labels = match_rows(
             key,
-            pool.joint,
+            pool.map(lambda embedding: (embedding.joint, embedding.label)),
             view.is_unlabeled,
             validation.joint,
             view.validation_mistakes,
             budget=budget,
         )
-        return Query(indices, pool.label[indices], targets, scores)
+        return Query(indices, labels, targets, scores)
 
     return Strategy(_VALIDATION | {"validation_labels"}, query)

@@ -3,14 +3,15 @@
 Source: Gudovskiy et al. 2020, Sec. 4.1 - 4.3 and Algorithm 1.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fkjax.base import key_for
 from fkjax.kernel import similarity
-from fkjax.neighbors import top_k_streamed
+from fkjax.neighbors import before_all, search
+from fkjax.rows import Rows, rows_of
 
 
 def farthest_first(
@@ -203,9 +204,50 @@ def match(
     Raises:
         ValueError: if the budget is not from 1 to N, or there is no validation set.
     """
-    if not 1 <= budget <= len(pool):
+    return match_rows(
+        key,
+        rows_of((pool, ())),
+        is_unlabeled,
+        validation,
+        is_mistake,
+        budget=budget,
+        first_depth=first_depth,
+        next_depth=next_depth,
+        batch_size=batch_size,
+    )[:3]
+
+
+def match_rows(
+    key: jax.Array,
+    pool: Rows,
+    is_unlabeled: jax.Array,
+    validation: jax.Array,
+    is_mistake: jax.Array,
+    *,
+    budget: int,
+    first_depth: int = 16,
+    next_depth: int = 256,
+    batch_size: int = 256,
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """`match` on a pool that may be read or made in parts, by several devices.
+
+    Args:
+        key: as all arguments but the pool, that of `match`.
+        pool: rows (embedding [L], notes), where notes are small: they are kept of all.
+        is_unlabeled: Shape [N] bool.
+        validation: Shape [M, L].
+        is_mistake: Shape [M] bool.
+        budget: B.
+        first_depth: see `match`.
+        next_depth: see `match`.
+        batch_size: see `match`.
+
+    Returns:
+        What `match` returns, and the notes of the chosen rows.
+    """
+    if not 1 <= budget <= pool.num:
         raise ValueError(
-            f"the budget must be from 1 to the {len(pool)} examples of the pool, "
+            f"the budget must be from 1 to the {pool.num} examples of the pool, "
             f"got {budget}"
         )
     if len(validation) == 0:
@@ -217,23 +259,27 @@ def match(
         is_center, size=num_centers + -num_centers % batch, fill_value=len(validation)
     )
     num_batches = (is_center.sum() + batch - 1) // batch
+    queries = validation.at[centers].get(mode="clip")
 
-    def read(depth: int, search: _Search) -> _Search:
-        ranks = search.depth + jnp.arange(depth, dtype=jnp.int32)
+    def read(depth: int, now: _Search) -> tuple[_Search, Any]:
+        ranks = now.depth + jnp.arange(depth, dtype=jnp.int32)
+        nearest, notes = search(
+            queries,
+            pool,
+            k=depth,
+            mask=is_unlabeled,
+            after=now.last,
+            batch_size=batch,
+            num_batches=num_batches,
+        )
 
-        def read_batch(
+        def want_batch(
             i: jax.Array, state: tuple[tuple[jax.Array, jax.Array], _Wants]
         ) -> tuple[tuple[jax.Array, jax.Array], _Wants]:
             last, wants = state
             slots = i * batch + jnp.arange(batch)
             chosen = centers[slots]
-            similarities, neighbors = top_k_streamed(
-                validation.at[chosen].get(mode="clip"),
-                pool,
-                k=depth,
-                mask=is_unlabeled,
-                after=(last[0][slots], last[1][slots]),
-            )
+            similarities, neighbors = (x[slots] for x in nearest)
             is_real = (chosen < len(validation))[:, None]
             similarities = jnp.where(is_real, similarities, -jnp.inf)
             wants = _want(wants, neighbors, similarities, ranks, chosen)
@@ -244,27 +290,25 @@ def match(
             return last, wants
 
         last, wants = jax.lax.fori_loop(
-            0, num_batches, read_batch, (search.last, search.wants)
+            0, num_batches, want_batch, (now.last, now.wants)
         )
-        return _Search(search.depth + depth, last, wants)
+        return _Search(now.depth + depth, last, wants), notes
 
-    def unfinished(search: _Search) -> jax.Array:
-        num_wanted = (search.wants.rank < _NEVER).sum()
-        return (num_wanted < budget) & (search.depth < deepest)
+    def unfinished(now: _Search) -> jax.Array:
+        num_wanted = (now.wants.rank < _NEVER).sum()
+        return (num_wanted < budget) & (now.depth < deepest)
 
-    none_read = (
-        jnp.full(centers.shape, jnp.inf),
-        jnp.full(centers.shape, -1, jnp.int32),
-    )
-    search = _Search(jnp.int32(0), none_read, _no_wants(len(pool)))
-    deepest = min(budget, len(pool))  # one centre's list alone gives the budget there
-    search = read(min(first_depth, deepest), search)
+    now = _Search(jnp.int32(0), before_all(len(centers)), _no_wants(pool.num))
+    deepest = min(budget, pool.num)  # one centre's list alone gives the budget there
+    now, notes = read(min(first_depth, deepest), now)
     if first_depth < deepest:
         depth = min(next_depth, deepest)
-        search = jax.lax.while_loop(
-            unfinished, lambda search: read(depth, search), search
-        )
-    return _first_wanted(key_for(key, "fill"), search.wants, is_unlabeled, budget)
+        now = jax.lax.while_loop(unfinished, lambda now: read(depth, now)[0], now)
+    indices, targets, scores = _first_wanted(
+        key_for(key, "fill"), now.wants, is_unlabeled, budget
+    )
+    notes = jax.tree.map(lambda x: x[indices], pool.gathered(notes))
+    return indices, targets, scores, notes
 
 
 def _is_center(

@@ -24,7 +24,7 @@ from fkjax.base import (
 )
 from fkjax.dropout import dropout
 from fkjax.ensemble import each_member
-from fkjax.images import map_examples
+from fkjax.mapping import map_examples
 
 Score = Callable[[jax.Array], jax.Array]
 """`score(log_probs)`: a number from log p_t(y | x). Shapes [T, C] and []."""
