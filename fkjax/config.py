@@ -47,6 +47,16 @@ class Config:
     goes on with the run that it holds."""
     overwrite: bool = False
     """Delete the run that OUTPUT_DIR holds, and begin anew."""
+    distributed: bool = False
+    """This is one of several processes, of which each is started by the same command
+    with its own PROCESS_ID, and the first alone writes and speaks."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Where they meet: at the first process; else $JAX_COORDINATOR_ADDRESS, or as JAX
+    finds it on Slurm, Open MPI or a TPU; so are the next two."""
+    num_processes: int | None = None
+    """How many they are; else $JAX_NUM_PROCESSES."""
+    process_id: int | None = None
+    """Which one this is, from 0 on; else $JAX_PROCESS_ID."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
     """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_nearest_joint,
     fisher_oracle; with copies fisher_covariance, fisher_information,

@@ -1,5 +1,6 @@
 """An experiment: strategies and seeds on biased pools, played round by round."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +12,9 @@ import numpy as np
 from fkjax import datasets, evaluation, models, pretraining, splits
 from fkjax import pool as pools
 from fkjax.acquisition import STRATEGIES, Settings, with_random_share
-from fkjax.base import Model, Strategy, UserError, Variables, key_for
+from fkjax.base import Images, Model, Strategy, UserError, Variables, key_for
 from fkjax.config import Config, check_name
+from fkjax.distributed import device_mesh, on_all_devices, shard
 from fkjax.driver import (
     Arrays,
     Driver,
@@ -42,6 +44,7 @@ class Experiment(NamedTuple):
         driver: the parts of a round.
         strategies: by name, their queries compiled.
         start: `start(key, pool_images) -> variables` before the first round.
+        mesh: of all devices; None if there is one.
     """
 
     config: Config
@@ -49,7 +52,8 @@ class Experiment(NamedTuple):
     model: Model
     driver: Driver
     strategies: dict[str, Strategy]
-    start: Callable[[jax.Array, jax.Array], Variables]
+    start: Callable[[jax.Array, Images], Variables]
+    mesh: jax.sharding.Mesh | None
 
     def parts(self, seed: int) -> splits.Splits:
         """The pool, validation, tuning and test sets of a seed.
@@ -115,8 +119,17 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
             f"{config.dataset} are {height} x {width}: use --pretraining none."
         )
 
-    @jax.jit
-    def start(key: jax.Array, pool_images: jax.Array) -> Variables:
+    mesh, compiled = None, jax.jit
+    if jax.device_count() > 1:
+        mesh = device_mesh()
+        compiled = functools.partial(on_all_devices, mesh=mesh)
+        if config.side_by_side == "yes" and config.seeds > 1:
+            raise UserError(
+                "--side-by-side yes plays all seeds on one device, but there are "
+                f"{mesh.size}, over which each seed is played: leave it out."
+            )
+
+    def start(key: jax.Array, pool_images: Images) -> Variables:
         fresh = model.init(key_for(key, "initialization"))
         if config.pretraining == "none":
             return fresh
@@ -141,15 +154,16 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
         strategy = STRATEGIES[name](model, settings)
         if config.random_share > 0:
             strategy = with_random_share(strategy, config.random_share)
-        strategies[name] = strategy._replace(query=jax.jit(strategy.query))
+        strategies[name] = strategy._replace(query=compiled(strategy.query))
     driver = make_driver(
         model,
         schedule=config.training(),
         capacity=config.rounds * config.budget,
         selects_epoch=config.checkpoint_selection != "last",
         trains_on_validation=config.train_on_validation,
+        compiled=compiled,
     )
-    return Experiment(config, dataset, model, driver, strategies, start)
+    return Experiment(config, dataset, model, driver, strategies, compiled(start), mesh)
 
 
 def _in_precision(variables: Variables) -> Variables:
@@ -169,6 +183,7 @@ def groups(config: Config, dataset: datasets.Dataset) -> list[range]:
     is_together = config.side_by_side == "yes" or (
         config.side_by_side == "auto"
         and jax.default_backend() != "cpu"
+        and jax.device_count() == 1
         and not isinstance(dataset.train_images, Streamed)
     )
     if is_together and config.seeds > 1:
@@ -196,11 +211,17 @@ def _world(experiment: Experiment, seed: int) -> _World:
         num_classes=experiment.model.num_classes,
         rate=config.label_noise,
     )
+
+    def put(images: Images) -> Any:
+        if experiment.mesh is not None:
+            return shard(images, experiment.mesh)
+        return jax.tree.map(jnp.asarray, images)
+
     return _World(
         key,
         parts,
         Arrays(
-            *(jax.tree.map(jnp.asarray, part.images) for part in images),
+            *(put(part.images) for part in images),
             *(jnp.asarray(part.labels) for part in labels),
         ),
         array_oracle(answers),

@@ -26,18 +26,26 @@ class Journal:
         records: of all committed rounds, in the order of the run.
     """
 
-    def __init__(self, folder: RunFolder | None, *, tell: Callable[[str], None]):
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        *,
+        tell: Callable[[str], None],
+        agreed: Callable[[Callable[[], Any]], Any] = lambda make: make(),
+    ):
         """Reads what is committed.
 
         Args:
             folder: of the run; None to keep nothing.
             tell: called with a sentence where a checkpoint is damaged.
+            agreed: `agreed(make)` is what `make` gives where the folder is, for several
+                processes of which one has it (`fkjax.cluster.agreed`).
 
         Raises:
             UserError: if rounds.jsonl cannot be read.
         """
-        self._folder, self._tell = folder, tell
-        self.records = folder.read_records() if folder else []
+        self._folder, self._tell, self._agreed = folder, tell, agreed
+        self.records = agreed(lambda: folder.read_records() if folder else [])
 
     def rounds(self, strategy: str, seed: int) -> list[dict[str, Any]]:
         """The committed records of one strategy and seed, by round."""
@@ -52,18 +60,22 @@ class Journal:
             seeds: that are played together.
             make: gives nested dicts of arrays.
         """
-        if self._folder is None:
-            return make()
-        path = self._path(seeds) / "start"
-        try:
-            state = checkpoint.restore(path)
-        except checkpoint.DamagedError as error:
-            self._tell(f"The start of {_name(seeds)} is made again: {error} ({path}).")
-            state = None
+        state = self._agreed(lambda: self._kept_start(seeds))
         if state is None:
             state = make()
-            checkpoint.save(path, state)
+            if self._folder is not None:
+                checkpoint.save(self._path(seeds) / "start", state)
         return state
+
+    def _kept_start(self, seeds: range) -> Any | None:
+        if self._folder is None:
+            return None
+        path = self._path(seeds) / "start"
+        try:
+            return checkpoint.restore(path)
+        except checkpoint.DamagedError as error:
+            self._tell(f"The start of {_name(seeds)} is made again: {error} ({path}).")
+            return None
 
     def resume(
         self, strategy: str, seeds: range, num_rounds: int
@@ -79,8 +91,14 @@ class Journal:
             The number of the round, and nested dicts of arrays as handed to `commit`;
             0 and None to begin at the start.
         """
+        number, state, self.records = self._agreed(
+            lambda: self._kept_round(strategy, seeds, num_rounds)
+        )
+        return number, state
+
+    def _kept_round(self, strategy: str, seeds: range, num_rounds: int) -> list[Any]:
         if self._folder is None:
-            return 0, None
+            return [0, None, self.records]
         number, state = num_rounds, None
         while number > 0:
             path = self._path(seeds, strategy) / f"round-{number}"
@@ -98,8 +116,7 @@ class Journal:
             number -= 1
         for seed in seeds:
             self._folder.rewind(strategy=strategy, seed=seed, round=number + 1)
-        self.records = self._folder.read_records()
-        return number, state
+        return [number, state, self._folder.read_records()]
 
     def commit(
         self,

@@ -152,8 +152,8 @@ def search(
     def read(best: _Nearest, i: jax.Array) -> tuple[_Nearest, Any]:
         at = jnp.minimum(i * length, last_start)
         embeddings, notes = pool.read(at, length)
-        missing = jnp.zeros((max(0, columns - length), embeddings.shape[1]))
-        embeddings = jnp.concatenate([embeddings, missing])[:columns]
+        missing = ((0, max(0, columns - length)), (0, 0))
+        embeddings = jnp.pad(embeddings, missing)[:columns]
         own = at + jnp.arange(columns)
         positions = pool.start + own
         is_present = (own >= i * length) & (own < at + length)
@@ -180,7 +180,9 @@ def search(
         return jax.lax.fori_loop(0, num_batches, compare, best), notes
 
     shape = (len(queries), k)
-    none = _Nearest(jnp.full(shape, -jnp.inf), jnp.full(shape, -1, jnp.int32))
+    none = _Nearest(
+        jnp.full(shape, -jnp.inf, queries.dtype), jnp.full(shape, -1, jnp.int32)
+    )
     best, notes = jax.lax.scan(read, none, jnp.arange(num_chunks))
 
     if pool.axis is not None:

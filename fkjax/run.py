@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import rich.console
 
 from fkjax import datasets, figures, tables
 from fkjax.base import UserError, printable
+from fkjax.cluster import agreed, connect, is_first, stopping_together
 from fkjax.config import Config, check, parse
 from fkjax.experiment import groups, play_seeds, prepare
 from fkjax.images import Streamed
@@ -35,11 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, without the program's name; `sys.argv` by default.
 
     Returns:
-        0; 2 after a mistake that the user can mend, told in one sentence; 130 after
-        Ctrl-C, with every finished round kept.
+        0; 2 after a mistake that the user can mend, told in one sentence; 3 of one of
+        several processes, after another stopped; 130 after Ctrl-C. Every finished round
+        is kept.
     """
     try:
-        run(parse(argv))
+        with stopping_together():
+            run(parse(argv))
     except UserError as error:
         print(f"fkjax: {error}", file=sys.stderr)
         return 2
@@ -62,6 +66,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         UserError: if the configuration, the data or the output folder is at fault.
     """
     check(config)
+    _meet(config)
     with jax.enable_x64(config.precision == "float64"):
         return _run(config)
 
@@ -73,8 +78,11 @@ def _run(config: Config) -> list[dict[str, Any]]:
     experiment = prepare(config, dataset)
     experiment.parts(config.seed)  # a pool that cannot be: told before anything is made
     total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
-    with _opened(config, dataset) as folder, Progress(total) as progress:
-        journal = Journal(folder, tell=progress.tell)
+    with (
+        _opened(config, dataset) as folder,
+        Progress(total, console=None if is_first() else _nowhere()) as progress,
+    ):
+        journal = Journal(folder, tell=progress.tell, agreed=agreed)
         progress.advance("going on", steps=len(journal.records))
         try:
             with plain_errors(dataset.train_images, dataset.test_images):
@@ -82,15 +90,30 @@ def _run(config: Config) -> list[dict[str, Any]]:
                     play_seeds(experiment, seeds, journal, progress)
         finally:
             progress.close()
-            if journal.records:
+            if journal.records and is_first():
                 _conclude(config, journal.records, folder)
     return journal.records
 
 
+def _meet(config: Config) -> None:
+    """Meets the other processes, if there are to be any."""
+    given = (config.coordinator, config.num_processes, config.process_id)
+    if config.distributed:
+        connect(*given)
+    elif given != (None, None, None):
+        raise UserError(
+            "--coordinator, --num-processes and --process-id tell several processes "
+            "apart: give them with --distributed, or leave them out."
+        )
+
+
 @contextlib.contextmanager
 def _opened(config: Config, dataset: datasets.Dataset) -> Iterator[RunFolder | None]:
-    """The folder to write to, locked: new, cleared, or of this run's beginning."""
-    if config.output_dir is None:
+    """The folder to write to, locked: new, cleared, or of this run's beginning.
+
+    None of a process that does not write.
+    """
+    if config.output_dir is None or not is_first():
         yield None
         return
     wanted = plain(_identity(config) | {"data": _fingerprint(dataset)})
@@ -107,6 +130,7 @@ def _opened(config: Config, dataset: datasets.Dataset) -> Iterator[RunFolder | N
 
 
 _ELSEWHERE = ("output_dir", "data_dir", "overwrite")
+_ELSEWHERE += ("distributed", "coordinator", "num_processes", "process_id")
 """Settings that may differ when a run goes on: where things are, not what they are."""
 
 
@@ -138,6 +162,10 @@ def _refuse_other(folder: RunFolder, wanted: dict[str, Any]) -> None:
             "same settings to go on with it, choose another folder, or add --overwrite "
             "to delete that run."
         )
+
+
+def _nowhere() -> rich.console.Console:
+    return rich.console.Console(file=io.StringIO())
 
 
 def _conclude(
