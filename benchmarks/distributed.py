@@ -184,7 +184,7 @@ def work(arguments: argparse.Namespace) -> None:
         cluster.connect(address, arguments.processes, arguments.worker)
     rng = np.random.default_rng(1)
     if arguments.file:
-        pool = np.load(arguments.file, mmap_mode="r")
+        pool = np.load(arguments.file, mmap_mode="r", allow_pickle=False)
         num, shape = len(pool), (8, 8, 1)
         images = stream(lambda ids, then: pool[ids], num, shape)
     else:

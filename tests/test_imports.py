@@ -13,7 +13,7 @@ import fkjax
 ROOT = Path(fkjax.__file__).parent
 
 LEVELS = {
-    4: "run report",
+    4: "run report cluster",
     3: "driver config journal experiment",
     2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
     "image_folder tfds decoding files reading records splits reporting tables figures "
