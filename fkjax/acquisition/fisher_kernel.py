@@ -59,15 +59,16 @@ def feature_match(
 
         pool = map_rows(embed, view.pool_images, batch_size=batch_size)
         validation = map_examples(embed, view.validation_images, batch_size=batch_size)
-        indices, targets, scores, _ = match_rows(
+        indices, targets, scores, is_bad = match_rows(
             key,
-            pool.map(lambda z: (z, ())),
+            pool.map(lambda z: (z, _is_bad(z))),
             view.is_unlabeled,
             validation,
             view.validation_mistakes,
             budget=budget,
         )
-        return Query(indices, jnp.full(budget, -1, jnp.int32), targets, scores)
+        nothing = jnp.full(budget, -1, jnp.int32)
+        return Query(indices, nothing, targets, scores, is_bad, _is_bad(validation))
 
     return Strategy(_VALIDATION, query)
 
@@ -164,6 +165,10 @@ fisher_information_diagonal = _by_copies(pseudo_label.information_diagonal)
 """`fisher_information` with each channel's z and g alone."""
 
 
+def _is_bad(embeddings: jax.Array) -> jax.Array:
+    return ~jnp.isfinite(embeddings).all(axis=1)
+
+
 def _predicted(image: jax.Array, hint: Any) -> LabelFn:
     del image, hint
     return pseudo_label.argmax()
@@ -204,14 +209,17 @@ def _fisher_strategy(
         validation = all_of(view.validation_images, view.validation_labels, _given)
         hints, label_of = assume(_Round(key, view, validation, all_of))
         pool = embed(map_rows, view.pool_images, hints, label_of, num_copies)
-        indices, targets, scores, labels = match_rows(
+        indices, targets, scores, (labels, is_bad) = match_rows(
             key,
-            pool.map(lambda embedding: (embedding.joint, embedding.label)),
+            pool.map(lambda e: (e.joint, (e.label, _is_bad(e.joint)))),
             view.is_unlabeled,
             validation.joint,
             view.validation_mistakes,
             budget=budget,
         )
-        return Query(indices, labels, targets, scores)
+        is_bad_validation = _is_bad(validation.joint)
+        return Query(
+            indices, labels[indices], targets, scores, is_bad, is_bad_validation
+        )
 
     return Strategy(_VALIDATION | {"validation_labels"}, query)

@@ -243,7 +243,7 @@ def match_rows(
         batch_size: see `match`.
 
     Returns:
-        What `match` returns, and the notes of the chosen rows.
+        What `match` returns, and the notes of all N rows.
     """
     if not 1 <= budget <= pool.num:
         raise ValueError(
@@ -307,8 +307,7 @@ def match_rows(
     indices, targets, scores = _first_wanted(
         key_for(key, "fill"), now.wants, is_unlabeled, budget
     )
-    notes = jax.tree.map(lambda x: x[indices], pool.gathered(notes))
-    return indices, targets, scores, notes
+    return indices, targets, scores, pool.gathered(notes)
 
 
 def _is_center(
