@@ -154,7 +154,7 @@ def search(
         embeddings, notes = pool.read(at, length)
         missing = ((0, max(0, columns - length)), (0, 0))
         embeddings = jnp.pad(embeddings, missing)[:columns]
-        own = at + jnp.arange(columns)
+        own = at + jnp.arange(columns, dtype=jnp.int32)
         positions = pool.start + own
         is_present = (own >= i * length) & (own < at + length)
         is_present &= mask.at[positions].get(mode="fill", fill_value=False)
@@ -183,7 +183,7 @@ def search(
     none = _Nearest(
         jnp.full(shape, -jnp.inf, queries.dtype), jnp.full(shape, -1, jnp.int32)
     )
-    best, notes = jax.lax.scan(read, none, jnp.arange(num_chunks))
+    best, notes = jax.lax.scan(read, none, jnp.arange(num_chunks, dtype=jnp.int32))
 
     if pool.axis is not None:
         axis = pool.axis

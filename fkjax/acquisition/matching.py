@@ -39,7 +39,7 @@ def farthest_first(
 
     def take(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         centers, is_real, highest = state
-        center = jnp.where(i == 0, start, highest.argmin())
+        center = jnp.where(i == 0, start, highest.argmin()).astype(jnp.int32)
         centers = centers.at[i].set(center)
         is_real = is_real.at[i].set(highest[center] < taken)
         to_center = similarity(embeddings[center], embeddings)
@@ -149,8 +149,8 @@ def rank_major_merge(
         _no_wants(is_unlabeled.size),
         neighbors,
         similarities,
-        jnp.arange(depth),
-        jnp.arange(num_centers),
+        jnp.arange(depth, dtype=jnp.int32),
+        jnp.arange(num_centers, dtype=jnp.int32),
     )
     return _first_wanted(key, wants, is_unlabeled, budget)
 
@@ -257,7 +257,7 @@ def match_rows(
     is_center = _is_center(key_for(key, "first center"), validation, is_mistake, budget)
     centers = jnp.flatnonzero(
         is_center, size=num_centers + -num_centers % batch, fill_value=len(validation)
-    )
+    ).astype(jnp.int32)
     num_batches = (is_center.sum() + batch - 1) // batch
     queries = validation.at[centers].get(mode="clip")
 

@@ -21,7 +21,7 @@ def highest(
 
     Returns:
         In descending order. It assumes no labels and answers no mistakes. Scores that
-        are NaN or infinite are bad, unless all are NaN.
+        are NaN or infinite are bad, unless nothing is labelled yet.
     """
     positions = jnp.arange(len(scores))
     lot = jax.random.uniform(key_for(key, "lot"), positions.shape, jnp.float32)
@@ -30,5 +30,5 @@ def highest(
     )
     indices = order[:budget]
     nothing = jnp.full(budget, -1, jnp.int32)
-    is_bad = ~jnp.isfinite(scores) & ~jnp.isnan(scores).all()
+    is_bad = ~jnp.isfinite(scores) & ~is_unlabeled.all()
     return Query(indices, nothing, nothing, scores[indices], is_bad)
