@@ -53,6 +53,7 @@ def read_into(file: Readable, array: np.ndarray) -> int:
     Returns:
         How many bytes there were; fewer than the array's if the file ended.
     """
+    # NumPy's types do not say that an array is a buffer, which it is.
     view: Any = memoryview(array.view(np.uint8))  # type: ignore[arg-type]
     done = 0
     while chunk := file.read(min(_CHUNK, len(view) - done)):
