@@ -95,22 +95,40 @@ def _want(
 
 
 def _first_wanted(
-    key: jax.Array, wants: _Wants, is_unlabeled: jax.Array, budget: int
+    key: jax.Array,
+    wants: _Wants,
+    is_unlabeled: jax.Array,
+    *,
+    budget: int,
+    num_centers: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The first `budget` examples in the rank-major order; then any, by lot."""
-    is_wanted = wants.rank < _NEVER
-    lot = jnp.argsort(jax.random.uniform(key, is_unlabeled.shape, jnp.float32))
-    *_, order = jax.lax.sort(
-        (
-            ~is_unlabeled,
-            wants.rank,
-            -wants.similarity,
-            jnp.where(is_wanted, wants.center, lot),
-            jnp.arange(is_unlabeled.size),
-        ),
+    """The first `budget` examples in the rank-major order; then any, by lot.
+
+    Only those that can be among them are sorted: of a rank, a centre has one example.
+    """
+    num_pool = is_unlabeled.size
+    rank = jnp.where(is_unlabeled, wants.rank, _NEVER)
+    is_wanted = rank < _NEVER
+    last_rank = -jax.lax.top_k(-rank, budget)[0][-1]
+    (near,) = jnp.nonzero(
+        is_wanted & (rank <= last_rank),
+        size=min(budget + num_centers, num_pool),
+        fill_value=num_pool,
+    )
+
+    def of_near(x: jax.Array) -> jax.Array:
+        return x.at[near].get(mode="fill", fill_value=_NEVER)
+
+    *_, wanted = jax.lax.sort(
+        (of_near(rank), -of_near(wants.similarity), of_near(wants.center), near),
         num_keys=4,
     )
-    indices = order[:budget]
+    lot = jax.random.uniform(key, is_unlabeled.shape, jnp.float32)
+    _, drawn = jax.lax.top_k(jnp.where(is_unlabeled & ~is_wanted, lot, -1), budget)
+    place, num_wanted = jnp.arange(budget), is_wanted.sum()
+    indices = jnp.where(
+        place < num_wanted, wanted[:budget], drawn[jnp.maximum(place - num_wanted, 0)]
+    )
     is_wanted = is_wanted[indices]
     return (
         indices,
@@ -152,7 +170,9 @@ def rank_major_merge(
         jnp.arange(depth, dtype=jnp.int32),
         jnp.arange(num_centers, dtype=jnp.int32),
     )
-    return _first_wanted(key, wants, is_unlabeled, budget)
+    return _first_wanted(
+        key, wants, is_unlabeled, budget=budget, num_centers=num_centers
+    )
 
 
 class _Search(NamedTuple):
@@ -305,7 +325,11 @@ def match_rows(
         depth = min(next_depth, deepest)
         now = jax.lax.while_loop(unfinished, lambda now: read(depth, now)[0], now)
     indices, targets, scores = _first_wanted(
-        key_for(key, "fill"), now.wants, is_unlabeled, budget
+        key_for(key, "fill"),
+        now.wants,
+        is_unlabeled,
+        budget=budget,
+        num_centers=len(centers),
     )
     return indices, targets, scores, pool.gathered(notes)
 
