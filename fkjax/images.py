@@ -12,17 +12,23 @@ import numpy as np
 from fkjax.base import Images, UserError
 
 Fetch = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""`fetch(ids [B], then [B']) -> images`: uint8 of shape [B, H, W, channels]. `then` are
-the ids that will likely be fetched next. It runs on the host, within a compiled
-program: it must not call JAX."""
+"""`fetch(ids [B], then [B']) -> images` of shape [B, H, W, channels]. `then` are the
+ids that will likely be fetched next. It runs on the host, within a compiled program: it
+must not call JAX."""
 
 
 class Source:
     """Where streamed images come from; equal to itself alone, and static in `jit`."""
 
-    def __init__(self, fetch: Fetch, image_shape: tuple[int, int, int]):
+    def __init__(
+        self,
+        fetch: Fetch,
+        image_shape: tuple[int, int, int],
+        dtype: np.dtype | type = np.uint8,
+    ):
         """Reads images of shape (H, W, channels) by `fetch`."""
         self.image_shape = image_shape
+        self.dtype = np.dtype(dtype)
         self.failure: BaseException | None = None
         """What the user is to be told of the last failure; JAX wraps it in its own."""
         self._fetch = fetch
@@ -35,7 +41,7 @@ class Source:
             then: the ids to be read next, or -1 for none. Of any shape.
 
         Returns:
-            uint8. Shape [*ids.shape, H, W, channels].
+            Shape [*ids.shape, H, W, channels].
         """
         ids, then = np.asarray(ids), np.asarray(then)
         try:
@@ -51,7 +57,7 @@ class Source:
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-    """N uint8 images that are fetched when they are used, a batch at a time.
+    """N images that are fetched when they are used, a batch at a time.
 
     It stands where an array [N, H, W, channels] may stand, is cut by `images[indices]`
     without fetching any, and is read by `take` and `fkjax.mapping`. In a compiled
@@ -78,8 +84,8 @@ class Streamed:
 
     @property
     def dtype(self) -> np.dtype:
-        """uint8."""
-        return np.dtype(np.uint8)
+        """uint8, or that of an array's rows."""
+        return self.source.dtype
 
     def __len__(self) -> int:
         """N."""
@@ -95,16 +101,20 @@ class Streamed:
 
 
 def stream(
-    fetch: Fetch, num_images: int, image_shape: tuple[int, int, int]
+    fetch: Fetch,
+    num_images: int,
+    image_shape: tuple[int, int, int],
+    dtype: np.dtype | type = np.uint8,
 ) -> Streamed:
-    """The images that `fetch` knows by 0 .. N-1.
+    """The images of a dtype that `fetch` knows by 0 .. N-1.
 
     >>> zeros = lambda ids, then: np.zeros((len(ids), 2, 2, 1), np.uint8)
     >>> images = stream(zeros, 1_000_000, (2, 2, 1))
     >>> images[10:30].shape, take(images, jnp.array([5, 7, 5])).shape
     ((20, 2, 2, 1), (3, 2, 2, 1))
     """
-    return Streamed(Source(fetch, image_shape), np.arange(num_images, dtype=np.int32))
+    source = Source(fetch, image_shape, dtype)
+    return Streamed(source, np.arange(num_images, dtype=np.int32))
 
 
 @functools.partial(
@@ -196,7 +206,9 @@ def take(
     then = jnp.full_like(indices, -1) if then is None else then
     return jax.pure_callback(
         images.source.read,
-        jax.ShapeDtypeStruct((*indices.shape, *images.source.image_shape), jnp.uint8),
+        jax.ShapeDtypeStruct(
+            (*indices.shape, *images.source.image_shape), images.dtype
+        ),
         ids[indices],
         jnp.where(then < 0, -1, ids[then]),
         vmap_method="broadcast_all",  # so that a mapped batch is one call

@@ -1,5 +1,8 @@
 """The practical Fisher kernel: block-wise Pearson correlation of descriptors."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -53,6 +56,63 @@ def similarity(queries: jax.Array, keys: jax.Array) -> jax.Array:
         Shape [..., M].
     """
     return jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
+
+
+class Kernel(NamedTuple):
+    """How two examples are compared by their descriptors z and g.
+
+    Attributes:
+        embed: `embed(z, g) -> embedding [L]`, from dicts of blocks by tap.
+        similarity: `similarity(queries [..., L], keys [M, L]) -> [..., M]`.
+    """
+
+    embed: Callable[[dict[str, jax.Array], dict[str, jax.Array]], jax.Array]
+    similarity: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+multi_scale = Kernel(pearson_features, similarity)
+"""R_{z,g}: the sum of the correlations of z and of g, over all taps.
+
+Source: Gudovskiy et al. 2020, Sec. 4.2."""
+
+
+def last_layer(inputs: str, outputs: str, num_outputs: int) -> Kernel:
+    """The cosine of the Fisher vectors of a dense layer's weights and bias, exact.
+
+    Such a Fisher vector is the outer product of the layer's input (z, 1) and the
+    gradient g by its output. So the cosine of two is a product of two cosines, and the
+    outer products are never made:
+
+        cos(u, u') = cos((z, 1), (z', 1)) cos(g, g')
+
+    For the last layer's logits, g = e_s - p needs no more than the probabilities p.
+
+    >>> kernel = last_layer("z", "logits", 2)
+    >>> e = kernel.embed({"z": jnp.ones(3)}, {"logits": jnp.array([0.5, -0.5])})
+    >>> kernel.similarity(e, jnp.stack([e, -e])).round(4).tolist()
+    [1.0, 1.0]
+
+    Args:
+        inputs: the tap of the layer's input.
+        outputs: the tap of its output.
+        num_outputs: length n of the output.
+    """
+
+    def embed(z: dict[str, jax.Array], g: dict[str, jax.Array]) -> jax.Array:
+        a = jnp.append(z[inputs].astype(jnp.result_type(float)), 1)
+        return jnp.concatenate([_unit(a), _unit(g[outputs])])
+
+    def product(queries: jax.Array, keys: jax.Array) -> jax.Array:
+        split = keys.shape[-1] - num_outputs
+        of_inputs = similarity(queries[..., :split], keys[..., :split])
+        return of_inputs * similarity(queries[..., split:], keys[..., split:])
+
+    return Kernel(embed, product)
+
+
+def _unit(block: jax.Array) -> jax.Array:
+    """Of length 1; a block of zeros stays."""
+    return block / (jnp.linalg.norm(block) + 1e-10)
 
 
 def check_finite(name: str, rows: jax.Array) -> None:

@@ -112,6 +112,7 @@ def search(
     batch_size: int,
     num_batches: int | jax.Array,
     chunk_size: int = 8192,
+    similarity: Callable[[jax.Array, jax.Array], jax.Array] = similarity,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
     """`top_k_streamed` on rows that may be made as they are read, and lie anywhere.
 
@@ -128,6 +129,7 @@ def search(
         batch_size: queries to compare at a time, of which Q is a multiple.
         num_batches: how many batches of queries there really are. Shape [].
         chunk_size: pool rows to compare at a time.
+        similarity: of queries and rows.
 
     Returns:
         Similarities and pool positions of shape [Q, k], arbitrary for queries after the

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fkjax.base import Model, Variables
 from fkjax.fisher import LabelFn, all_gradients, feature_derivatives
 from fkjax.information import diagonal_information, mutual_information
-from fkjax.kernel import pearson_features, similarity
+from fkjax.kernel import Kernel, multi_scale, pearson_features, similarity
 from fkjax.mapping import map_apart
 
 Estimator = Callable[..., LabelFn]
@@ -53,21 +53,25 @@ def nearest(validation_features: jax.Array, validation_labels: jax.Array) -> Lab
 
 
 def nearest_joint(
-    validation_features: jax.Array, validation_labels: jax.Array
+    validation_features: jax.Array,
+    validation_labels: jax.Array,
+    kernel: Kernel = multi_scale,
 ) -> LabelFn:
     """S = p-hat(y, z, g): `nearest` by R_{z,g}, each g under the model's prediction.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
 
     Args:
-        validation_features: `pearson_features(z, g)` of each, g under the label that
-            the model predicts for it. Shape [M, 2 L].
+        validation_features: `kernel.embed(z, g)` of each, g under the label that the
+            model predicts for it. Shape [M, L].
         validation_labels: the true ones. Shape [M].
+        kernel: R_{z,g}.
     """
 
     def label_fn(log_probs: jax.Array, z: Any, gradient: Any) -> jax.Array:
-        features = pearson_features(z, gradient(log_probs.argmax()))
-        return validation_labels[similarity(features, validation_features).argmax()]
+        features = kernel.embed(z, gradient(log_probs.argmax()))
+        similarities = kernel.similarity(features, validation_features)
+        return validation_labels[similarities.argmax()]
 
     return label_fn
 

@@ -24,6 +24,7 @@ from fkjax.acquisition.uncertainty import (
     variation_ratio,
 )
 from fkjax.base import Model, Strategy
+from fkjax.kernel import Kernel, multi_scale
 
 
 class Settings(NamedTuple):
@@ -35,6 +36,9 @@ class Settings(NamedTuple):
         num_passes: T of those under MC-dropout, of each member of an ensemble.
         vaal_steps: training steps of `vaal` in a query.
         num_copies: K of those that look at perturbed copies.
+        kernel: of z and g, by which the Fisher strategies match.
+        batch_size: images that those which match, and those of one pass, take at a
+            time; it changes the speed, not the result.
     """
 
     taps: Sequence[str]
@@ -42,6 +46,8 @@ class Settings(NamedTuple):
     num_passes: int = 128
     vaal_steps: int = 1000
     num_copies: int = 128
+    kernel: Kernel = multi_scale
+    batch_size: int = 100
 
 
 def _random(model: Model, settings: Settings) -> Strategy:
@@ -49,9 +55,22 @@ def _random(model: Model, settings: Settings) -> Strategy:
     return random(budget=settings.budget)
 
 
+def _feature_match(model: Model, settings: Settings) -> Strategy:
+    return feature_match(
+        model,
+        taps=settings.taps,
+        budget=settings.budget,
+        batch_size=settings.batch_size,
+    )
+
+
 def _matching(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
     return lambda model, settings: factory(
-        model, taps=settings.taps, budget=settings.budget
+        model,
+        taps=settings.taps,
+        budget=settings.budget,
+        batch_size=settings.batch_size,
+        kernel=settings.kernel,
     )
 
 
@@ -71,7 +90,9 @@ def _stochastic(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
 
 
 def _deterministic(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
-    return lambda model, settings: factory(model, budget=settings.budget)
+    return lambda model, settings: factory(
+        model, budget=settings.budget, batch_size=settings.batch_size
+    )
 
 
 def _vaal(model: Model, settings: Settings) -> Strategy:
@@ -80,7 +101,7 @@ def _vaal(model: Model, settings: Settings) -> Strategy:
 
 STRATEGIES: dict[str, Callable[[Model, Settings], Strategy]] = {
     "random": _random,
-    "feature_match": _matching(feature_match),
+    "feature_match": _feature_match,
     "fisher_argmax": _matching(fisher_argmax),
     "fisher_nearest": _matching(fisher_nearest),
     "fisher_nearest_joint": _matching(fisher_nearest_joint),

@@ -1,9 +1,9 @@
 """Strategies that match mistakes, and differ in the label they assume for the pool.
 
 Source: Gudovskiy et al. 2020, Sec. 4. Each factory takes the model, the taps whose
-activations enter the descriptors, the budget B, and how many images are described at
-a time (which changes the speed, not the result); those that look at perturbed copies
-also how many. Such copies count as images.
+activations enter the descriptors, the budget B, how many images are described at a time
+(which changes the speed, not the result), and the kernel of z and g; those that look at
+perturbed copies, in place of the kernel, how many. Such copies count as images.
 """
 
 import functools
@@ -17,7 +17,7 @@ from fkjax import pseudo_label
 from fkjax.acquisition.matching import match_rows
 from fkjax.base import Images, Model, Query, Strategy, View, key_for
 from fkjax.fisher import LabelFn, descriptor, features
-from fkjax.kernel import pearson_features
+from fkjax.kernel import Kernel, multi_scale, pearson_features
 from fkjax.mapping import map_examples, map_rows
 from fkjax.perturbation import copies
 
@@ -26,12 +26,8 @@ _VALIDATION = frozenset({"validation_images", "validation_mistakes"})
 
 class _Embedding(NamedTuple):
     z: jax.Array  # Pearson features of z. Shape [N, L].
-    g: jax.Array  # Pearson features of g. Shape [N, L].
+    joint: jax.Array  # that of z and g, by which examples are matched. Shape [N, L'].
     label: jax.Array  # under which g was taken. Shape [N].
-
-    @property
-    def joint(self) -> jax.Array:
-        return jnp.concatenate([self.z, self.g], axis=1)
 
 
 _LabelOf = Callable[[jax.Array, Any], LabelFn]  # of an image and a hint
@@ -74,7 +70,12 @@ def feature_match(
 
 
 def fisher_argmax(
-    model: Model, *, taps: Sequence[str], budget: int, batch_size: int = 100
+    model: Model,
+    *,
+    taps: Sequence[str],
+    budget: int,
+    batch_size: int = 100,
+    kernel: Kernel = multi_scale,
 ) -> Strategy:
     """Matches by R_{z,g} under S = y-hat, the model's own prediction."""
 
@@ -82,11 +83,16 @@ def fisher_argmax(
         del now
         return None, _predicted
 
-    return _fisher_strategy(model, assume, taps, budget, batch_size)
+    return _fisher_strategy(model, assume, taps, budget, batch_size, kernel)
 
 
 def fisher_nearest(
-    model: Model, *, taps: Sequence[str], budget: int, batch_size: int = 100
+    model: Model,
+    *,
+    taps: Sequence[str],
+    budget: int,
+    batch_size: int = 100,
+    kernel: Kernel = multi_scale,
 ) -> Strategy:
     """Matches by R_{z,g} under S = p-hat(y, z), the nearest validation label by R_z."""
 
@@ -94,11 +100,16 @@ def fisher_nearest(
         label_fn = pseudo_label.nearest(now.validation.z, now.view.validation_labels)
         return None, lambda image, _: label_fn
 
-    return _fisher_strategy(model, assume, taps, budget, batch_size)
+    return _fisher_strategy(model, assume, taps, budget, batch_size, kernel)
 
 
 def fisher_nearest_joint(
-    model: Model, *, taps: Sequence[str], budget: int, batch_size: int = 100
+    model: Model,
+    *,
+    taps: Sequence[str],
+    budget: int,
+    batch_size: int = 100,
+    kernel: Kernel = multi_scale,
 ) -> Strategy:
     """Matches by R_{z,g} under the nearest validation label by R_{z,g} itself.
 
@@ -108,22 +119,27 @@ def fisher_nearest_joint(
     def assume(now: _Round) -> tuple[None, _LabelOf]:
         validation = now.embed(now.view.validation_images, None, _predicted)
         label_fn = pseudo_label.nearest_joint(
-            validation.joint, now.view.validation_labels
+            validation.joint, now.view.validation_labels, kernel
         )
         return None, lambda image, _: label_fn
 
-    return _fisher_strategy(model, assume, taps, budget, batch_size)
+    return _fisher_strategy(model, assume, taps, budget, batch_size, kernel)
 
 
 def fisher_oracle(
-    model: Model, *, taps: Sequence[str], budget: int, batch_size: int = 100
+    model: Model,
+    *,
+    taps: Sequence[str],
+    budget: int,
+    batch_size: int = 100,
+    kernel: Kernel = multi_scale,
 ) -> Strategy:
     """Matches by R_{z,g} under S = y, the hidden label: the ceiling, an ablation."""
 
     def assume(now: _Round) -> tuple[jax.Array, _LabelOf]:
         return now.view.pool_labels, _given
 
-    strategy = _fisher_strategy(model, assume, taps, budget, batch_size)
+    strategy = _fisher_strategy(model, assume, taps, budget, batch_size, kernel)
     return strategy._replace(sees=strategy.sees | {"pool_labels"})
 
 
@@ -150,7 +166,9 @@ def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
 
             return jnp.arange(len(now.view.pool_images)), label_of
 
-        return _fisher_strategy(model, assume, taps, budget, batch_size, num_copies)
+        return _fisher_strategy(
+            model, assume, taps, budget, batch_size, multi_scale, num_copies
+        )
 
     return factory
 
@@ -185,6 +203,7 @@ def _fisher_strategy(
     taps: Sequence[str],
     budget: int,
     batch_size: int,
+    kernel: Kernel,
     num_copies: int = 1,
 ) -> Strategy:
     """`assume` gives a hint for each pool example, and the label function of each."""
@@ -200,7 +219,9 @@ def _fisher_strategy(
             def one(image: jax.Array, hint: Any) -> _Embedding:
                 label_fn = label_of(image, hint)
                 d = descriptor(model, view.variables, image, label_fn, taps=taps)
-                return _Embedding(pearson_features(d.z), pearson_features(d.g), d.label)
+                return _Embedding(
+                    pearson_features(d.z), kernel.embed(d.z, d.g), d.label
+                )
 
             at_once = max(1, batch_size // num_copies)
             return map_fn(one, images, hints, batch_size=at_once)
@@ -216,6 +237,7 @@ def _fisher_strategy(
             validation.joint,
             view.validation_mistakes,
             budget=budget,
+            similarity=kernel.similarity,
         )
         is_bad_validation = _is_bad(validation.joint)
         return Query(

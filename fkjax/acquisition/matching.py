@@ -3,6 +3,7 @@
 Source: Gudovskiy et al. 2020, Sec. 4.1 - 4.3 and Algorithm 1.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,17 @@ from fkjax.neighbors import before_all, search
 from fkjax.rows import Rows, rows_of
 
 
+Similarity = Callable[[jax.Array, jax.Array], jax.Array]
+"""`similarity(queries [..., L], keys [M, L]) -> [..., M]`, as `fkjax.kernel` has."""
+
+
 def farthest_first(
-    key: jax.Array, embeddings: jax.Array, is_target: jax.Array, *, num_centers: int
+    key: jax.Array,
+    embeddings: jax.Array,
+    is_target: jax.Array,
+    *,
+    num_centers: int,
+    similarity: Similarity = similarity,
 ) -> tuple[jax.Array, jax.Array]:
     """Reduces the targets to centres, each as unlike the earlier ones as can be.
 
@@ -27,6 +37,7 @@ def farthest_first(
         embeddings: Shape [M, L].
         is_target: which rows are targets. Shape [M] bool.
         num_centers: how many to take; all targets if there are fewer.
+        similarity: of embeddings.
 
     Returns:
         The centres' rows, and which of these are real. Shapes [num_centers].
@@ -248,6 +259,7 @@ def match_rows(
     first_depth: int = 16,
     next_depth: int = 256,
     batch_size: int = 256,
+    similarity: Similarity = similarity,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
     """`match` on a pool that may be read or made in parts, by several devices.
 
@@ -261,6 +273,7 @@ def match_rows(
         first_depth: see `match`.
         next_depth: see `match`.
         batch_size: see `match`.
+        similarity: of embeddings.
 
     Returns:
         What `match` returns, and the notes of all N rows.
@@ -274,7 +287,9 @@ def match_rows(
         raise ValueError("matching needs a validation set, got no example")
     num_centers = min(budget, len(validation))
     batch = min(batch_size, num_centers)
-    is_center = _is_center(key_for(key, "first center"), validation, is_mistake, budget)
+    is_center = _is_center(
+        key_for(key, "first center"), validation, is_mistake, budget, similarity
+    )
     centers = jnp.flatnonzero(
         is_center, size=num_centers + -num_centers % batch, fill_value=len(validation)
     ).astype(jnp.int32)
@@ -291,6 +306,7 @@ def match_rows(
             after=now.last,
             batch_size=batch,
             num_batches=num_batches,
+            similarity=similarity,
         )
 
         def want_batch(
@@ -335,7 +351,11 @@ def match_rows(
 
 
 def _is_center(
-    key: jax.Array, validation: jax.Array, is_mistake: jax.Array, budget: int
+    key: jax.Array,
+    validation: jax.Array,
+    is_mistake: jax.Array,
+    budget: int,
+    similarity: Similarity,
 ) -> jax.Array:
     """Which validation examples are centres. Shape [M] bool."""
     if len(validation) <= budget:
@@ -343,7 +363,7 @@ def _is_center(
 
     def reduced() -> jax.Array:
         centers, is_real = farthest_first(
-            key, validation, is_mistake, num_centers=budget
+            key, validation, is_mistake, num_centers=budget, similarity=similarity
         )
         return jnp.zeros_like(is_mistake).at[centers].max(is_real)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fkjax.base import Model
 from fkjax.models.adapters import from_linen, from_nnx
 from fkjax.models.lenet import lenet
+from fkjax.models.outputs import from_outputs
 from fkjax.models.resnet import resnet10, resnet18
 
 
@@ -44,6 +45,7 @@ __all__ = [
     "Architecture",
     "from_linen",
     "from_nnx",
+    "from_outputs",
     "lenet",
     "resnet10",
     "resnet18",
