@@ -9,7 +9,19 @@ from fkjax import tables
 
 VALIDATION_SIZES = (50, 100, 500, 2000, 10_000)
 TRAINED = "random, trained on validation"
-COLORS = ("#777777", "#000000", "#56B4E9", "#E69F00", "#0072B2", "#D55E00")
+STYLES = {  # colours for the eye with any colour vision, and dashes for kin
+    "random": ("#777777", "-"),
+    TRAINED: ("#000000", "-"),
+    "margin": ("#CC79A7", "-"),
+    "feature_match": ("#56B4E9", "-"),
+    "fisher_argmax": ("#E69F00", "-"),
+    "fisher_nearest": ("#0072B2", "-"),
+    "fisher_nearest_joint": ("#009E73", "-"),
+    "fisher_oracle": ("#D55E00", "-"),
+    "feature_match half random": ("#56B4E9", ":"),
+    "fisher_argmax half random": ("#E69F00", ":"),
+    "fisher_nearest half random": ("#0072B2", ":"),
+}
 SHOWN_LABELS = (250, 500, 1250)
 
 
@@ -28,7 +40,8 @@ def draw_validation_sizes(
     picture = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
     grid = picture.subplots(1, len(SHOWN_LABELS), sharey=True)
     for axes, labels in zip(grid, SHOWN_LABELS, strict=True):
-        for strategy, color in zip(strategies, COLORS, strict=False):
+        for strategy in strategies:
+            color, dashes = STYLES[strategy]
             points = []
             for size in VALIDATION_SIZES:
                 curve = curves.get(f"{strategy}, {size:,}")
@@ -39,7 +52,16 @@ def draw_validation_sizes(
                 continue
             x, mean, low, high = np.array(points).T
             axes.fill_between(x, 100 * low, 100 * high, color=color, alpha=0.12, lw=0)
-            axes.plot(x, 100 * mean, "o-", color=color, ms=4, lw=1.6, label=strategy)
+            axes.plot(
+                x,
+                100 * mean,
+                dashes,
+                marker="o",
+                color=color,
+                ms=4,
+                lw=1.6,
+                label=strategy,
+            )
         axes.set_xscale("log")
         axes.set_xticks(VALIDATION_SIZES, [f"{n:,}" for n in VALIDATION_SIZES])
         axes.tick_params("x", labelsize="small")

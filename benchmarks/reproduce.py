@@ -7,6 +7,7 @@ when the command is given again; finished ones are read.
 
 import dataclasses
 import datetime
+import itertools
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ Pictures = Callable[[Records, Path, str], list[tuple[str, str]]]
 
 L20 = ("feature_match", "fisher_argmax", "fisher_nearest", "fisher_oracle")
 L80 = ("random", "fisher_nearest", "fisher_oracle")
+MATCHING = ("feature_match", "fisher_argmax", "fisher_nearest")
 ESTIMATORS = ("fisher_covariance", "fisher_information")
 
 
@@ -126,6 +128,32 @@ def _curves_and_confusion(
     return made
 
 
+def _of_size(size: int) -> list[Part]:
+    """What is run with a validation set of one size."""
+    folder, own = f"validation-size/{size}", {"validation_size": size}
+
+    def columns(*strategies: str, note: str = "") -> dict[str, str]:
+        return {s: f"{s}{note}, {size:,}" for s in strategies}
+
+    parts = [
+        Part(folder, columns("random", *MATCHING), own),
+        Part(
+            f"{folder}-trained",
+            {"random": f"{pictures.TRAINED}, {size:,}"},
+            own | {"train_on_validation": True},
+        ),
+        Part(
+            f"{folder}-more",
+            columns("margin", "fisher_nearest_joint", "fisher_oracle"),
+            own,
+        ),
+    ]
+    if size <= 100:  # the guard is for few
+        half = columns(*MATCHING, note=" half random")
+        parts.append(Part(f"{folder}-half-random", half, own | {"random_share": 0.5}))
+    return parts
+
+
 FIGURES = {
     "mnist-100x": Figure(
         "MNIST, step imbalance 100x",
@@ -190,28 +218,7 @@ FIGURES = {
     ),
     "validation-size": Figure(
         "MNIST, step imbalance 100x: the size of the validation set",
-        tuple(
-            part
-            for size in pictures.VALIDATION_SIZES
-            for part in (
-                Part(
-                    f"validation-size/{size}",
-                    {
-                        s: f"{s}, {size:,}"
-                        for s in (
-                            *("random", "feature_match"),
-                            *("fisher_argmax", "fisher_nearest"),
-                        )
-                    },
-                    {"validation_size": size},
-                ),
-                Part(
-                    f"validation-size/{size}-trained",
-                    {"random": f"{pictures.TRAINED}, {size:,}"},
-                    {"validation_size": size, "train_on_validation": True},
-                ),
-            )
-        ),
+        tuple(itertools.chain(*map(_of_size, pictures.VALIDATION_SIZES))),
         {},
         3,
         pictures.draw_validation_sizes,
