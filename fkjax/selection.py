@@ -41,6 +41,8 @@ class Problem(NamedTuple):
         classes: the names of the classes. Length C.
         kernel: by which Fisher strategies match.
         batch_size: images described at a time.
+        is_trained: whether the model has learned from labels; if not, and nothing of
+            the pool has one, the uncertain are drawn by lot, as in a first round.
     """
 
     model: Model
@@ -55,6 +57,7 @@ class Problem(NamedTuple):
     classes: Sequence[str]
     kernel: Kernel = multi_scale
     batch_size: int = 100
+    is_trained: bool = False
 
 
 class Mistake(NamedTuple):
@@ -189,7 +192,11 @@ def _strategy(
                 f"there is no strategy {strategy!r}: known are {', '.join(STRATEGIES)}"
             )
         settings = Settings(
-            problem.taps, budget, kernel=problem.kernel, batch_size=problem.batch_size
+            problem.taps,
+            budget,
+            kernel=problem.kernel,
+            batch_size=problem.batch_size,
+            is_trained=problem.is_trained,
         )
         strategy = STRATEGIES[strategy](problem.model, settings)
     if "pool_labels" in strategy.sees:
@@ -256,8 +263,8 @@ def _reason(pick: Pick) -> str:
     guess = f"the model says {pick.predicted} ({pick.confidence:.0%})"
     if pick.answers is not None:
         sentence = (
-            f"Resembles {pick.answers.id}, a {pick.answers.label} of the validation set "
-            f"that the model takes for {pick.answers.predicted}"
+            f"Resembles validation example {pick.answers.id}, of class "
+            f"{pick.answers.label}, which the model takes for {pick.answers.predicted}"
         )
         if pick.pseudo_label is not None:
             sentence += f"; is probably {pick.pseudo_label}"

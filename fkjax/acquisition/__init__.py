@@ -39,6 +39,8 @@ class Settings(NamedTuple):
         kernel: of z and g, by which the Fisher strategies match.
         batch_size: images that those which match, and those of one pass, take at a
             time; it changes the speed, not the result.
+        is_trained: whether the model has learned from labels before any of the pool
+            has one. If not, those that look for uncertainty begin by lot.
     """
 
     taps: Sequence[str]
@@ -48,6 +50,7 @@ class Settings(NamedTuple):
     num_copies: int = 128
     kernel: Kernel = multi_scale
     batch_size: int = 100
+    is_trained: bool = False
 
 
 def _random(model: Model, settings: Settings) -> Strategy:
@@ -85,13 +88,19 @@ def _by_copies(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
 
 def _stochastic(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
     return lambda model, settings: factory(
-        model, budget=settings.budget, num_passes=settings.num_passes
+        model,
+        budget=settings.budget,
+        num_passes=settings.num_passes,
+        is_trained=settings.is_trained,
     )
 
 
 def _deterministic(factory: Callable[..., Strategy]) -> Callable[..., Strategy]:
     return lambda model, settings: factory(
-        model, budget=settings.budget, batch_size=settings.batch_size
+        model,
+        budget=settings.budget,
+        batch_size=settings.batch_size,
+        is_trained=settings.is_trained,
     )
 
 

@@ -14,7 +14,6 @@ from fkjax.kernel import similarity
 from fkjax.neighbors import before_all, search
 from fkjax.rows import Rows, rows_of
 
-
 Similarity = Callable[[jax.Array, jax.Array], jax.Array]
 """`similarity(queries [..., L], keys [M, L]) -> [..., M]`, as `fkjax.kernel` has."""
 

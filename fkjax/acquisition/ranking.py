@@ -7,7 +7,12 @@ from fkjax.base import Query, key_for
 
 
 def highest(
-    key: jax.Array, scores: jax.Array, is_unlabeled: jax.Array, *, budget: int
+    key: jax.Array,
+    scores: jax.Array,
+    is_unlabeled: jax.Array,
+    *,
+    budget: int,
+    is_trained: bool = False,
 ) -> Query:
     """Queries the highest scores among the unlabelled, among equal ones by lot.
 
@@ -18,10 +23,11 @@ def highest(
         scores: Shape [N].
         is_unlabeled: Shape [N] bool.
         budget: B.
+        is_trained: see `fkjax.acquisition.Settings`.
 
     Returns:
         In descending order. It assumes no labels and answers no mistakes. Scores that
-        are NaN or infinite are bad, unless nothing is labelled yet.
+        are NaN or infinite are bad, unless nothing is labelled or trained yet.
     """
     positions = jnp.arange(len(scores))
     lot = jax.random.uniform(key_for(key, "lot"), positions.shape, jnp.float32)
@@ -30,5 +36,5 @@ def highest(
     )
     indices = order[:budget]
     nothing = jnp.full(budget, -1, jnp.int32)
-    is_bad = ~jnp.isfinite(scores) & ~is_unlabeled.all()
+    is_bad = ~jnp.isfinite(scores) & (is_trained | ~is_unlabeled.all())
     return Query(indices, nothing, nothing, scores[indices], is_bad)

@@ -2,8 +2,9 @@
 
 An example is scored by its class probabilities p_1 .. p_T in T passes, stochastic by
 dropout (Gal & Ghahramani 2016), or in one pass without. Each strategy's factory takes
-the model, the budget B, and how many passes are made at a time; those under MC-dropout
-also T, and raise UserError for a model without dropout.
+the model, the budget B, how many passes are made at a time, and whether the model has
+learned from labels before any of the pool has one; those under MC-dropout also T, and
+raise UserError for a model without dropout.
 """
 
 from collections.abc import Callable
@@ -127,6 +128,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
         budget: int,
         num_passes: int = 128,
         batch_size: int | None = None,
+        is_trained: bool = False,
     ) -> Strategy:
         if not any(rate > 0 for _, rate in model.dropout):
             raise UserError(
@@ -143,7 +145,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
 
         # On CPU what a batch needs has to stay in cache; other devices want it large.
         at_once = batch_size or (128 if jax.default_backend() == "cpu" else 4096)
-        return _most_uncertain(one, budget, max(1, at_once // num_passes))
+        return _most_uncertain(one, budget, max(1, at_once // num_passes), is_trained)
 
     return factory
 
@@ -151,13 +153,15 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
 def one_pass(score: Score) -> Callable[..., Strategy]:
     """The factory of strategies that query the highest scores of one plain pass."""
 
-    def factory(model: Model, *, budget: int, batch_size: int = 100) -> Strategy:
+    def factory(
+        model: Model, *, budget: int, batch_size: int = 100, is_trained: bool = False
+    ) -> Strategy:
 
         def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
             del key
             return score(log_probs(model, variables, image)[None])
 
-        return _most_uncertain(one, budget, batch_size)
+        return _most_uncertain(one, budget, batch_size, is_trained)
 
     return factory
 
@@ -185,11 +189,13 @@ def _most_uncertain(
     score_one: Callable[[jax.Array, Variables, jax.Array], jax.Array],
     budget: int,
     batch_size: int,
+    is_trained: bool,
 ) -> Strategy:
     """Queries the highest scores, among equal ones by lot.
 
-    While nothing is labelled the model has learned nothing: then by lot alone, as in
-    Gudovskiy et al. 2020, Sec. 5. An example's masks depend on its position alone.
+    While nothing is labelled the model has learned nothing, unless it came trained:
+    then by lot alone, as in Gudovskiy et al. 2020, Sec. 5. An example's masks depend on
+    its position alone.
     """
 
     def query(key: jax.Array, view: View) -> Query:
@@ -199,12 +205,14 @@ def _most_uncertain(
             return score_one(key_for(key, "masks", position), view.variables, image)
 
         scores = jax.lax.cond(
-            view.is_unlabeled.all(),
+            view.is_unlabeled.all() & (not is_trained),
             lambda: jnp.full(len(positions), jnp.nan),
             lambda: map_examples(
                 one, view.pool_images, positions, batch_size=batch_size
             ),
         )
-        return highest(key, scores, view.is_unlabeled, budget=budget)
+        return highest(
+            key, scores, view.is_unlabeled, budget=budget, is_trained=is_trained
+        )
 
     return Strategy(frozenset(), query)
