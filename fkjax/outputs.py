@@ -26,7 +26,7 @@ SUFFICE = (
 )
 """The strategies for which features and logits suffice."""
 
-_IN_MEMORY = 1 << 29  # bytes: more than that is read from where it is
+_IN_MEMORY = 1 << 27  # bytes: more than that is read from where it is
 _AT_ONCE = 1 << 24  # similarities to validation examples that a batch holds
 
 
