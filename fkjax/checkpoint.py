@@ -91,6 +91,56 @@ def restore(path: Path) -> Any | None:
         raise DamagedError("Orbax cannot read it") from error
 
 
+def read_tree(path: Path) -> Any:
+    """Reads what any program wrote with Orbax as a tree of arrays, without checksums.
+
+    Args:
+        path: the folder of one checkpoint.
+
+    Returns:
+        Nested dicts (and lists) of NumPy arrays, on whatever device they were saved.
+
+    Raises:
+        UserError: if there is no such checkpoint, or Orbax cannot read it.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        raise UserError(
+            f"there is no checkpoint {path}: give the folder that Orbax wrote"
+        )
+    if not (path / "_METADATA").exists():
+        inside = sorted(found.parent for found in path.glob("**/_METADATA"))
+        held = ", ".join(str(folder.relative_to(path)) for folder in inside[:5])
+        raise UserError(
+            f"{path} is not itself a checkpoint of arrays by Orbax, which has a file "
+            f"_METADATA: " + (f"give {held} in it" if held else "give one that is")
+        )
+    import orbax.checkpoint as ocp
+
+    def is_leaf(node: Any) -> bool:
+        return not isinstance(node, dict | list | tuple)
+
+    checkpointer = _checkpointer()
+    try:
+        with _quiet():
+            metadata = checkpointer.metadata(path)
+            metadata = getattr(metadata, "item_metadata", metadata)
+            metadata = getattr(metadata, "tree", metadata)
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                metadata,
+                is_leaf=is_leaf,
+            )
+            return checkpointer.restore(
+                path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+    except Exception as error:  # of another's file, Orbax raises whatever it likes
+        raise UserError(
+            f"Orbax cannot read the checkpoint {path}: it is damaged, or not one of "
+            "arrays alone"
+        ) from error
+
+
 def remove(path: Path) -> None:
     """Removes a checkpoint, or a folder of them, if it is there."""
     with explained("remove", path):

@@ -7,8 +7,10 @@ from typing import NamedTuple
 from fkjax.base import Model
 from fkjax.models.adapters import from_linen, from_nnx
 from fkjax.models.lenet import lenet
+from fkjax.models.modules import Adapted, Layer, as_images, from_module, layers
 from fkjax.models.outputs import from_outputs
 from fkjax.models.resnet import resnet10, resnet18
+from fkjax.models.saved import restore_variables
 
 
 class Architecture(NamedTuple):
@@ -42,11 +44,17 @@ MODELS = {
 
 __all__ = [
     "MODELS",
+    "Adapted",
     "Architecture",
+    "Layer",
+    "as_images",
     "from_linen",
+    "from_module",
     "from_nnx",
     "from_outputs",
+    "layers",
     "lenet",
     "resnet10",
     "resnet18",
+    "restore_variables",
 ]

@@ -1,0 +1,161 @@
+"""What the layers of a Flax module give, seen and replaced from outside.
+
+Linen has interceptors for that. NNX has none: there the layers of a copy of the module
+get a subclass of their class, whose `__call__` hands on what it returns.
+"""
+
+import contextvars
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen
+import jax
+from flax import nnx
+from flax.core import FrozenDict, unfreeze
+
+from fkjax.base import UserError, Variables
+from fkjax.models.saved import fitted_state
+
+INFERENCE = {
+    "train": False,
+    "training": False,
+    "is_training": False,
+    "deterministic": True,
+    "use_running_average": True,
+}
+"""What arguments of `__call__` by these names are in inference."""
+
+Seen = Callable[[str, Any, Any], Any]
+"""`seen(name, layer, output) -> output`, of each call of a layer."""
+
+
+class Network(NamedTuple):
+    """A module of either kind.
+
+    Attributes:
+        variables: its parameters and batch statistics.
+        run: `run(variables, inputs, seen) -> logits`.
+    """
+
+    variables: Variables
+    run: Callable[[Variables, jax.Array, Seen], Any]
+
+
+def network_of(module: Any, variables: Any, apply_kwargs: Mapping[str, Any]) -> Network:
+    """The module as pure functions, in inference, with an ear at each of its layers.
+
+    Args:
+        module: a Flax NNX or Linen module.
+        variables: as `fkjax.models.from_module` takes them.
+        apply_kwargs: arguments of its `__call__` beside those that `INFERENCE` names.
+
+    Raises:
+        UserError: if it is no such module, or the variables are not its own.
+    """
+    if isinstance(module, nnx.Module):
+        return _nnx(module, variables, _arguments(module, apply_kwargs))
+    if isinstance(module, flax.linen.Module):
+        return _linen(module, variables, _arguments(module, apply_kwargs))
+    raise UserError(
+        "the module must be a Flax NNX or Linen module, made already, got "
+        f"{module.__name__ if isinstance(module, type) else type(module).__name__}"
+    )
+
+
+def _arguments(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `__call__`, in inference."""
+    _, *parameters = inspect.signature(type(module).__call__).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    by_name = {p.name for p in parameters if p.kind not in positional}
+    return {k: v for k, v in INFERENCE.items() if k in by_name} | dict(given)
+
+
+def _linen(
+    module: flax.linen.Module, variables: Any, kwargs: dict[str, Any]
+) -> Network:
+    if not isinstance(variables, dict | FrozenDict):
+        raise UserError(
+            "a Linen module needs the dict of its variables, as module.init gives it, "
+            f"got {type(variables).__name__}"
+        )
+    held = flax.linen.meta.unbox(unfreeze(variables))
+    if "params" not in held:
+        held = {"params": held}
+    learned = {"params", "batch_stats"}
+    constants = {name: held[name] for name in held if name not in learned}
+
+    def run(variables: Variables, inputs: jax.Array, seen: Seen) -> Any:
+        running = set()
+
+        def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
+            path = context.module.path
+            # A call of the class above, by super(), is part of this one.
+            if context.method_name != "__call__" or not path or path in running:
+                return call(*args, **kwargs)
+            running.add(path)
+            output = call(*args, **kwargs)
+            running.remove(path)
+            return seen("/".join(path), context.module, output)
+
+        parameters, statistics = variables
+        state = {**constants, "params": parameters, "batch_stats": statistics}
+        with flax.linen.intercept_methods(intercept):
+            return module.apply(state, inputs, **kwargs)
+
+    return Network(Variables(held["params"], held.get("batch_stats", {})), run)
+
+
+def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
+    copy = nnx.merge(*nnx.split(module))
+    copy.eval()
+    graph, *own, constants = nnx.split(copy, nnx.Param, nnx.BatchStat, ...)
+    if variables is not None:
+        given = fitted_state(variables, module, source="the dict of variables")
+        nnx.replace_by_pure_dict(state := nnx.merge_state(*own), given)
+        own = nnx.split_state(state, nnx.Param, nnx.BatchStat)
+
+    def run(variables: Variables, inputs: jax.Array, seen: Seen) -> Any:
+        module: Any = nnx.merge(graph, *map(nnx.State, variables), constants)
+        names = {}
+        for path, layer in list(nnx.iter_graph(module)):
+            if path and isinstance(layer, nnx.Module) and callable(layer):
+                names[id(layer)] = "/".join(map(str, path))
+                object.__setattr__(layer, "__class__", _watched(type(layer)))
+
+        def seen_of(layer: nnx.Module, output: Any) -> Any:
+            # A transformation calls a copy of the layer, which has no name here.
+            name = names.get(id(layer))
+            return output if name is None else seen(name, layer, output)
+
+        token = _seen_now.set(seen_of)
+        try:
+            return module(inputs, **kwargs)
+        finally:
+            _seen_now.reset(token)
+
+    return Network(Variables(*map(nnx.to_pure_dict, own)), run)
+
+
+_seen_now: contextvars.ContextVar[Callable[[Any, Any], Any]] = contextvars.ContextVar(
+    "what is done with the outputs of watched layers"
+)
+
+
+@functools.cache
+def _watched(kind: type) -> type:
+    """The subclass of a layer's class whose calls are seen; one, whatever the layer."""
+
+    @functools.wraps(kind.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _seen_now.get()(self, kind.__call__(self, *args, **kwargs))
+
+    is_pytree = getattr(kind, "_pytree__is_pytree", True)
+    return types.new_class(
+        kind.__name__,
+        (kind,),
+        {} if is_pytree else {"pytree": False},
+        lambda namespace: namespace.update(__call__=call, __module__=kind.__module__),
+    )
