@@ -42,6 +42,23 @@ class Config:
     """Holds DATASET/, or what TFDS prepares; else $FKJAX_DATA_DIR."""
     image_size: int = 224
     """Height and width to which images of varying size are resized."""
+    oracle: Literal["dataset", "file"] = "dataset"
+    """Who answers. dataset: its own labels, in an experiment. file: a person, in
+    OUTPUT_DIR/to_label.csv or in Label Studio, about the images of IMAGES; each command
+    does what it can, says what it waits for, and stops."""
+    images: Annotated[str | None, _folder] = None
+    """Folder of images of one's own; those that LABELS does not name are the pool."""
+    labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """CSV file of the labels that are known, with the columns file and label, and
+    perhaps set: validation (if not given), train or test."""
+    new_classes: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")
+    ] = ()
+    """Classes that LABELS lacks and answers may name; so may those that are added to
+    OUTPUT_DIR/classes.txt."""
+    label_studio: Literal["local-files", "embedded"] = "local-files"
+    """How Label Studio gets the images: from a local storage of IMAGES, or within its
+    tasks."""
     output_dir: Annotated[str | None, _folder] = None
     """Folder for records and figures; without it, none are written. The same command
     goes on with the run that it holds."""
@@ -243,6 +260,29 @@ def defaults(
     return Config(**settings)
 
 
+def image_defaults(*, image_size: int = 224, model: str | None = None) -> Config:
+    """The configuration for a person's own images when nothing else is said.
+
+    >>> image_defaults(image_size=28).model, image_defaults().model
+    ('lenet', 'resnet10')
+
+    Args:
+        image_size: S, to which they are resized.
+        model: instead of lenet for up to 32 pixels, and resnet10 for more.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    model = model or ("lenet" if image_size <= 32 else "resnet10")
+    return dataclasses.replace(
+        defaults("images", model=model),
+        image_size=image_size,
+        oracle="file",
+        strategies=("fisher_nearest",),
+        seeds=1,
+    )
+
+
 def parse(argv: Sequence[str] | None) -> Config:
     """Reads the command line; exits with status 2 at a flag that is not one.
 
@@ -250,17 +290,23 @@ def parse(argv: Sequence[str] | None) -> Config:
         UserError: as `defaults`.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("dataset", "model", "preset"):
+    for flag in ("dataset", "model", "preset", "oracle", "images"):
         first.add_argument(f"--{flag}")
+    for flag in ("--image-size", "--image_size"):
+        first.add_argument(flag, dest="image_size", type=_size, default=224)
     known, _ = first.parse_known_args(argv)
-    return tyro.cli(
-        Config,
-        prog="python -m fkjax.run",
-        args=argv,
-        default=defaults(
+    if known.oracle == "file" or known.images is not None:
+        default = image_defaults(image_size=known.image_size, model=known.model)
+    else:
+        default = defaults(
             known.dataset, model=known.model, preset=known.preset or "none"
-        ),
-    )
+        )
+    return tyro.cli(Config, prog="python -m fkjax.run", args=argv, default=default)
+
+
+def _size(text: str) -> int:
+    """A number; what is none is told when all flags are read."""
+    return int(text) if text.isdecimal() else 224
 
 
 def check(config: Config) -> None:
@@ -330,6 +376,7 @@ def check(config: Config) -> None:
     for flag in ("conv_dropout", "dense_dropout"):
         _require(config, flag, "a share from 0 to 0.99", lambda x: 0 <= x <= 0.99)
     _require(config, "momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1)
+    _check_oracle(config)
     if config.train_on_validation and config.stop_when != "budget":
         raise UserError(
             f"--stop-when {config.stop_when} looks at the validation set, which "
@@ -339,6 +386,47 @@ def check(config: Config) -> None:
         raise UserError(
             "--checkpoint-selection tuning needs images to select on, but "
             "--tuning-size is 0: set it, for example to a tenth of --validation-size."
+        )
+
+
+_OF_A_PERSON: dict[str, Any] = {
+    "preset": "none",
+    "dataset": "images",
+    "seeds": 1,
+    "label_noise": 0.0,
+    "train_on_validation": False,
+    "checkpoint_selection": "last",
+    "distributed": False,
+    "overwrite": False,
+}
+"""What cannot be set otherwise if a person answers."""
+
+
+def _check_oracle(config: Config) -> None:
+    if config.oracle == "dataset":
+        for flag in ("images", "labels", "new_classes"):
+            if getattr(config, flag):
+                raise UserError(
+                    f"--{flag.replace('_', '-')} is for labels that a person gives: "
+                    "add --oracle file, or leave it out."
+                )
+        return
+    for flag in ("images", "labels", "output_dir"):
+        if not getattr(config, flag):
+            raise UserError(
+                "--oracle file needs --images DIR, --labels FILE and --output-dir DIR, "
+                f"but --{flag.replace('_', '-')} is missing: add it."
+            )
+    for flag, value in _OF_A_PERSON.items():
+        if getattr(config, flag) != value:
+            raise UserError(
+                f"--{flag.replace('_', '-')} {getattr(config, flag)} does not go with "
+                "--oracle file, where one person labels one pool once: leave it out."
+            )
+    if len(config.strategies) > 1 or "fisher_oracle" in config.strategies:
+        raise UserError(
+            "--oracle file takes one strategy other than fisher_oracle, which is shown "
+            f"hidden labels, got {' '.join(config.strategies)}: name one."
         )
 
 

@@ -29,11 +29,12 @@ _NORMALISATION = {
     "svhn": _HALF,
     "svhn_cropped": _HALF,
 }
-# Of ImageNet, by channels: of streamed images, which are not all read for their own.
-_STREAMED = {
+STREAMED_STATISTICS = {
     1: ((0.449,), (0.226,)),
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+"""Mean and standard deviation of ImageNet, by channels: for streamed images, which are
+not all read for their own."""
 
 
 class Dataset(NamedTuple):
@@ -200,10 +201,10 @@ def _dataset(name: str, arrays: Sequence[Any], num_classes: int) -> Dataset:
     dataset = Dataset(name, *arrays, num_classes=num_classes, mean=(), std=())
     validate(dataset)
     if isinstance(dataset.train_images, Streamed):
-        mean, std = _STREAMED[dataset.train_images.shape[-1]]
+        mean, std = STREAMED_STATISTICS[dataset.train_images.shape[-1]]
     else:
         own = _NORMALISATION.get(name.split(":")[0])
-        mean, std = own or _statistics(dataset.train_images)
+        mean, std = own or channel_statistics(dataset.train_images)
     return dataset._replace(
         train_labels=dataset.train_labels.astype(np.int32),
         test_labels=dataset.test_labels.astype(np.int32),
@@ -258,7 +259,9 @@ def _check_part(
         )
 
 
-def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    images: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of images / 255."""
     count = math.prod(images.shape[:3])
     # Exact integer sums, without a second copy of the images in a wider type.

@@ -16,7 +16,9 @@ MAX_SCANS = 100
 """The most scans of a JPEG file. A progressive one has about 10; each may be as short
 as a few bytes, and is a pass over all pixels."""
 
-_KEPT = 224 / 256
+IMAGENET_CROP = 224 / 256
+"""The share of the shorter side that the usual crop of ImageNet keeps."""
+
 _INTACT = "replace it by an intact copy"
 
 
@@ -26,11 +28,12 @@ def decode(
     *,
     image_size: int,
     channels: int = 3,
+    crop: float = IMAGENET_CROP,
 ) -> np.ndarray:
     """Decodes an image and resizes its central square.
 
-    The square's side is 224/256 of the image's shorter side: the usual crop of
-    ImageNet, which resizes the shorter side to image_size * 256/224, bilinearly, and
+    The square's side is by default 224/256 of the image's shorter side: the usual crop
+    of ImageNet, which resizes the shorter side to image_size * 256/224, bilinearly, and
     keeps the centre. Nothing is drawn at random. Transparency, and a rotation noted
     beside the pixels, are ignored. Grey, palette, CMYK and black-and-white images are
     converted; of 16 bits a colour the upper 8 are kept, but 16 bits of grey are
@@ -41,6 +44,7 @@ def decode(
         name: what to call it in an error.
         image_size: S.
         channels: 3 for RGB, 1 for grey.
+        crop: the square's side, as a share of the image's shorter side.
 
     Returns:
         uint8. Shape [S, S, channels].
@@ -65,7 +69,7 @@ def decode(
                 )
             if most is not None and image.width * image.height > most:
                 raise _too_large(name, f"{image.width} x {image.height}", most)
-            return _central_square(image, name, image_size, channels)
+            return _central_square(image, name, image_size, channels, crop)
     except UserError:
         raise
     except Image.DecompressionBombError:
@@ -96,14 +100,16 @@ def _contents(file: str | os.PathLike[str] | IO[bytes], name: str) -> bytes:
     return data
 
 
-def _central_square(image: Any, name: str, size: int, channels: int) -> np.ndarray:
+def _central_square(
+    image: Any, name: str, size: int, channels: int, crop: float
+) -> np.ndarray:
     from PIL import Image
 
     if image.mode.startswith(("I", "F")):  # which Pillow would clip at 255
         raise UserError(
             f"{name} has more than 8 bits a pixel (mode {image.mode}); save it with 8"
         )
-    side = min(image.size) * _KEPT
+    side = min(image.size) * crop
     left, top = (image.width - side) / 2, (image.height - side) / 2
     square = image.convert("RGB" if channels == 3 else "L").resize(
         (size, size),

@@ -91,25 +91,10 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
     Raises:
         UserError: if the configuration and the data do not fit.
     """
-    height, width, channels = dataset.train_images.shape[1:]
-
-    def make(num_classes: int) -> Model:
-        try:
-            model = models.MODELS[config.model].make(
-                (height, width, channels),
-                num_classes,
-                mean=dataset.mean,
-                std=dataset.std,
-                conv_dropout=config.conv_dropout,
-                dense_dropout=config.dense_dropout,
-            )
-        except ValueError as error:
-            raise UserError(f"--model {config.model}: {error}.") from error
-        model = model._replace(
-            init=lambda key, init=model.init: _in_precision(init(key))
-        )
-        return ensemble(model, config.ensemble) if config.ensemble > 1 else model
-
+    height, width, _ = image_shape = dataset.train_images.shape[1:]
+    make = functools.partial(
+        make_model, config, image_shape, mean=dataset.mean, std=dataset.std
+    )
     model, rotation_model = make(dataset.num_classes), make(pretraining.ROTATIONS)
     for tap in config.taps:
         check_name(tap, model.taps, "tap")
@@ -129,6 +114,71 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
                 f"{mesh.size}, over which each seed is played: leave it out."
             )
 
+    start = starter(config, model, rotation_model)
+    strategies = {}
+    for name in config.strategies:
+        strategy = make_strategy(config, model, name)
+        strategies[name] = strategy._replace(query=compiled(strategy.query))
+    driver = make_driver(
+        model,
+        schedule=config.training(),
+        capacity=config.rounds * config.budget,
+        selects_epoch=config.checkpoint_selection != "last",
+        trains_on_validation=config.train_on_validation,
+        compiled=compiled,
+    )
+    return Experiment(config, dataset, model, driver, strategies, compiled(start), mesh)
+
+
+def make_model(
+    config: Config,
+    image_shape: Sequence[int],
+    num_classes: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Model:
+    """The classifier that is asked for, or an ensemble of them.
+
+    Args:
+        config: what was asked for.
+        image_shape: (H, W, channels).
+        num_classes: C.
+        mean: per channel, of images / 255.
+        std: per channel, of images / 255.
+
+    Raises:
+        UserError: if there is none of that kind for such images.
+    """
+    try:
+        model = models.MODELS[config.model].make(
+            tuple(image_shape),
+            num_classes,
+            mean=mean,
+            std=std,
+            conv_dropout=config.conv_dropout,
+            dense_dropout=config.dense_dropout,
+        )
+    except ValueError as error:
+        raise UserError(f"--model {config.model}: {error}.") from error
+    model = model._replace(init=lambda key, init=model.init: _in_precision(init(key)))
+    return ensemble(model, config.ensemble) if config.ensemble > 1 else model
+
+
+def starter(
+    config: Config, model: Model, rotation_model: Model
+) -> Callable[[jax.Array, Images], Variables]:
+    """What gives the variables before the first round.
+
+    Args:
+        config: says whether the model is pretrained, and how.
+        model: the classifier.
+        rotation_model: the same for four classes.
+
+    Returns:
+        `start(key, pool_images) -> variables`.
+    """
+
     def start(key: jax.Array, pool_images: Images) -> Variables:
         fresh = model.init(key_for(key, "initialization"))
         if config.pretraining == "none":
@@ -142,6 +192,11 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
         )
         return pretraining.transfer(model, pretrained, fresh)
 
+    return start
+
+
+def make_strategy(config: Config, model: Model, name: str) -> Strategy:
+    """The strategy of that name, as it is asked for."""
     settings = Settings(
         config.taps,
         config.budget,
@@ -149,21 +204,10 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
         vaal_steps=config.vaal_steps,
         num_copies=config.copies,
     )
-    strategies = {}
-    for name in config.strategies:
-        strategy = STRATEGIES[name](model, settings)
-        if config.random_share > 0:
-            strategy = with_random_share(strategy, config.random_share)
-        strategies[name] = strategy._replace(query=compiled(strategy.query))
-    driver = make_driver(
-        model,
-        schedule=config.training(),
-        capacity=config.rounds * config.budget,
-        selects_epoch=config.checkpoint_selection != "last",
-        trains_on_validation=config.train_on_validation,
-        compiled=compiled,
-    )
-    return Experiment(config, dataset, model, driver, strategies, compiled(start), mesh)
+    strategy = STRATEGIES[name](model, settings)
+    if config.random_share > 0:
+        strategy = with_random_share(strategy, config.random_share)
+    return strategy
 
 
 def _in_precision(variables: Variables) -> Variables:

@@ -12,7 +12,8 @@ class PoolState(NamedTuple):
     Attributes:
         round: the number of rounds done. Shape [].
         queried_at: the round that queried each example, or -1. Shape [N] int32.
-        label: what the oracle said, or -1. Shape [N] int32.
+        label: what the oracle said, or -1: it could not tell, or was not asked.
+            Shape [N] int32.
     """
 
     round: jax.Array
@@ -37,7 +38,7 @@ def add(pool: PoolState, indices: jax.Array, labels: jax.Array) -> PoolState:
     Args:
         pool: the pool before.
         indices: distinct, unlabelled. Shape [B].
-        labels: Shape [B].
+        labels: -1 where the oracle could not tell. Shape [B].
 
     Returns:
         The pool one round on.
@@ -60,6 +61,6 @@ def labeled(pool: PoolState, *, capacity: int) -> tuple[jax.Array, jax.Array]:
         Their positions in ascending order, zeros after the last. Shape [capacity].
         How many there are. Shape [].
     """
-    is_labeled = ~pool.is_unlabeled
+    is_labeled = pool.label >= 0
     (indices,) = jnp.nonzero(is_labeled, size=capacity, fill_value=0)
     return indices, is_labeled.sum()

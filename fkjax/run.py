@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import io
+import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +25,8 @@ from fkjax.config import Config, check, parse
 from fkjax.experiment import groups, play_seeds, prepare
 from fkjax.images import Streamed
 from fkjax.journal import Journal
+from fkjax.labeling import play_labeling
+from fkjax.own_images import list_images
 from fkjax.progress import Progress
 from fkjax.reading import plain_errors
 from fkjax.reporting import FIGURES, RunFolder, plain
@@ -68,7 +72,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     check(config)
     _meet(config)
     with jax.enable_x64(config.precision == "float64"):
-        return _run(config)
+        return _run(config) if config.oracle == "dataset" else _label(config)
 
 
 def _run(config: Config) -> list[dict[str, Any]]:
@@ -79,7 +83,7 @@ def _run(config: Config) -> list[dict[str, Any]]:
     experiment.parts(config.seed)  # a pool that cannot be: told before anything is made
     total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
     with (
-        _opened(config, dataset) as folder,
+        _opened(config, {"data": _fingerprint(dataset)}) as folder,
         Progress(total, console=None if is_first() else _nowhere()) as progress,
     ):
         journal = Journal(folder, tell=progress.tell, agreed=agreed)
@@ -95,6 +99,37 @@ def _run(config: Config) -> list[dict[str, Any]]:
     return journal.records
 
 
+def _label(config: Config) -> list[dict[str, Any]]:
+    """Asks a person: does what can be done, and says what it waits for."""
+    assert config.images and config.labels and config.output_dir  # by `check`
+    home, output = map(os.path.realpath, (config.images, config.output_dir))
+    if os.path.commonpath([home, output]) == home:
+        raise UserError(
+            f"--output-dir {config.output_dir} is in --images {config.images}, where "
+            "its figures would be taken for images: choose another."
+        )
+    listing = list_images(config.images, config.labels)
+    data = json.dumps(
+        [listing.names, listing.sizes, *map(np.ndarray.tolist, listing[3:8])]
+    )
+    known = {
+        "data": hashlib.sha256(data.encode()).hexdigest(),
+        "known_classes": listing.classes,
+        "num_pool": len(listing.pool),
+        "num_validation": len(listing.validation),
+    }
+    with (
+        _opened(config, known) as folder,
+        Progress(len(listing.names) + 3) as progress,
+    ):
+        assert folder is not None
+        outcome = play_labeling(config, listing, folder, progress)
+    if outcome.records:
+        rich.console.Console().print(tables.labeling_table(outcome.records))
+    print(printable(outcome.sentence))
+    return outcome.records
+
+
 def _meet(config: Config) -> None:
     """Meets the other processes, if there are to be any."""
     given = (config.coordinator, config.num_processes, config.process_id)
@@ -108,22 +143,26 @@ def _meet(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def _opened(config: Config, dataset: datasets.Dataset) -> Iterator[RunFolder | None]:
+def _opened(config: Config, data: dict[str, Any]) -> Iterator[RunFolder | None]:
     """The folder to write to, locked: new, cleared, or of this run's beginning.
 
     None of a process that does not write.
+
+    Args:
+        config: of the run.
+        data: what must be the same of its data when it goes on.
     """
     if config.output_dir is None or not is_first():
         yield None
         return
-    wanted = plain(_identity(config) | {"data": _fingerprint(dataset)})
+    wanted = plain(_identity(config) | data)
     is_there = RunFolder.holds_run(config.output_dir)
     folder = (RunFolder.open if is_there else RunFolder.create)(config.output_dir)
     with folder.locked():
         if is_there and config.overwrite:
             folder.clear()
         elif is_there:
-            _refuse_other(folder, wanted)
+            _refuse_other(folder, wanted, config)
         if config.overwrite or not is_there:
             folder.write_config(wanted)
         yield folder
@@ -133,10 +172,19 @@ _ELSEWHERE = ("output_dir", "data_dir", "overwrite")
 _ELSEWHERE += ("distributed", "coordinator", "num_processes", "process_id")
 """Settings that may differ when a run goes on: where things are, not what they are."""
 
+_HOW_LONG = ("images", "labels", "new_classes", "label_studio", "rounds")
+"""Of a labelling too: how long a person goes on, and how they are asked."""
+
+_OF_A_PERSON = ("oracle", "images", "labels", "new_classes", "label_studio")
+"""What says nothing where nobody is asked."""
+
 
 def _identity(config: Config) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return dataclasses.asdict(config) | {"versions": versions}
+    settings = dataclasses.asdict(config)
+    if config.oracle == "dataset":
+        settings = {k: v for k, v in settings.items() if k not in _OF_A_PERSON}
+    return settings | {"versions": versions}
 
 
 def _fingerprint(dataset: datasets.Dataset) -> str:
@@ -148,19 +196,22 @@ def _fingerprint(dataset: datasets.Dataset) -> str:
     return sha.hexdigest()
 
 
-def _refuse_other(folder: RunFolder, wanted: dict[str, Any]) -> None:
+def _refuse_other(folder: RunFolder, wanted: dict[str, Any], config: Config) -> None:
     """Refuses to go on with what another configuration, data or version began."""
-    was = folder.read_config()
+    was, may_differ = folder.read_config(), {*_ELSEWHERE}
+    delete = ", or add --overwrite to delete that run"
+    if config.oracle == "file":
+        may_differ |= {*_HOW_LONG}
+        delete = ""  # a person's answers are not deleted
     differences = [
         f"{name} was {was.get(name)!r} and is {wanted.get(name)!r}"
-        for name in sorted({*was, *wanted} - set(_ELSEWHERE))
+        for name in sorted({*was, *wanted} - may_differ)
         if was.get(name) != wanted.get(name)
     ]
     if differences:
         raise UserError(
             f"{folder.path} holds another run ({'; '.join(differences)}): give the "
-            "same settings to go on with it, choose another folder, or add --overwrite "
-            "to delete that run."
+            f"same settings to go on with it, choose another folder{delete}."
         )
 
 

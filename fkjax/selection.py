@@ -110,6 +110,7 @@ class Selection(NamedTuple):
             -1. Shape [B].
         is_mistake: which validation examples the model gets wrong. Shape [M] bool.
         num_unlabeled: how many examples there were to choose from.
+        probabilities: of the classes, by the model, for each pick. Shape [B, C].
     """
 
     picks: list[Pick]
@@ -118,6 +119,7 @@ class Selection(NamedTuple):
     targets: np.ndarray
     is_mistake: np.ndarray
     num_unlabeled: int
+    probabilities: np.ndarray
 
 
 def choose(
@@ -179,7 +181,7 @@ def choose(
             "",
         )
         picks.append(pick._replace(reason=_reason(pick)))
-    return Selection(picks, name, indices, targets, is_mistake, num_unlabeled)
+    return Selection(picks, name, indices, targets, is_mistake, num_unlabeled, of_picks)
 
 
 def _strategy(

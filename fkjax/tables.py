@@ -112,6 +112,26 @@ def final_table(
     return table
 
 
+def labeling_table(records: Sequence[Record]) -> rich.table.Table:
+    """The rounds in which a person answered, in percent.
+
+    Args:
+        records: of `fkjax.labeling`, by round.
+    """
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False)
+    columns = ["round", "labels", "can't tell", "accuracy on validation"]
+    has_test = any(record["test_accuracy"] is not None for record in records)
+    columns += ["on test"] if has_test else []
+    for column in columns:
+        table.add_column(column, justify="right")
+    for record in records:
+        accuracies = [record["validation_accuracy"]]
+        accuracies += [record["test_accuracy"]] if has_test else []
+        counts = [record[k] for k in ("round", "num_labeled", "num_cannot_tell")]
+        table.add_row(*map(str, counts), *(_number(100 * a) for a in accuracies))
+    return table
+
+
 def markdown_table(
     records: Iterable[Record], reference: Reference | None = None
 ) -> str:

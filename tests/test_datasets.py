@@ -40,7 +40,7 @@ def test_normalisation_is_numpys(digits):
 
 
 def test_constant_images_have_a_positive_std():
-    mean, std = datasets._statistics(np.full((3, 2, 2, 2), 7, np.uint8))
+    mean, std = datasets.channel_statistics(np.full((3, 2, 2, 2), 7, np.uint8))
     np.testing.assert_allclose(mean, [7 / 255] * 2)
     assert min(std) > 0
 
@@ -56,7 +56,7 @@ def test_mnist_is_the_published_one(mnist, mnist_dir):
     unpacked = header + mnist.train_images.tobytes()
     assert hashlib.md5(unpacked).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
     np.testing.assert_allclose(
-        datasets._statistics(mnist.train_images), [[0.1307], [0.3081]], atol=5e-5
+        datasets.channel_statistics(mnist.train_images), [[0.1307], [0.3081]], atol=5e-5
     )
 
 

@@ -14,11 +14,12 @@ ROOT = Path(fkjax.__file__).parent
 
 LEVELS = {
     4: "run report cluster",
-    3: "driver config journal experiment",
+    3: "driver config journal experiment own_model desk labeling",
     2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
     "image_folder tfds decoding files reading records splits reporting tables figures "
     "progress oracle checkpoint distributed memory stopping past_run comparison "
-    "statistics analysis findings charts export queried page",
+    "statistics analysis findings charts export queried page "
+    "spreadsheet own_images label_studio request answers",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images mapping rows ensemble perturbation "
     "information",
@@ -150,7 +151,7 @@ EVERYTHING = [
     path
     for folder in ("fkjax", "benchmarks", "tests")
     for path in sorted((ROOT.parent / folder).rglob("*.py"))
-    if path.name != "test_readme.py"  # which runs the README's own code
+    if path.name != "test_docs.py"  # which runs what the pages show
 ]
 
 
