@@ -13,12 +13,13 @@ import fkjax
 ROOT = Path(fkjax.__file__).parent
 
 LEVELS = {
-    4: "run report cluster",
+    4: "run report select cluster",
     3: "driver config journal experiment own_model desk labeling",
     2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
     "image_folder tfds decoding files reading records splits reporting tables figures "
     "progress oracle checkpoint distributed memory stopping past_run comparison "
     "statistics analysis findings charts export queried page "
+    "selection arrays outputs "
     "spreadsheet own_images label_studio request answers",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images mapping rows ensemble perturbation "
@@ -71,7 +72,12 @@ def test_a_module_imports_from_its_own_level_or_below(name):
 
 
 def test_the_package_itself_imports_no_module_of_its_own():
-    assert not any(name.startswith("fkjax") for name in IMPORTS["fkjax"])
+    own = {name for name in IMPORTS["fkjax"] if name.startswith("fkjax")}
+    assert own == {"fkjax.select"}  # for type checkers alone
+    loaded = [sys.executable, "-c", "import fkjax, sys; print(*sys.modules)"]
+    modules = subprocess.run(loaded, capture_output=True, text=True, check=True)
+    assert "fkjax" in modules.stdout.split()
+    assert not {"jax", "fkjax.select"} & set(modules.stdout.split())
 
 
 def test_nothing_imports_the_package_as_a_whole():
@@ -81,6 +87,7 @@ def test_nothing_imports_the_package_as_a_whole():
 def test_there_is_no_cycle():
     inside = {name: IMPORTS[name] & set(SOURCES) for name in SOURCES}
     graph = {name: others - {name} for name, others in inside.items()}
+    graph["fkjax"] = set()  # see above
     graphlib.TopologicalSorter(graph).prepare()
 
 
@@ -126,8 +133,10 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("tensorflow", set()),
         ("matplotlib", {"figures", "charts"}),
         ("sklearn", {"datasets"}),
-        ("tyro", {"config", "report"}),
-        ("rich", {"run", "tables", "progress"}),
+        ("tyro", {"config", "report", "select"}),
+        ("rich", {"run", "tables", "progress", "select"}),
+        ("safetensors", {"arrays"}),
+        ("pyarrow", {"arrays"}),
         ("orbax", {"checkpoint"}),
     ],
 )
@@ -211,10 +220,10 @@ def test_imports_are_found_wherever_they_stand():
     assert set(imported(source)) == {"a.b", "fkjax.run", "fkjax.models"}
 
 
-@pytest.mark.parametrize("module", ["fkjax", "fkjax.run", "fkjax.report"])
+@pytest.mark.parametrize("module", ["fkjax", "fkjax.run", "fkjax.report", "fkjax.select"])
 def test_importing_loads_neither_tensorflow_nor_matplotlib(module):
     heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "PIL")
-    heavy += ("scipy.io", "orbax")
+    heavy += ("scipy.io", "orbax", "pyarrow", "safetensors")
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
         capture_output=True,

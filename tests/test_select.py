@@ -1,0 +1,111 @@
+"""`fkjax.select` as a function and as a command."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_outputs import POOL, VALIDATION
+
+import fkjax
+import fkjax.select
+from fkjax.select import main, read_ids
+
+
+@pytest.fixture
+def files(tmp_path):
+    np.savez(tmp_path / "pool.npz", **POOL)
+    np.savez(tmp_path / "validation.npz", **VALIDATION)
+    return [
+        *("--pool", str(tmp_path / "pool.npz")),
+        *("--validation", str(tmp_path / "validation.npz")),
+    ]
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_package_has_the_function_and_the_module_may_be_called():
+    first = fkjax.select(POOL, VALIDATION, budget=3)
+    assert first.picks == fkjax.select.select(POOL, VALIDATION, budget=3).picks
+    done = subprocess.run(
+        [sys.executable, "-c", "import fkjax, sys; print('jax' in sys.modules);"
+         "print(fkjax.select.__name__, 'jax' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["False", "fkjax.select", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'selekt'"):
+        _ = fkjax.selekt
+
+
+def test_the_command_writes_what_the_function_gives(files, tmp_path, capsys):
+    output = tmp_path / "picks.csv"
+    argv = [*files, "--budget", "12", "--output", str(output)]
+    assert main(argv) == 0
+    picks = fkjax.select(POOL, VALIDATION, budget=12).picks
+    rows = rows_of(output)
+    assert [int(row["id"]) for row in rows] == [p.id for p in picks]
+    for row, pick in zip(rows, picks, strict=True):
+        assert row["reason"] == pick.reason and int(row["rank"]) == pick.rank
+        assert float(row["score"]) == pytest.approx(pick.score, rel=1e-5)
+        assert (row["answers"], row["answers_label"], row["answers_predicted"]) == (
+            str(pick.answers.id), *pick.answers[1:]
+        )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "12 of 400 unlabelled examples" in said and "2 more are in" in said
+    assert str(picks[0].id) in said
+    before = output.read_bytes()
+    assert main(argv) == 0 and output.read_bytes() == before
+
+
+def test_earlier_picks_are_left_out(files, tmp_path):
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    assert main([*files, "--budget", "9", "--output", str(first)]) == 0
+    more = ["--budget", "9", "--output", str(second), "--labeled", str(first)]
+    assert main([*files, *more]) == 0
+    assert not {r["id"] for r in rows_of(first)} & {r["id"] for r in rows_of(second)}
+
+
+def test_ids_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
+    ids = np.array([f"=HYPERLINK({i})" for i in range(400)])
+    np.savez(tmp_path / "pool.npz", **POOL, ids=ids)
+    np.savez(tmp_path / "validation.npz", **VALIDATION)
+    argv = ["--pool", str(tmp_path / "pool.npz"), "--budget", "2"]
+    argv += ["--validation", str(tmp_path / "validation.npz")]
+    output = tmp_path / "picks.csv"
+    assert main([*argv, "--output", str(output)]) == 0
+    assert all(r["id"].startswith("'=") for r in rows_of(output))
+    assert set(read_ids(output)) <= set(ids.tolist())
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        (["--budget", "401"], "from 1 to the 400"),
+        (["--strategy", "bald"], "bald needs the network itself"),
+        (["--strategy", "fisher_nerest"], "did you mean 'fisher_nearest'"),
+        (["--labeled", "none.csv"], "Could not read none.csv"),
+        (["--labeled", "{tmp}/pool.npz"], "no CSV file|column id"),
+        (["--classes", "a", "b"], "3 classes"),
+        (["--output", "{tmp}/pool.npz"], "is there, and not of this command"),
+        (["--output", "{tmp}/none/picks.csv"], "Could not write"),
+        (["--pool", "{tmp}/none.npz"], "could not be read"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(files, tmp_path, capsys, more, match):
+    before = (tmp_path / "pool.npz").read_bytes()
+    more = [word.replace("{tmp}", str(tmp_path)) for word in more]
+    assert main([*files, *more]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert re.search(match, said.err) and said.err.startswith("fkjax: ")
+    assert (tmp_path / "pool.npz").read_bytes() == before
+
+
+def test_without_files_it_says_what_is_needed(capsys):
+    assert main([]) == 2
+    assert "--pool and --validation" in capsys.readouterr().err
