@@ -6,15 +6,19 @@ not, and are read whole.
 """
 
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import UserError
+from fkjax.base import Images, UserError
 from fkjax.files import open_file, takes_too_much
+from fkjax.images import stream
 
 NAMES = ("features", "logits", "images", "labels", "ids")
 
@@ -54,6 +58,64 @@ def take_rows(column: Column, ids: np.ndarray) -> np.ndarray:
         return np.asarray(column[ids])
     rows = [np.asarray(column[int(i) : int(i) + 1]) for i in ids]
     return np.concatenate(rows) if rows else np.asarray(column[:0])
+
+
+Tell = Callable[[int, int], None]
+"""`tell(rows, N)` is called whenever some of N rows were read."""
+
+_IN_MEMORY = 1 << 27  # bytes: more than that is read when it is used
+
+
+def images_of(
+    read: Callable[[np.ndarray], np.ndarray],
+    num: int,
+    shape: tuple[int, int, int],
+    dtype: Any = np.float32,
+    *,
+    tell: Tell | None = None,
+    is_small: bool = False,
+) -> Images:
+    """Rows as images: in memory if they are few, else read a batch at a time.
+
+    Args:
+        read: `read(ids [B]) -> rows [B, *shape]`, on any thread.
+        num: N.
+        shape: of a row.
+        dtype: of its numbers.
+        tell: is told of what is read when it is used.
+        is_small: keep them in memory, however many they are.
+
+    Returns:
+        Shape [N, *shape].
+    """
+    num_bytes = num * int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if is_small or num_bytes <= _IN_MEMORY:
+        return jnp.asarray(read(np.arange(num)))
+    return stream(_Ahead(read, num, tell), num, shape, dtype)
+
+
+class _Ahead:
+    """A `fkjax.images.Fetch` that reads the next batch meanwhile."""
+
+    def __init__(
+        self, read: Callable[[np.ndarray], np.ndarray], num: int, tell: Tell | None
+    ):
+        self._read, self._num, self._tell = read, num, tell
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: tuple[np.ndarray, Future] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, ids: np.ndarray, then: np.ndarray) -> np.ndarray:
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+            is_ready = ahead is not None and np.array_equal(ahead[0], ids)
+            future = ahead[1] if ahead is not None and is_ready else None
+            rows = future.result() if future else self._read(ids)
+            if len(then):
+                self._ahead = then, self._thread.submit(self._read, then)
+        if self._tell is not None:
+            self._tell(len(ids), self._num)
+        return rows
 
 
 def read_columns(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Columns:

@@ -5,17 +5,13 @@ The last layer's Fisher vectors are exact from these alone; see
 MC-dropout and VAAL run or train one, and perturbed copies are new images.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from fkjax.arrays import as_columns, take_rows
+from fkjax.arrays import Columns, Tell, as_columns, images_of, take_rows
 from fkjax.base import Images, UserError, Variables
-from fkjax.images import stream
 from fkjax.kernel import last_layer
 from fkjax.models.outputs import FEATURES, LOGITS, from_outputs
 from fkjax.selection import Problem
@@ -26,7 +22,6 @@ SUFFICE = (
 )
 """The strategies for which features and logits suffice."""
 
-_IN_MEMORY = 1 << 27  # bytes: more than that is read from where it is
 _AT_ONCE = 1 << 24  # similarities to validation examples that a batch holds
 
 
@@ -36,7 +31,7 @@ def problem_of_outputs(
     *,
     labeled: Iterable[Any] = (),
     classes: Sequence[Any] | None = None,
-    tell: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> Problem:
     """A pool of which features and logits are known.
 
@@ -48,7 +43,7 @@ def problem_of_outputs(
             order of the logits, or their names.
         labeled: the ids of the pool's examples that have a label already.
         classes: the names of the classes, in the order of the logits.
-        tell: `tell(rows, N)` is called whenever rows of a large pool were read.
+        tell: is told of what is read of a large pool.
 
     Returns:
         The problem, of whose `fkjax.acquisition.STRATEGIES` the `SUFFICE` may be asked.
@@ -73,10 +68,8 @@ def problem_of_outputs(
     num_features, num_classes = pool[FEATURES].shape[1], pool[LOGITS].shape[1]
     names = class_names(classes, num_classes)
     labels = class_numbers(np.asarray(validation["labels"][:]), names)
-    num_pool, num_validation = len(pool[FEATURES]), len(labels)
-    ids: Any = pool.get("ids", range(num_pool))
-    ids = ids if isinstance(ids, range) else np.asarray(ids[:])
-    validation_ids = validation.get("ids", np.arange(num_validation))[:].tolist()
+    num_validation = len(labels)
+    ids = ids_of(pool, len(pool[FEATURES]))
     return Problem(
         from_outputs(num_features, num_classes),
         Variables({}),
@@ -85,16 +78,16 @@ def problem_of_outputs(
         ids,
         is_unlabeled(ids, labeled),
         _rows(validation, None, is_small=True),
-        validation_ids,
+        ids_of(validation, num_validation),
         labels,
         names,
         last_layer(FEATURES, LOGITS, num_classes),
-        int(np.clip(_AT_ONCE // max(1, num_validation), 256, 8192)),
+        int(np.clip(_AT_ONCE // num_validation, 256, 8192)),
         is_trained=True,
     )
 
 
-def _check(part: Any, what: str) -> None:
+def _check(part: Columns, what: str) -> None:
     for name in (FEATURES, LOGITS):
         column = part[name]
         if len(column.shape) != 2 or 0 in column.shape:
@@ -106,12 +99,21 @@ def _check(part: Any, what: str) -> None:
             column.dtype, np.integer
         ):
             raise UserError(f"the {what}'s {name} must be numbers, got {column.dtype}")
+    require_equal_lengths(part, what)
+    if part[LOGITS].shape[1] < 2:
+        raise UserError(f"the {what}'s logits must be of 2 or more classes, got 1")
+
+
+def require_equal_lengths(part: Columns, what: str) -> None:
+    """Refuses arrays that have not one row for each example.
+
+    Raises:
+        UserError: with their lengths.
+    """
     lengths = {name: len(column) for name, column in part.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {n}" for name, n in lengths.items())
         raise UserError(f"the {what}'s arrays must be equally long, got {shown}")
-    if part[LOGITS].shape[1] < 2:
-        raise UserError(f"the {what}'s logits must be of 2 or more classes, got 1")
 
 
 def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
@@ -123,7 +125,7 @@ def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
     names = [str(c) for c in (range(num_classes) if classes is None else classes)]
     if len(names) != num_classes or len(set(names)) < len(names):
         raise UserError(
-            f"the logits are of {num_classes} classes: give as many different names, "
+            f"the network has {num_classes} classes: give as many different names, "
             f"got {len(names)} ({', '.join(names[:10])})"
         )
     return names
@@ -156,6 +158,11 @@ def class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     )
 
 
+def ids_of(part: Columns, num: int) -> Sequence[Any]:
+    """What examples are called: by their ids, or their positions."""
+    return part["ids"][:].tolist() if "ids" in part else range(num)
+
+
 def is_unlabeled(ids: Sequence[Any], labeled: Iterable[Any]) -> np.ndarray:
     """Which examples are not among the labelled ones. Shape [N] bool.
 
@@ -167,7 +174,7 @@ def is_unlabeled(ids: Sequence[Any], labeled: Iterable[Any]) -> np.ndarray:
     if isinstance(ids, range):
         positions = [_number(i, len(ids)) for i in labeled]
     else:
-        if len(np.unique(np.asarray(ids))) < len(ids):
+        if len(set(ids)) < len(ids):
             raise UserError("the pool's ids must be distinct, but one comes twice")
         wanted = {str(i) for i in labeled}
         found = {}
@@ -192,13 +199,10 @@ def _number(example: Any, num: int) -> int | None:
     return number if 0 <= number < num else None
 
 
-def _rows(
-    part: Any, tell: Callable[[int, int], None] | None, is_small: bool = False
-) -> Images:
+def _rows(part: Columns, tell: Tell | None, *, is_small: bool = False) -> Images:
     """Features and logits side by side, as images of 1 x 1 pixels."""
     columns = part[FEATURES], part[LOGITS]
     width = sum(column.shape[1] for column in columns)
-    num = len(columns[0])
 
     def read(ids: np.ndarray) -> np.ndarray:
         rows = np.empty((len(ids), 1, 1, width), np.float32)
@@ -207,34 +211,5 @@ def _rows(
         rows[:, 0, 0, at:] = take_rows(columns[1], ids)
         return rows
 
-    if is_small or num * width * 4 <= _IN_MEMORY:
-        return jnp.asarray(read(np.arange(num)))
-    return stream(_Reader(read, num, tell), num, (1, 1, width), np.float32)
-
-
-class _Reader:
-    """A `fkjax.images.Fetch` that reads one batch ahead."""
-
-    def __init__(
-        self,
-        read: Callable[[np.ndarray], np.ndarray],
-        num: int,
-        tell: Callable[[int, int], None] | None,
-    ):
-        self._read, self._num, self._tell = read, num, tell
-        self._thread = ThreadPoolExecutor(1)
-        self._ahead: tuple[np.ndarray, Future] | None = None
-        self._lock = threading.Lock()
-
-    def __call__(self, ids: np.ndarray, then: np.ndarray) -> np.ndarray:
-        with self._lock:
-            ahead, self._ahead = self._ahead, None
-            if ahead is not None and np.array_equal(ahead[0], ids):
-                rows = ahead[1].result()
-            else:
-                rows = self._read(ids)
-            if len(then):
-                self._ahead = then, self._thread.submit(self._read, then)
-        if self._tell is not None:
-            self._tell(len(ids), self._num)
-        return rows
+    num = len(columns[0])
+    return images_of(read, num, (1, 1, width), tell=tell, is_small=is_small)

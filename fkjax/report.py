@@ -14,7 +14,7 @@ from fkjax.analysis import Analysis, analyse
 from fkjax.base import UserError
 from fkjax.comparison import Comparison
 from fkjax.queried import galleries
-from fkjax.reporting import csv_bytes, replace_file
+from fkjax.reporting import check_replaceable, csv_bytes, replace_file
 
 _PAGE_MARK = '<meta name="generator" content="fkjax.report">'
 _MARKS = {
@@ -22,7 +22,6 @@ _MARKS = {
     ".md": export.MARK.encode(),
     ".csv": csv_bytes([export.COLUMNS]),
 }
-_HEAD = 1000  # bytes within which the mark stands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,30 +125,7 @@ def _check_output(path: Path, *, overwrite: bool) -> None:
     mark = _MARKS.get(path.suffix.lower())
     if mark is None:
         raise UserError(f"--output must end in .html, .csv or .md, got {path}.")
-    if not path.parent.is_dir():
-        raise UserError(
-            f"--output {path} must be in a folder that exists, but {path.parent} is "
-            "none: make it first."
-        )
-    if path.is_dir():
-        raise UserError(
-            f"--output must be a file, but {path} is a folder: name a file in it."
-        )
-    if not path.exists() or overwrite:
-        return
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise UserError(
-            f"Could not read {path} to see whether it may be replaced: "
-            f"{error.strerror or error}; choose another --output."
-        ) from error
-    if mark not in head:
-        raise UserError(
-            f"The file {path} was not made by this command and is kept: choose "
-            "another --output, or give --overwrite to replace it."
-        )
+    check_replaceable(path, mark, flag="--output", overwrite=overwrite)
 
 
 if __name__ == "__main__":

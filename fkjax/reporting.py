@@ -227,6 +227,47 @@ class RunFolder(NamedTuple):
             replace_file(path, csv_bytes([first, *kept] if first else []))
 
 
+_HEAD = 1000  # bytes within which a mark stands
+
+
+def check_replaceable(path: Path, mark: bytes, *, flag: str, overwrite: bool) -> None:
+    """Refuses, before anything is computed, what cannot or must not be written.
+
+    Args:
+        path: what is to be written.
+        mark: stands at the beginning of each file that may be replaced.
+        flag: that named the path.
+        overwrite: replace other files, too.
+
+    Raises:
+        UserError: if it is in no folder, is a folder, or is another file.
+    """
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{flag} {path} must be in a folder that exists, but {path.parent} is "
+            "none: make it first."
+        )
+    if path.is_dir():
+        raise UserError(
+            f"{flag} must be a file, but {path} is a folder: name a file in it."
+        )
+    if not path.exists() or overwrite:
+        return
+    try:
+        with open_file(path) as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise UserError(
+            f"Could not read {path} to see whether it may be replaced: "
+            f"{error.strerror or error}; choose another {flag}."
+        ) from error
+    if mark not in head:
+        raise UserError(
+            f"The file {path} was not made by this command and is kept: choose "
+            f"another {flag}, or give --overwrite to replace it."
+        )
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all.
 

@@ -6,13 +6,17 @@ The module may be called like the function `select` in it.
 import contextlib
 import csv
 import dataclasses
+import importlib
+import inspect
 import io
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
+import numpy as np
 import rich.box
 import rich.console
 import rich.progress
@@ -20,13 +24,26 @@ import rich.table
 import rich.text
 import tyro
 
+from fkjax import label_shift
 from fkjax.acquisition import STRATEGIES
-from fkjax.base import Strategy, UserError, printable
-from fkjax.config import check_name
+from fkjax.arrays import Tell
+from fkjax.base import Strategy, UserError, key_for, printable
+from fkjax.config import check_name, image_defaults
 from fkjax.files import open_file
+from fkjax.models import restore_variables
+from fkjax.networks import problem_of_network
 from fkjax.outputs import SUFFICE, problem_of_outputs
-from fkjax.reporting import csv_bytes, explained, inert, replace_file
-from fkjax.selection import Selection, choose
+from fkjax.own_images import read_own_images
+from fkjax.own_model import problem_of_images
+from fkjax.reporting import (
+    check_replaceable,
+    csv_bytes,
+    explained,
+    inert,
+    replace_file,
+)
+from fkjax.selection import Problem, Selection, choose, probabilities
+from fkjax.spreadsheet import as_it_was
 
 COLUMNS = (
     *("rank", "id", "score", "pseudo_label", "answers", "answers_label"),
@@ -34,7 +51,9 @@ COLUMNS = (
 )
 """The columns of the CSV file."""
 
+_PAGE_MARK = '<meta name="generator" content="fkjax.select">'
 _SHOWN = 10  # picks on the screen
+_LOOKED_AT = 100_000  # examples of the pool by which its bias is estimated
 
 
 def select(
@@ -43,12 +62,17 @@ def select(
     *,
     budget: int,
     strategy: str | Strategy = "fisher_nearest",
+    network: Any = None,
+    variables: Any = None,
+    taps: Sequence[str] | None = None,
     labeled: Iterable[Any] = (),
     classes: Sequence[Any] | None = None,
     seed: int = 0,
-    tell: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> Selection:
-    """Chooses what to label next, from what a network made of the pool.
+    """Chooses what to label next, by what a network makes of a pool.
+
+    Either from what the network gave already:
 
     >>> import numpy as np
     >>> features = np.eye(4, dtype=np.float32)
@@ -59,17 +83,32 @@ def select(
     >>> pick.id, pick.pseudo_label, pick.answers.label, pick.answers.predicted
     (3, '0', '0', '1')
 
+    Or by a Flax network, which is run:
+
+    >>> from flax import nnx
+    >>> network = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu,
+    ...                          nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
+    >>> pool = {"images": features}
+    >>> validation = {"images": features[2:], "labels": [1, 0]}
+    >>> len(select(pool, validation, network=network, budget=2).picks)
+    2
+
     Args:
         pool: the unlabelled pool: a mapping of arrays (NumPy's, PyTorch's or JAX's), or
-            files: features [N, d], the input of the network's last layer; logits
-            [N, C], its output; and ids [N], if they are to be other than positions.
+            files that hold them: features [N, d], the input of the network's last
+            layer, and logits [N, C], its output; or, if the network is given, images
+            [N, ...] as it takes them. And ids [N], if they are not to be positions.
         validation: the same of the validation set, and labels [M].
         budget: B, how many to choose.
-        strategy: one of `fkjax.outputs.SUFFICE`, or a strategy of one's own.
+        strategy: a name in `fkjax.acquisition.STRATEGIES`, without a network one of
+            `fkjax.outputs.SUFFICE`; or a strategy of one's own.
+        network: a Flax NNX or Linen module, or a `fkjax.base.Model`.
+        variables: of the network, where it does not hold them.
+        taps: names of the network's layers to describe examples by; None finds them.
         labeled: ids of the pool that have a label already.
         classes: names of the classes, in the order of the logits.
         seed: of every random choice.
-        tell: `tell(rows, total)` is called whenever rows of a large pool were read.
+        tell: `tell(rows, N)` is called whenever rows of a large pool were read.
 
     Returns:
         The picks, each with its score, its pseudo-label, the validation mistake that it
@@ -80,17 +119,26 @@ def select(
     """
     if isinstance(strategy, str):
         check_name(strategy, STRATEGIES, "strategy")
-        if strategy not in SUFFICE:
-            raise UserError(
-                f"{strategy} needs the network itself, not only its features and "
-                f"logits: take one of {', '.join(SUFFICE)}, or give the model"
-            )
-    problem = problem_of_outputs(
-        pool, validation, labeled=labeled, classes=classes, tell=tell
-    )
+    known: dict[str, Any] = {"labeled": labeled, "classes": classes, "tell": tell}
+    if network is not None:
+        problem = problem_of_network(
+            pool, validation, network, variables, taps=taps, **known
+        )
+    else:
+        _require_sufficient(strategy)
+        problem = problem_of_outputs(pool, validation, **known)
     return choose(problem, budget=budget, strategy=strategy, seed=seed)
 
 
+def _require_sufficient(strategy: str | Strategy) -> None:
+    if isinstance(strategy, str) and strategy not in SUFFICE:
+        raise UserError(
+            f"{strategy} needs the network itself, not only its features and logits: "
+            f"take one of {', '.join(SUFFICE)}, or give the network"
+        )
+
+
+_file, _folder = tyro.conf.arg(metavar="FILE"), tyro.conf.arg(metavar="DIR")
 _files = tyro.conf.arg(metavar="FILE [FILE ...]")
 
 
@@ -98,35 +146,55 @@ _files = tyro.conf.arg(metavar="FILE [FILE ...]")
 class Options:
     """Choose what to label next, and why.
 
-    Takes what a network of any kind made of a pool and of a small validation set that
-    looks like deployment. The picks are those whose Fisher vectors resemble those of
-    the network's mistakes on the validation set; they are listed on the screen, and in
-    --output with scores, assumed labels and reasons.
+    From what a network of any kind made of a pool and of a small validation set that
+    looks like deployment (--pool, --validation); by a Flax network, which is run on
+    both (and --network); or from a folder of images, on which fkjax trains a model of
+    its own (--images, --labels). The picks are those that resemble the model's
+    mistakes on the validation set; they are listed on the screen, and in --output with
+    scores, assumed labels and reasons.
     """
 
     pool: Annotated[tuple[str, ...], _files] = ()
     """Of the pool: .npz, .safetensors or .parquet files with the arrays features
-    [N, d], the input of the network's last layer, logits [N, C], its output, and
-    perhaps ids [N]; or .npy files, each with one array, called so at the end of its
-    name."""
+    [N, d], the input of the network's last layer, and logits [N, C], its output; or,
+    with --network, images [N, ...]; and perhaps ids [N]. A .npy file has one array,
+    called so at the end of its name."""
     validation: Annotated[tuple[str, ...], _files] = ()
     """The same of the validation set, and labels [M]."""
+    images: Annotated[str | None, _folder] = None
+    """Folder of images; those that LABELS does not name are the pool."""
+    labels: Annotated[str | None, _file] = None
+    """CSV file of the labels that are known, with the columns file and label, and
+    perhaps set: validation (if not given), train or test."""
     budget: int = 100
     """How many to choose."""
     strategy: str = "fisher_nearest"
-    """One of random, margin, least_confidence, feature_match, fisher_argmax,
-    fisher_nearest, fisher_nearest_joint."""
+    """Of random, margin, least_confidence, feature_match, fisher_argmax,
+    fisher_nearest, fisher_nearest_joint; and, where there is a network, of all that
+    fkjax.run has but fisher_oracle."""
     labeled: Annotated[tuple[str, ...], _files] = ()
     """CSV files with a column id: what is labelled already, such as an earlier
     --output."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     """Names of the classes, in the order of the logits."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
+    """Python's name of a Flax NNX or Linen module, or of a function that makes it; the
+    code is run."""
+    checkpoint: Annotated[str | None, _folder] = None
+    """Orbax checkpoint of its variables."""
+    taps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER [LAYER ...]")] = ()
+    """Layers of the network to describe examples by; found if not given."""
+    image_size: int = 224
+    """Height and width to which IMAGES are resized."""
     seed: int = 0
     """Of every random choice."""
-    output: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    output: Annotated[str | None, _file] = None
     """CSV file of the picks; one that this command wrote is replaced."""
+    report: Annotated[str | None, _file] = None
+    """HTML page of the picks beside the mistakes that they answer, the classes that
+    they would bring, and how biased the pool is."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace a file that this command did not write, too."""
+    """Replace files that this command did not write, too."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,27 +220,123 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Options) -> None:
-    if not options.pool or not options.validation:
-        raise UserError("give --pool and --validation, the files of both")
-    output = None if options.output is None else Path(options.output)
-    if output is not None and not options.overwrite:
-        _refuse_other(output)
-    labeled = [i for path in options.labeled for i in read_ids(Path(path))]
-    with _reading_bar() as tell:
-        selection = select(
-            options.pool,
-            options.validation,
+    marks = {"output": csv_bytes([COLUMNS]), "report": _PAGE_MARK.encode()}
+    paths = {
+        flag: Path(getattr(options, flag)) for flag in marks if getattr(options, flag)
+    }
+    for flag, path in paths.items():
+        check_replaceable(
+            path, marks[flag], flag=f"--{flag}", overwrite=options.overwrite
+        )
+    check_name(options.strategy, STRATEGIES, "strategy")
+    with reading_bar() as tell:
+        problem = _problem(options, tell)
+        selection = choose(
+            problem,
             budget=options.budget,
             strategy=options.strategy,
-            labeled=labeled,
-            classes=options.classes or None,
             seed=options.seed,
-            tell=tell,
         )
+        files = {}
+        if "report" in paths:
+            from fkjax import selection_page
+
+            shift = _shift(problem, options.seed)
+            page = selection_page.selection_page(problem, selection, shift)
+            files["report"] = page.encode("utf-8", "backslashreplace")
+    files["output"] = picks_csv(selection)
     _show(selection)
-    if output is not None:
-        replace_file(output, picks_csv(selection))
-        print(f"Wrote {printable(str(output))}.")
+    for flag, path in paths.items():
+        replace_file(path, files[flag])
+        print(f"Wrote {printable(str(path))}.")
+
+
+def _problem(options: Options, tell: Tell) -> Problem:
+    given = {
+        "--pool and --validation": bool(options.pool and options.validation),
+        "--images and --labels": bool(options.images and options.labels),
+    }
+    if sum(given.values()) != 1:
+        raise UserError(f"give either {' or '.join(given)}, and both of the two")
+    options_of_arrays: dict[str, Any] = {
+        "labeled": [i for path in options.labeled for i in read_ids(Path(path))],
+        "classes": options.classes or None,
+        "tell": tell,
+    }
+    if options.images is not None and options.labels is not None:
+        return _problem_of_images(options, options.images, options.labels, tell)
+    if options.network is None:
+        _require_sufficient(options.strategy)
+        return problem_of_outputs(options.pool, options.validation, **options_of_arrays)
+    network = named(options.network)
+    variables = options.checkpoint and restore_variables(options.checkpoint)
+    return problem_of_network(
+        options.pool,
+        options.validation,
+        network,
+        variables,
+        taps=options.taps or None,
+        **options_of_arrays,
+    )
+
+
+def _problem_of_images(
+    options: Options, folder: str, labels: str, tell: Tell
+) -> Problem:
+    for flag in ("labeled", "classes", "network", "checkpoint", "taps"):
+        if getattr(options, flag):
+            raise UserError(
+                f"--{flag} does not go with --images, where --labels tells all that is "
+                "known: leave it out"
+            )
+    config = image_defaults(image_size=options.image_size)
+    config = dataclasses.replace(config, seed=options.seed)
+    own = read_own_images(folder, labels, image_size=options.image_size, tell=tell)
+    return problem_of_images(own, config)
+
+
+def named(name: str) -> Any:
+    """The Flax module that a Python name stands for, or that it makes.
+
+    Args:
+        name: "package.module:name"; modules in the working folder are found, too.
+
+    Raises:
+        UserError: if there is none.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UserError(f"--network takes MODULE:NAME, such as net:Net, got {name}")
+    sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+        is_maker = inspect.isroutine(found) or inspect.isclass(found)
+        return found() if is_maker else found
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(
+            f"--network {name} could not be made ({type(error).__name__}: {error}): "
+            "mend it, or name another"
+        ) from error
+    finally:
+        sys.path.pop(0)
+
+
+def _shift(problem: Problem, seed: int) -> label_shift.Shift | None:
+    """How biased the pool is, by a part of it if it is large."""
+    positions = np.flatnonzero(problem.is_unlabeled)
+    if len(positions) > _LOOKED_AT:
+        key = key_for(jax.random.key(seed), "part of the pool")
+        chosen = jax.random.choice(key, len(positions), (_LOOKED_AT,), replace=False)
+        positions = positions[np.sort(np.asarray(chosen))]
+    return label_shift.bias(
+        probabilities(problem, problem.pool_images[positions]),
+        probabilities(problem, problem.validation_images),
+        problem.validation_labels,
+        classes=problem.classes,
+        seed=seed,
+    )
 
 
 def picks_csv(selection: Selection) -> bytes:
@@ -211,32 +375,13 @@ def read_ids(path: Path) -> list[str]:
             )
             if "id" not in (lines.fieldnames or ()):
                 raise UserError(f"{path} must be a CSV file with a column id")
-            return [_as_it_was(line["id"] or "") for line in lines]
+            return [as_it_was(line["id"] or "") for line in lines]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is no CSV file ({error}); mend it") from error
 
 
-def _as_it_was(cell: str) -> str:
-    """What `fkjax.reporting.inert` was given."""
-    return cell[1:] if cell.startswith("'") and inert(cell[1:]) == cell else cell
-
-
-def _refuse_other(output: Path) -> None:
-    """Refuses to replace a file that this command did not write."""
-    with explained("read", output):
-        if not output.exists():
-            return
-        with open_file(output) as file:
-            head = file.readline(1000)
-    if head != csv_bytes([COLUMNS]):
-        raise UserError(
-            f"{output} is there, and not of this command: choose another name, or add "
-            "--overwrite"
-        )
-
-
 @contextlib.contextmanager
-def _reading_bar() -> Iterator[Callable[[int, int], None]]:
+def reading_bar() -> Iterator[Tell]:
     """Shows how many rows were read, on a terminal; what it yields is to be told."""
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(

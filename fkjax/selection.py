@@ -156,9 +156,9 @@ def choose(
     )
     _require_finite(problem, query)
     indices, targets = np.asarray(query.indices), np.asarray(query.targets)
-    of_picks = _probabilities(problem, problem.pool_images[indices])
+    of_picks = probabilities(problem, problem.pool_images[indices])
     answered = np.flatnonzero(targets >= 0)
-    of_mistakes = _probabilities(problem, problem.validation_images[targets[answered]])
+    of_mistakes = probabilities(problem, problem.validation_images[targets[answered]])
     mistakes: dict[int, Mistake] = {
         int(i): Mistake(
             problem.validation_ids[int(targets[i])],
@@ -168,7 +168,7 @@ def choose(
         for i, p in zip(answered, of_mistakes, strict=True)
     }
     picks = []
-    for i, (index, probabilities) in enumerate(zip(indices, of_picks, strict=True)):
+    for i, (index, p) in enumerate(zip(indices, of_picks, strict=True)):
         score, assumed = float(query.scores[i]), int(query.pseudo_labels[i])
         pick = Pick(
             i + 1,
@@ -176,8 +176,8 @@ def choose(
             score if np.isfinite(score) else None,
             problem.classes[assumed] if assumed >= 0 else None,
             mistakes.get(i),
-            problem.classes[int(probabilities.argmax())],
-            float(probabilities.max()),
+            problem.classes[int(p.argmax())],
+            float(p.max()),
             "",
         )
         picks.append(pick._replace(reason=_reason(pick)))
@@ -248,8 +248,8 @@ def _require_finite(problem: Problem, query: Query) -> None:
             )
 
 
-def _probabilities(problem: Problem, images: Images) -> np.ndarray:
-    """p(y | x) of a few examples. Shape [n, C]."""
+def probabilities(problem: Problem, images: Images) -> np.ndarray:
+    """p(y | x) of examples of the pool or the validation set. Shape [n, C]."""
     if len(images) == 0:
         return np.zeros((0, len(problem.classes)))
 
@@ -257,7 +257,9 @@ def _probabilities(problem: Problem, images: Images) -> np.ndarray:
         return log_probs(problem.model, problem.variables, image)
 
     return np.exp(
-        jax.jit(lambda images: map_examples(one, images, batch_size=100))(images)
+        jax.jit(
+            lambda images: map_examples(one, images, batch_size=problem.batch_size)
+        )(images)
     )
 
 

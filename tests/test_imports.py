@@ -14,12 +14,12 @@ ROOT = Path(fkjax.__file__).parent
 
 LEVELS = {
     4: "run report select cluster",
-    3: "driver config journal experiment own_model desk labeling",
+    3: "driver config journal experiment testing own_model desk labeling",
     2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
     "image_folder tfds decoding files reading records splits reporting tables figures "
     "progress oracle checkpoint distributed memory stopping past_run comparison "
     "statistics analysis findings charts export queried page "
-    "selection arrays outputs "
+    "selection arrays outputs networks "
     "spreadsheet own_images label_studio request answers",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
     "pool dropout gram metric embedding images mapping rows ensemble perturbation "

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax import outputs
+from fkjax import arrays
 from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import UserError
 from fkjax.fisher import descriptor, fisher_vectors, of_parameters
@@ -73,7 +73,7 @@ def test_features_and_logits_give_the_last_layers_fisher_vectors_exactly():
 def test_a_pool_that_is_streamed_gives_what_one_in_memory_gives(
     strategy, problem, monkeypatch
 ):
-    monkeypatch.setattr(outputs, "_IN_MEMORY", 0)
+    monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
     told = []
     streamed = problem_of_outputs(POOL, VALIDATION, tell=lambda *n: told.append(n))
     problem, streamed = (p._replace(batch_size=64) for p in (problem, streamed))

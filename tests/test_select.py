@@ -91,9 +91,11 @@ def test_ids_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
         (["--labeled", "none.csv"], "Could not read none.csv"),
         (["--labeled", "{tmp}/pool.npz"], "no CSV file|column id"),
         (["--classes", "a", "b"], "3 classes"),
-        (["--output", "{tmp}/pool.npz"], "is there, and not of this command"),
-        (["--output", "{tmp}/none/picks.csv"], "Could not write"),
+        (["--output", "{tmp}/pool.npz"], "was not made by this command"),
+        (["--output", "{tmp}/none/picks.csv"], "folder that exists"),
         (["--pool", "{tmp}/none.npz"], "could not be read"),
+        (["--report", "{tmp}"], "--report must be a file"),
+        (["--images", "{tmp}", "--labels", "{tmp}/a.csv"], "give either --pool"),
     ],
 )
 def test_a_mistake_is_told_in_a_sentence(files, tmp_path, capsys, more, match):
@@ -108,4 +110,6 @@ def test_a_mistake_is_told_in_a_sentence(files, tmp_path, capsys, more, match):
 
 def test_without_files_it_says_what_is_needed(capsys):
     assert main([]) == 2
-    assert "--pool and --validation" in capsys.readouterr().err
+    assert "--pool and --validation or --images and --labels" in capsys.readouterr().err
+    assert main(["--images", "a", "--labels", "b", "--classes", "c", "d"]) == 2
+    assert "--classes does not go with --images" in capsys.readouterr().err
