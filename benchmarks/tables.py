@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("fisher", "projection", "kernel", "selection", "round", "cost")
+NAMES += ("distributed", "streaming")
 RESULTS = Path("docs/results")
 PAGE = Path("benchmarks/README.md")
 
@@ -28,12 +29,15 @@ peak memory of every row. To measure:
 ```
 pip install '.[bench]'
 python -m benchmarks.fisher|projection|kernel|selection|round|cost --device cpu|gpu|tpu
+python -m benchmarks.distributed --folder DIR --device cpu
+python -m benchmarks.streaming --folder DIR
 ```
 
 All sides of a race take turns in one process, warm, and each result is waited for. A
 ratio is the baseline's time over the row's, turn by turn: its median, and the lowest
 and highest in brackets. Above 1 is faster than the baseline, whose own row says 1.
-Seconds are medians; on a shared machine only ratios mean anything. Without `--data-dir`
+Seconds are medians; on a shared machine only ratios mean anything, and seconds without
+a ratio, of `streaming` and of memory, were taken beside other work. Without `--data-dir`
 the images are noise, which changes errors and not times. `--smoke` runs everything at a
 tiny size. What is not installed is left out, and stderr says why.
 """
@@ -68,15 +72,15 @@ def _tables(rows: list[dict[str, Any]]) -> Iterable[str]:
 
 def _table(task: str, rows: list[dict[str, Any]]) -> str:
     """Of one race; or of one contender at several sizes, with its peak memory."""
-    baseline = next(k for k in rows[0] if k.startswith("speed_over_"))
-    known = _ROW | _STAMP | _NOISE | {baseline}
+    baseline = next((k for k in rows[0] if k.startswith("speed_over_")), "")
+    known = _ROW | _STAMP | _NOISE | {baseline, "strategy"}
     facts = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in known]
-    is_race = len({row["name"] for row in rows}) > 1
+    is_race = bool(baseline) and len({row["name"] for row in rows}) > 1
     titles = ["", "seconds", "examples a second"]
     if is_race:
         titles.append(f"over {baseline.removeprefix('speed_over_')}")
     else:
-        facts += ["repeats", "peak_memory_mb"]
+        facts += [k for k in ("repeats", "peak_memory_mb") if k in rows[0]]
     titles += [fact.replace("_", " ") for fact in facts]
     lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
     for row in rows:
