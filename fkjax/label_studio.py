@@ -99,7 +99,8 @@ def local_url(folder: Path, file: str) -> str:
     """Where Label Studio serves an image of a local storage.
 
     It serves what is in a folder below its LOCAL_FILES_DOCUMENT_ROOT, never in that
-    itself: so the root is to be the parent of the images' folder.
+    itself: so the root is to be the parent of the images' folder, and the path of the
+    project's local storage that folder.
     """
     name = Path(os.path.realpath(folder)).name
     return f"/data/local-files/?d={quote(os.fsencode(f'{name}/{file}'))}"

@@ -1,0 +1,253 @@
+"""A labelling in two rounds by way of a real Label Studio server on this machine.
+
+    python -m venv ls && ls/bin/pip install label-studio
+    python -m benchmarks.label_studio --executable ls/bin/label-studio
+
+makes a folder of digits, asks with `fkjax.run --oracle file`, starts the server on
+127.0.0.1 with everything of its own in a temporary folder, gives it what fkjax wrote,
+annotates by its API, and goes on with what it exports: the first round's as JSON, the
+second's, with both rounds in it, as JSON-MIN. Each step is printed; one that fails ends
+it with an error.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import fkjax.run
+from fkjax import datasets
+from fkjax.answers import CANNOT_TELL
+from fkjax.label_studio import read_export
+
+TOKEN = "fkjax-benchmark-token-of-loopback"
+BUDGET, ROUNDS = 6, 2
+NAMES = ("zero", "one", "two")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--executable", required=True, help="label-studio, in its environment"
+    )
+    executable = parser.parse_args().executable
+    with tempfile.TemporaryDirectory(prefix="fkjax-label-studio-") as home:
+        _check(executable, Path(home))
+
+
+def _check(executable: str, home: Path) -> None:
+    truth = _make_images(home)
+    out = home / "out"
+    _run(home, out)
+    with _serving(executable, home) as url:
+        server = _Server(url)
+        version = server.get("/api/version")
+        print(f"Label Studio {version['release']} answers at {url}")
+        project = server.post(
+            "/api/projects",
+            {
+                "title": "fkjax",
+                "label_config": (out / "label_studio" / "config.xml").read_text(),
+            },
+        )["id"]
+        print(f"it takes config.xml: project {project}")
+        server.post(
+            "/api/storages/localfiles",
+            {
+                "project": project,
+                "path": str(home / "my images"),
+                "use_blob_urls": True,
+                "title": "images",
+            },
+        )
+        for number in range(1, ROUNDS + 1):
+            kind = ("JSON", "JSON_MIN")[number - 1]
+            _label_round(server, project, number, out, truth, kind)
+            _run(home, out)
+            _require_taken(out, number, truth)
+
+
+def _make_images(home: Path) -> dict[str, str]:
+    """Writes digits and labels.csv; gives the true classes."""
+    digits = datasets.load("digits")
+    truth, rows = {}, ["file,label"]
+    for c, name in enumerate(NAMES):
+        for i, at in enumerate(np.flatnonzero(digits.train_labels == c)[:16]):
+            file = f"{'ab'[i % 2]}/größe {at}.png"
+            path = home / "my images" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.train_images[at, ..., 0]).save(path)
+            truth[file] = name
+            rows += [f"{file},{name}"] if i < 4 else []
+    (home / "labels.csv").write_text("\n".join(rows) + "\n")
+    return truth
+
+
+def _run(home: Path, out: Path) -> None:
+    argv = (
+        f"--oracle file --image-size 8 --budget {BUDGET} --rounds {ROUNDS} --epochs 2"
+    )
+    argv += " --pretraining none --images"
+    places = [str(home / "my images"), "--labels", str(home / "labels.csv")]
+    print("$ python -m fkjax.run", argv, *places, "--output-dir", out)
+    status = fkjax.run.main([*argv.split(), *places, "--output-dir", str(out)])
+    assert status == 0, f"status {status}"
+
+
+class _Server:
+    """Its API."""
+
+    def __init__(self, url: str):
+        self._url = url
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.fetch(path)[1])
+
+    def post(self, path: str, value: Any) -> Any:
+        return json.loads(self.fetch(path, json.dumps(value).encode())[1])
+
+    def fetch(self, path: str, data: bytes | None = None, token: str = TOKEN) -> Any:
+        """The status, the body and the type of what is there."""
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Token {token}"} if token else {}
+        asked = urllib.request.Request(self._url + path, data, headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=120) as answer:
+                return answer.status, answer.read(), answer.headers["Content-Type"]
+        except urllib.error.HTTPError as error:
+            if token:
+                raise SystemExit(
+                    f"{path}: {error.code} {error.read()[:2000].decode()}"
+                ) from error
+            return error.code, b"", ""
+
+
+def _label_round(
+    server: _Server,
+    project: int,
+    number: int,
+    out: Path,
+    truth: dict[str, str],
+    kind: str,
+) -> None:
+    """Imports a round's tasks, looks at them, annotates them, and exports."""
+    tasks = json.loads((out / "label_studio" / "tasks.json").read_text())
+    imported = server.post(f"/api/projects/{project}/import", tasks)
+    print(
+        f"round {number}: it takes tasks.json: {imported['task_count']} tasks with "
+        f"{imported['prediction_count']} predictions"
+    )
+    assert imported["task_count"] == imported["prediction_count"] == len(tasks)
+    query = urllib.parse.urlencode(
+        {"project": project, "page_size": 1000, "fields": "all"}
+    )
+    there = server.get(f"/api/tasks?{query}")["tasks"]
+    mine = [task for task in there if task["data"]["round"] == number]
+    assert len(mine) == len(tasks), len(mine)
+    for place, task in enumerate(mine):
+        file, image = task["data"]["file"], task["data"]["image"]
+        (guess,) = task["predictions"]
+        value = guess["result"][0]["value"]["choices"]
+        status, body, content = server.fetch(image)
+        assert body == (out.parent / "my images" / file).read_bytes(), file
+        refused = server.fetch(image, token="")[0]
+        print(
+            f"  {file}: {guess['model_version']} says {value} with score "
+            f"{guess['score']:.3f}; GET {image} gives {status}, {content}, the file's "
+            f"bytes ({refused} to a stranger)"
+        )
+        assert status == 200 and refused in (401, 403)
+        choice = CANNOT_TELL if place == 0 else truth[file]
+        result = {"from_name": "label", "to_name": "image", "type": "choices"}
+        server.post(
+            f"/api/tasks/{task['id']}/annotations/",
+            {"result": [result | {"value": {"choices": [choice]}}]},
+        )
+    path = f"/api/projects/{project}/export?exportType={kind}"
+    export = out / "label_studio" / "export.json"
+    export.write_bytes(server.fetch(path)[1])
+    print(
+        f"  annotated; its export as {kind} has {len(read_export(export))} answers, "
+        "one of this round with can't tell"
+    )
+
+
+def _require_taken(out: Path, number: int, truth: dict[str, str]) -> None:
+    with (out / "answers.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["round"] == str(number)]
+    unknown = [row for row in rows if row["label"] == CANNOT_TELL]
+    assert len(rows) == BUDGET and len(unknown) == 1, rows
+    assert all(truth[r["file"]] == r["label"] for r in rows if r not in unknown), rows
+    print(f"round {number}: fkjax took {len(rows)} answers, all as they were given")
+
+
+@contextlib.contextmanager
+def _serving(executable: str, home: Path) -> Iterator[str]:
+    """A server on a free port; it ends with the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(home),
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+        "HOME": str(home),
+    }
+    command = [executable, "start", "--no-browser", "--internal-host", "127.0.0.1"]
+    command += ["--port", str(port), "--data-dir", str(home / "data")]
+    command += ["--username", "fkjax@example.com", "--password", TOKEN]
+    command += ["--user-token", TOKEN, "--enable-legacy-api-token"]
+    url = f"http://127.0.0.1:{port}"
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            _wait(url, process, home / "server.log")
+            yield url
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)  # its own group, no other
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(1)
+        if process.poll() is not None:
+            break
+    raise SystemExit(f"Label Studio did not start:\n{log.read_text()[-3000:]}")
+
+
+if __name__ == "__main__":
+    main()
