@@ -9,6 +9,7 @@ import pytest
 from fkjax import config
 from fkjax.base import UserError
 from fkjax.config import Config, check, check_name, defaults, parse
+from fkjax.models import MODELS
 from fkjax.training import Schedule
 
 
@@ -37,6 +38,33 @@ def test_the_digits_have_smaller_ones():
     names = {"dataset", "rounds", "budget", "imbalance_ratio", "validation_size"}
     names |= {"conv_dropout", "dense_dropout"}
     assert changed == names
+
+
+def test_own_images_have_defaults_by_their_size():
+    for argv, model in (
+        (["--images", "d"], "resnet10"),
+        (["--images", "d", "--image-size", "28"], "lenet"),
+        (["--oracle=file", "--image-size=33"], "resnet10"),
+        (["--oracle", "file", "--image_size", "8", "--model", "resnet18"], "resnet18"),
+    ):
+        parsed = parse(argv)
+        assert parsed.model == model and parsed.taps == MODELS[model].taps
+        assert (parsed.seeds, parsed.strategies) == (1, ("fisher_nearest",))
+        assert (parsed.oracle, parsed.dataset) == ("file", "images")
+    assert parse(["--images", "d", "--budget", "7"]).budget == 7
+
+
+def test_a_dataset_is_not_labelled_by_a_person():
+    with pytest.raises(UserError, match="--dataset mnist does not go with --oracle"):
+        check(
+            dataclasses.replace(
+                config.image_defaults(),
+                dataset="mnist",
+                images="d",
+                labels="l",
+                output_dir="o",
+            )
+        )
 
 
 @pytest.mark.parametrize("preset", config.PRESETS)

@@ -1,5 +1,6 @@
 """The loop with a person in it, from the folder of images to the last round."""
 
+import base64
 import csv
 import json
 import shutil
@@ -435,3 +436,35 @@ def test_a_folder_at_work_is_locked(after, world, capsys):
     with fkjax.run.RunFolder.open(out).locked():
         assert world.command(out) == 2
     assert "Another process is at work" in capsys.readouterr().err
+
+
+def test_label_studio_may_get_the_images_themselves(after, world):
+    out = after(0)
+    assert world.command(out, "--label-studio", "embedded") == 0
+    for task in json.loads((out / "label_studio" / "tasks.json").read_text()):
+        head, data = task["data"]["image"].split(",")
+        file = world.images / task["data"]["file"]
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(data) == file.read_bytes()
+
+
+def test_a_test_set_is_reported_on_and_images_may_be_streamed(
+    world, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("fkjax.own_images.MEMORY", 0)
+    out, labels = tmp_path / "out", tmp_path / "labels.csv"
+    labels.write_text(world.labels.read_text().replace(",train", ",test"))
+    argv = ["--labels", str(labels), "--strategies", "random", "--rounds", "1"]
+    argv += ["--pretraining", "none"]
+    for _ in range(2):
+        assert world.command(out, *argv) == 0
+        world.answer(out)
+    assert "on test" in capsys.readouterr().out
+    (record,) = records(out)
+    confusion = np.array(record["confusion"])
+    assert record["measured_on"] == "test" and confusion.sum() == 14
+    assert record["test_accuracy"] == pytest.approx(confusion.trace() / 14)
+    assert record["validation_accuracy"] * 36 == pytest.approx(
+        round(record["validation_accuracy"] * 36)
+    )
+    assert record["num_labeled"] == 3 and record["num_random"] == 4
