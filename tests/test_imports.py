@@ -18,7 +18,8 @@ LEVELS = {
     2: "training pretraining evaluation models acquisition datasets idx mat svhn cifar "
     "image_folder tfds decoding files reading records splits reporting tables figures "
     "progress oracle checkpoint distributed memory stopping past_run comparison "
-    "statistics analysis findings charts export queried page "
+    "statistics analysis findings charts export queried page label_shift "
+    "selection_page "
     "selection arrays outputs networks "
     "spreadsheet own_images label_studio request answers",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
@@ -126,7 +127,7 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("flax", {"models", "cluster"}),
         ("optax", {"training", "pretraining", "acquisition"}),
         ("tensorflow_datasets", {"tfds"}),
-        ("scipy", {"statistics"}),
+        ("scipy", {"statistics", "label_shift"}),
         ("PIL", {"decoding", "queried"}),
         ("jinja2", {"page"}),
         ("markupsafe", {"page", "charts"}),
@@ -220,7 +221,9 @@ def test_imports_are_found_wherever_they_stand():
     assert set(imported(source)) == {"a.b", "fkjax.run", "fkjax.models"}
 
 
-@pytest.mark.parametrize("module", ["fkjax", "fkjax.run", "fkjax.report", "fkjax.select"])
+@pytest.mark.parametrize(
+    "module", ["fkjax", "fkjax.run", "fkjax.report", "fkjax.select"]
+)
 def test_importing_loads_neither_tensorflow_nor_matplotlib(module):
     heavy = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "PIL")
     heavy += ("scipy.io", "orbax", "pyarrow", "safetensors")
