@@ -65,11 +65,11 @@ def problem_of_network(
             "a fkjax Model needs its variables, such as model.init(key) makes, got "
             f"{type(variables).__name__}"
         )
-    taps = network.taps[:-1] if taps is None else tuple(taps)
-    if not taps or set(taps) - set(network.taps):
+    chosen = tuple(network.taps[:-1] if taps is None else taps)
+    if not chosen or set(chosen) - set(network.taps):
         raise UserError(
             f"taps must be one or more of {', '.join(network.taps)}, got "
-            f"{', '.join(taps) or 'none'}"
+            f"{', '.join(chosen) or 'none'}"
         )
     images = _images(pool["images"], tell)
     for part, what in ((images, "pool"), (known, "validation set")):
@@ -83,7 +83,7 @@ def problem_of_network(
     return Problem(
         network,
         variables,
-        taps,
+        chosen,
         images,
         ids,
         is_unlabeled(ids, labeled),

@@ -158,29 +158,35 @@ def class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     )
 
 
-def ids_of(part: Columns, num: int) -> Sequence[Any]:
-    """What examples are called: by their ids, or their positions."""
-    return part["ids"][:].tolist() if "ids" in part else range(num)
+def ids_of(part: Columns, num: int) -> Any:
+    """What examples are called: their ids, or a range of positions. Length N."""
+    return np.asarray(part["ids"][:]) if "ids" in part else range(num)
 
 
-def is_unlabeled(ids: Sequence[Any], labeled: Iterable[Any]) -> np.ndarray:
-    """Which examples are not among the labelled ones. Shape [N] bool.
+def is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
+    """Which examples are not among the labelled ones.
+
+    Args:
+        ids: of all, a range or an array. Length N.
+        labeled: ids, which may have become text in a file.
+
+    Returns:
+        Shape [N] bool.
 
     Raises:
         UserError: if a labelled id is not in the pool, or ids are not distinct.
     """
-    free = np.ones(len(ids), bool)
-    labeled = list(labeled)
+    labeled, free = list(labeled), np.ones(len(ids), bool)
     if isinstance(ids, range):
         positions = [_number(i, len(ids)) for i in labeled]
     else:
-        if len(set(ids)) < len(ids):
+        if len(np.unique(ids)) < len(ids):
             raise UserError("the pool's ids must be distinct, but one comes twice")
-        wanted = {str(i) for i in labeled}
-        found = {}
-        if wanted:
-            found = {str(i): n for n, i in enumerate(ids) if str(i) in wanted}
-        positions = [found.get(str(i)) for i in labeled]
+        wanted = [str(i) for i in labeled]
+        text = ids.astype(str)
+        at = np.flatnonzero(np.isin(text, wanted))
+        found = dict(zip(text[at].tolist(), at.tolist(), strict=True))
+        positions = [found.get(i) for i in wanted]
     for example, position in zip(labeled, positions, strict=True):
         if position is None:
             raise UserError(

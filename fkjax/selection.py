@@ -33,10 +33,10 @@ class Problem(NamedTuple):
         variables: its variables.
         taps: the activations in the descriptors.
         pool_images: Shape [N, H, W, channels].
-        pool_ids: what the user calls each. Length N.
+        pool_ids: what the user calls each: a sequence of length N.
         is_unlabeled: what may be queried. Shape [N] bool.
         validation_images: Shape [M, H, W, channels].
-        validation_ids: Length M.
+        validation_ids: a sequence of length M.
         validation_labels: the true ones. Shape [M] int.
         classes: the names of the classes. Length C.
         kernel: by which Fisher strategies match.
@@ -49,10 +49,10 @@ class Problem(NamedTuple):
     variables: Variables
     taps: Sequence[str]
     pool_images: Images
-    pool_ids: Sequence[Any]
+    pool_ids: Any
     is_unlabeled: np.ndarray
     validation_images: Images
-    validation_ids: Sequence[Any]
+    validation_ids: Any
     validation_labels: np.ndarray
     classes: Sequence[str]
     kernel: Kernel = multi_scale
@@ -161,7 +161,7 @@ def choose(
     of_mistakes = probabilities(problem, problem.validation_images[targets[answered]])
     mistakes: dict[int, Mistake] = {
         int(i): Mistake(
-            problem.validation_ids[int(targets[i])],
+            _plain(problem.validation_ids[int(targets[i])]),
             problem.classes[int(problem.validation_labels[targets[i]])],
             problem.classes[int(p.argmax())],
         )
@@ -172,7 +172,7 @@ def choose(
         score, assumed = float(query.scores[i]), int(query.pseudo_labels[i])
         pick = Pick(
             i + 1,
-            problem.pool_ids[int(index)],
+            _plain(problem.pool_ids[int(index)]),
             score if np.isfinite(score) else None,
             problem.classes[assumed] if assumed >= 0 else None,
             mistakes.get(i),
@@ -182,6 +182,11 @@ def choose(
         )
         picks.append(pick._replace(reason=_reason(pick)))
     return Selection(picks, name, indices, targets, is_mistake, num_unlabeled, of_picks)
+
+
+def _plain(example: Any) -> Any:
+    """An id as Python has it, where NumPy had it."""
+    return example.item() if isinstance(example, np.generic) else example
 
 
 def _strategy(
