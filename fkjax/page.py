@@ -34,17 +34,7 @@ def render(
     """
     strategies = comparison.strategies
     names = [strategy.name for strategy in strategies]
-    files = importlib.resources.files("fkjax")
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    template = environment.from_string(
-        files.joinpath("report.html.jinja").read_text(encoding="utf-8")
-    )
+    template = environment().get_template("report.html.jinja")
     phases = findings.phases(analysis.costs)
     needed = {
         name: [findings.labels_needed(r) for r in analysis.reached if r.name == name]
@@ -93,6 +83,22 @@ def render(
         p_value=findings.p_value,
         seconds=_seconds,
     )
+
+
+def environment() -> jinja2.Environment:
+    """Finds the package's templates, and escapes whatever is put into them."""
+    files = importlib.resources.files("fkjax")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(
+            lambda name: files.joinpath(name).read_text(encoding="utf-8")
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment
 
 
 def _subtitle(comparison: Comparison) -> str:

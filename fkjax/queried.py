@@ -1,6 +1,5 @@
 """What strategies asked for, as pictures: queries, and the mistakes they answer."""
 
-import base64
 import csv
 import io
 from collections.abc import Collection, Iterable, Sequence
@@ -17,9 +16,9 @@ from fkjax.images import take
 from fkjax.past_run import Run
 from fkjax.reading import plain_errors
 from fkjax.reporting import QUERY_COLUMNS, inert
+from fkjax.thumbnail import thumbnail
 
 PER_ROUND = 6
-_LARGEST = 96  # pixels: the side of a thumbnail
 
 
 class Example(NamedTuple):
@@ -198,7 +197,7 @@ def _strip(rows: Iterable[_Row], number: int, dataset: datasets.Dataset) -> Stri
     with plain_errors(dataset.train_images):
         images = np.asarray(take(dataset.train_images, jnp.asarray(distinct)))
     pictures: dict[int | None, str] = {
-        i: _data_uri(image) for i, image in zip(distinct, images, strict=True)
+        i: thumbnail(image) for i, image in zip(distinct, images, strict=True)
     }
     labels = {i: int(dataset.train_labels[i]) for i in distinct}
     examples = [
@@ -212,15 +211,3 @@ def _strip(rows: Iterable[_Row], number: int, dataset: datasets.Dataset) -> Stri
         for row in first
     ]
     return Strip(number, len(asked), examples)
-
-
-def _data_uri(image: np.ndarray) -> str:
-    """A PNG file of an image of shape [H, W, channels]."""
-    from PIL import Image
-
-    pixels = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_LARGEST, _LARGEST))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

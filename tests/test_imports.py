@@ -19,7 +19,7 @@ LEVELS = {
     "image_folder tfds decoding files reading records splits reporting tables figures "
     "progress oracle checkpoint distributed memory stopping past_run comparison "
     "statistics analysis findings charts export queried page label_shift "
-    "selection_page "
+    "selection_page thumbnail "
     "selection arrays outputs networks "
     "spreadsheet own_images label_studio request answers",
     1: "fisher factored layers neighbors sketch planner projection kernel pseudo_label "
@@ -128,7 +128,7 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("optax", {"training", "pretraining", "acquisition"}),
         ("tensorflow_datasets", {"tfds"}),
         ("scipy", {"statistics", "label_shift"}),
-        ("PIL", {"decoding", "queried"}),
+        ("PIL", {"decoding", "thumbnail"}),
         ("jinja2", {"page"}),
         ("markupsafe", {"page", "charts"}),
         ("tensorflow", set()),
