@@ -40,6 +40,13 @@ def test_certain_and_equal_passes_have_no_score():
         np.testing.assert_allclose(score(certain), 0, atol=1e-6)
 
 
+def test_a_pass_of_nan_is_told_by_every_score():
+    log_probs = jnp.log(P).at[1].set(jnp.nan)
+    for name in dir(uncertainty):
+        if name.endswith("_score"):
+            assert jnp.isnan(getattr(uncertainty, name)(log_probs)), name
+
+
 MODEL = lenet((8, 8, 1), 10)
 NUM, BUDGET = 60, 7
 

@@ -32,14 +32,15 @@ Score = Callable[[jax.Array], jax.Array]
 
 
 def variation_ratio_score(log_probs: jax.Array) -> jax.Array:
-    """1 - the share of passes that vote for the most voted class.
+    """1 - the share of passes that vote for the most voted class; NaN if one is NaN.
 
     >>> float(variation_ratio_score(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]]))))
     0.5
     """
     num_passes, num_classes = log_probs.shape
     votes = jax.nn.one_hot(log_probs.argmax(axis=1), num_classes).sum(axis=0)
-    return 1 - votes.max() / num_passes
+    ratio = 1 - votes.max() / num_passes
+    return jnp.where(jnp.isnan(log_probs).any(), jnp.nan, ratio)
 
 
 def entropy_score(log_probs: jax.Array) -> jax.Array:

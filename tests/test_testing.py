@@ -1,0 +1,214 @@
+"""The contract of a strategy: every one here keeps it, and each breach is caught."""
+
+import doctest
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fkjax import testing
+from fkjax.acquisition import STRATEGIES, random
+from fkjax.acquisition.ranking import highest
+from fkjax.base import Query, Strategy
+from fkjax.oracle import LabelAccessError
+from fkjax.testing import SMALL, check_strategy
+
+# Nothing of these is drawn by lot where the mistakes are fewer than the budget.
+FIXED = {
+    *("feature_match", "fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
+    *("fisher_oracle", "margin", "least_confidence"),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_keeps_the_contract(name):
+    # The determinants of `fisher_information` are slow where there are many channels.
+    taps = ("conv1",) if "information" in name else SMALL.taps
+    left_out = check_strategy(name, settings=SMALL._replace(taps=taps))
+    if name != "fisher_covariance":  # whose copies decide nothing on some platforms
+        assert ("another key" in " ".join(left_out)) == (name not in FIXED)
+    assert ("no is_bad" in " ".join(left_out)) == (name == "random")
+    assert ("no field is undeclared" in " ".join(left_out)) == (name == "fisher_oracle")
+
+
+def test_the_example_runs():
+    assert doctest.testmod(testing).attempted > 5
+    assert doctest.testmod(testing).failed == 0
+    assert "brightest" not in STRATEGIES
+
+
+def brightness(view):
+    return jnp.asarray(view.pool_images).mean(axis=(1, 2, 3))
+
+
+def query_of(key, view, wanted=None, **changed):
+    wanted = brightness(view) if wanted is None else wanted
+    query = highest(key, wanted, view.is_unlabeled, budget=SMALL.budget)
+    return query._replace(**changed)
+
+
+def strategy(query, *sees):
+    return lambda model, settings: Strategy(frozenset(sees), query)
+
+
+def twice(key, view):
+    query = query_of(key, view)
+    return query._replace(indices=query.indices.at[1].set(query.indices[0]))
+
+
+def labelled(key, view):
+    return query_of(key, view._replace(is_unlabeled=jnp.ones_like(view.is_unlabeled)))
+
+
+def outside(key, view):
+    query = query_of(key, view)
+    return query._replace(indices=jnp.where(view.is_unlabeled.sum() < 5, 24, query[0]))
+
+
+def too_few(key, view):
+    return jax.tree.map(lambda x: x[:3], query_of(key, view)._replace(is_bad=None))
+
+
+def not_static(key, view):
+    return query_of(key, view._replace(pool_images=view.pool_images[view.is_unlabeled]))
+
+
+def by_value(key, view):
+    return query_of(key, view) if view.is_unlabeled[0] else query_of(key, view)
+
+
+def by_position(key, view):
+    return query_of(key, view, -jnp.arange(24.0))
+
+
+def not_permuted(key, view):
+    first = view.pool_images[0].sum().astype(jnp.int32) % 4
+    return query_of(key, view, pseudo_labels=jnp.full(SMALL.budget, first))
+
+
+def peeking(field):
+    def query(key, view):
+        return query_of(key, view, brightness(view) + getattr(view, field).sum())
+
+    return query
+
+
+def swallowing(key, view):
+    """Takes what it is not shown, and hides that it was refused."""
+    try:
+        scores = brightness(view) * (view.pool_labels == 1)
+    except LabelAccessError:
+        scores = brightness(view)
+    return query_of(key, view, scores)
+
+
+def counting():
+    """Keeps a number between the times it is made."""
+    numbers = itertools.count()
+
+    def make(model, settings):
+        salt = next(numbers)
+
+        def query(key, view):
+            return random(budget=4).query(jax.random.fold_in(key, salt), view)
+
+        return Strategy(frozenset(), query)
+
+    return make
+
+
+def restless(key, view):
+    """Draws on the host, at each call, from numbers of its own."""
+    generator = np.random.default_rng()
+    scores = jax.pure_callback(
+        lambda: generator.random(24).astype(np.float32),
+        jax.ShapeDtypeStruct((24,), jnp.float32),
+    )
+    return query_of(key, view, scores)
+
+
+def with_targets(targets):
+    return lambda key, view: query_of(key, view, targets=jnp.array(targets, jnp.int32))
+
+
+def silent(key, view):
+    return query_of(key, view, is_bad=jnp.zeros(24, bool))
+
+
+def lost(key, view):
+    """Of NaN it makes a position that does not exist."""
+    query = query_of(key, view, is_bad=None)
+    total = view.pool_images.sum()
+    return query._replace(indices=jnp.where(jnp.isnan(total), -1, query.indices))
+
+
+def changed(**fields):
+    return strategy(lambda key, view: query_of(key, view, **fields))
+
+
+BROKEN = {
+    "no strategy": (lambda model, settings: None, "must give a Strategy, got NoneType"),
+    "no query": (strategy(lambda key, view: view.is_unlabeled), "must give a Query"),
+    "twice": (strategy(twice), "an example more than once"),
+    "labelled": (strategy(labelled), r"with a third labelled, .* which have labels"),
+    "outside": (strategy(outside), r"all but the budget .*\[24, .*no positions"),
+    "too few": (strategy(too_few), r"indices has shape \(3,\)"),
+    "floats": (changed(pseudo_labels=jnp.zeros(4)), "pseudo_labels must be integer"),
+    "scores": (changed(scores=jnp.zeros(4, int)), "scores must be floating"),
+    "is_bad": (changed(is_bad=jnp.zeros(4, bool)), r"is_bad must be .* \(24,\)"),
+    "is_bad_validation": (
+        changed(is_bad_validation=jnp.zeros(10)),
+        r"is_bad_validation must be None or bool of shape \(10,\)",
+    ),
+    "class": (changed(pseudo_labels=jnp.full(4, 4)), "pseudo_labels .* of 4 classes"),
+    "target": (strategy(with_targets([-1, 10, 1, 1])), r"targets \[10\] are neither"),
+    "right": (strategy(with_targets([1, 0, 3, 4])), r"\[0, 4\] .* gets right"),
+    "not static": (strategy(not_static), "compiled by jax.jit .*NonConcreteBoolean"),
+    "by value": (strategy(by_value), "compiled by jax.jit .*TracerBool"),
+    "restless": (strategy(restless), "asked twice with one key"),
+    "counting": (counting(), "made and compiled anew, .* indices"),
+    "by position": (strategy(by_position), "the pool in another order it asks for"),
+    "not permuted": (strategy(not_permuted), "another order its pseudo_labels are"),
+    **{
+        field: (strategy(peeking(field)), f"read '{field}' without declaring it")
+        for field in (
+            "validation_images",
+            "validation_labels",
+            "validation_mistakes",
+            "pool_labels",
+        )
+    },
+    "unknown field": (strategy(query_of, "test_labels"), "declares .*test_labels"),
+    "swallowing": (strategy(swallowing), "changes with 'pool_labels'"),
+    "silent": (strategy(silent), "is NaN, and is_bad does not say so"),
+    "lost": (strategy(lost), r"an image of NaN, it asks for \[-1, -1, -1, -1\]"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_breach_is_caught(broken):
+    make, message = broken
+    with pytest.raises(AssertionError, match=message) as error:
+        check_strategy(make)
+    assert "\n" not in str(error.value)
+
+
+def test_what_breaks_nothing_passes():
+    """The stand-in that the breaches above are made of; and a declared reading."""
+    assert check_strategy(strategy(query_of)) == ()
+    reads = strategy(peeking("validation_labels"), "validation_labels")
+    assert check_strategy(reads) == ()
+    by_lot = check_strategy(lambda model, settings: random(budget=settings.budget))
+    assert len(by_lot) == 2
+
+
+def test_the_problem_is_one_that_a_strategy_can_work_on():
+    model, view = testing._problem()
+    assert 0 < view.validation_mistakes.sum() < SMALL.budget
+    predicted = model.apply(view.variables, view.validation_images).argmax(axis=1)
+    np.testing.assert_array_equal(
+        predicted != view.validation_labels, view.validation_mistakes
+    )
+    assert isinstance(Query(*[jnp.zeros(1)] * 4), Query)
