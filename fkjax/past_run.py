@@ -48,6 +48,8 @@ def read_run(path: Path) -> Run:
             f"The run in {path} has no finished round yet: leave it out, or let it "
             "finish one."
         )
+    if config.get("oracle") == "file":  # a person may have named new classes
+        records = _with_all_classes(records)
     for number, record in enumerate(records, start=1):
         for what, found, wanted in (
             ("dataset", record["dataset"], config["dataset"]),
@@ -60,6 +62,22 @@ def read_run(path: Path) -> Run:
                     "back the files that the run wrote."
                 )
     return Run(folder, config, records)
+
+
+def _with_all_classes(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with the classes of the last, of which earlier ones have no count."""
+    num_classes = max(len(record["confusion"]) for record in records)
+    padded = []
+    for record in records:
+        num_new = num_classes - len(record["confusion"])
+        rows = [row + [0] * num_new for row in record["confusion"]]
+        counts = {
+            "confusion": rows + [[0] * num_classes for _ in range(num_new)],
+            "class_accuracy": record["class_accuracy"] + [None] * num_new,
+            "queried_per_class": record["queried_per_class"] + [0] * num_new,
+        }
+        padded.append(record | counts)
+    return padded
 
 
 def unfinished(run: Run) -> list[str]:

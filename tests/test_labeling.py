@@ -15,6 +15,7 @@ import fkjax.run
 from fkjax.answers import CANNOT_TELL
 from fkjax.base import Model, Variables, no_tap
 from fkjax.models import MODELS, Architecture
+from fkjax.past_run import read_run
 
 BUDGET, ROUNDS = 4, 2
 CLASSES = ["one", "two", "zero"]
@@ -328,6 +329,9 @@ def test_a_new_class_is_taken_when_it_is_announced(after, world, capsys):
     assert "Round 3 waits for 2" in capsys.readouterr().out
     assert records(both) == records(out)
     assert 'value="three"' in (both / "label_studio" / "config.xml").read_text()
+    first, last = read_run(out).records  # as a report reads them
+    assert np.shape(first["confusion"]) == np.shape(last["confusion"]) == (4, 4)
+    assert first["class_accuracy"][3] is None and first["queried_per_class"][3] == 0
 
 
 @pytest.mark.parametrize("at", ["training", "commit", "question", "form"])
