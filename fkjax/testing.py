@@ -76,17 +76,22 @@ def check_strategy(
     if isinstance(make, str):
         make = STRATEGIES[make]
     problem = _problem()
-    program = _compiled(make(problem.model, settings), problem.view)
-    left_out = []
-
-    for name, is_unlabeled in _rounds(settings.budget).items():
-        view = problem.view._replace(is_unlabeled=is_unlabeled)
-        _check_query(program(0, view), view, settings.budget, f"with {name} labelled")
-
     view = problem.view
+    strategy = make(problem.model, settings)
+    program = _compiled(strategy, view)
+    for name, is_unlabeled in _rounds(settings.budget).items():
+        then = view._replace(is_unlabeled=is_unlabeled)
+        _check_query(program(0, then), then, settings.budget, f"with {name} labelled")
+
     query = program(0, view)
     _same(query, program(0, view), "asked twice with one key, it gives two queries")
-    left_out += _check_undeclared(make(problem.model, settings), query, view)
+    _same(
+        query,
+        _compiled(make(problem.model, settings), view)(0, view),
+        "made and compiled anew, it gives another query for the same key: draw from "
+        "the key alone, and keep no state",
+    )
+    left_out = _check_undeclared(program, strategy.sees, query, view)
     left_out += _check_permuted(program, query, view)
     left_out += _check_nan(program, view, settings.budget)
     return tuple(left_out)
@@ -163,25 +168,21 @@ def _rounds(budget: int) -> dict[str, jax.Array]:
 
 
 def _compiled(strategy: Any, view: View) -> _Program:
-    """A query as one program, of fixed shapes, for every round."""
+    """A query as one program, of fixed shapes, for every round.
+
+    It is tried on what the strategy declared, and then handed everything.
+    """
     assert isinstance(strategy, Strategy), (
         f"make(model, settings) must give a Strategy, got {type(strategy).__name__}"
     )
-
-    def seen(view: View) -> View:
-        return restrict(view, strategy, hidden_labels=lambda: view.pool_labels)
-
+    key = jax.random.key(0)
     try:
-        given = seen(view)
+        seen = restrict(view, strategy, hidden_labels=lambda: view.pool_labels)
     except ValueError as error:  # it declares what there is not
         raise AssertionError(str(error)) from error
-    compiled = _lowered(strategy, given)
-    return lambda seed, view: compiled(jax.random.key(seed), seen(view))
-
-
-def _lowered(strategy: Strategy, view: View) -> Callable[[jax.Array, View], Any]:
     try:
-        return jax.jit(strategy.query).lower(jax.random.key(0), view).compile()
+        jax.eval_shape(strategy.query, key, seen)
+        compiled = jax.jit(strategy.query).lower(key, view).compile()
     except LabelAccessError as error:
         raise AssertionError(str(error)) from error
     except Exception as error:  # whatever a strategy of the user's own raises
@@ -189,6 +190,7 @@ def _lowered(strategy: Strategy, view: View) -> Callable[[jax.Array, View], Any]
         raise AssertionError(
             f"its query cannot be compiled by jax.jit ({type(error).__name__}: {first})"
         ) from error
+    return lambda seed, view: compiled(jax.random.key(seed), view)
 
 
 def _check_query(query: Any, view: View, budget: int, when: str) -> None:
@@ -259,7 +261,9 @@ def _bits(tree: Any) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-def _check_undeclared(anew: Strategy, query: Query, view: View) -> list[str]:
+def _check_undeclared(
+    program: _Program, sees: frozenset[str], query: Query, view: View
+) -> list[str]:
     """Even a strategy that is handed everything must use what it declared alone."""
     others = {
         "validation_images": view.validation_images[::-1],
@@ -267,21 +271,13 @@ def _check_undeclared(anew: Strategy, query: Query, view: View) -> list[str]:
         "validation_mistakes": ~view.validation_mistakes,
         "pool_labels": (view.pool_labels + 1) % _NUM_CLASSES,
     }
-    undeclared = [name for name in others if name not in anew.sees]
-    program = functools.partial(_lowered(anew, view), jax.random.key(0))
-    of_all = program(view)
+    undeclared = [name for name in others if name not in sees]
     for name in undeclared:
         _same(
-            of_all,
-            program(view._replace(**{name: others[name]})),
+            query,
+            program(0, view._replace(**{name: others[name]})),
             f"its query changes with {name!r}, which it does not declare in `sees`",
         )
-    _same(
-        query,
-        of_all,
-        "made and compiled anew, it gives another query for the same key: draw from "
-        "the key alone, and keep no state",
-    )
     if not undeclared:
         return ["no field is undeclared, so that none was changed"]
     return []
