@@ -58,13 +58,8 @@ def _check(executable: str, home: Path) -> None:
         server = _Server(url)
         version = server.get("/api/version")
         print(f"Label Studio {version['release']} answers at {url}")
-        project = server.post(
-            "/api/projects",
-            {
-                "title": "fkjax",
-                "label_config": (out / "label_studio" / "config.xml").read_text(),
-            },
-        )["id"]
+        _import_embedded(server, _project(server, out), home, out)
+        project = _project(server, out)
         print(f"it takes config.xml: project {project}")
         server.post(
             "/api/storages/localfiles",
@@ -98,14 +93,42 @@ def _make_images(home: Path) -> dict[str, str]:
     return truth
 
 
-def _run(home: Path, out: Path) -> None:
+def _project(server: "_Server", out: Path) -> int:
+    interface = (out / "label_studio" / "config.xml").read_text()
+    return server.post("/api/projects", {"title": "fkjax", "label_config": interface})[
+        "id"
+    ]
+
+
+def _import_embedded(server: "_Server", project: int, home: Path, out: Path) -> None:
+    """Imports tasks that hold their images, and has the others written again."""
+    _run(home, out, "--label-studio", "embedded")
+    tasks = json.loads((out / "label_studio" / "tasks.json").read_text())
+    server.post(f"/api/projects/{project}/import", tasks)
+    there = _tasks(server, project)
+    found = {task["data"]["file"]: task["data"]["image"] for task in there}
+    wanted = {task["data"]["file"]: task["data"]["image"] for task in tasks}
+    assert found == wanted and all(i.startswith("data:") for i in found.values())
+    print(
+        f"it takes {len(found)} tasks with embedded images, and gives them back whole"
+    )
+    _run(home, out)
+
+
+def _tasks(server: "_Server", project: int) -> list[dict[str, Any]]:
+    query = {"project": project, "page_size": 1000, "fields": "all"}
+    return server.get(f"/api/tasks?{urllib.parse.urlencode(query)}")["tasks"]
+
+
+def _run(home: Path, out: Path, *more: str) -> None:
     argv = (
         f"--oracle file --image-size 8 --budget {BUDGET} --rounds {ROUNDS} --epochs 2"
     )
     argv += " --pretraining none --images"
     places = [str(home / "my images"), "--labels", str(home / "labels.csv")]
-    print("$ python -m fkjax.run", argv, *places, "--output-dir", out)
-    status = fkjax.run.main([*argv.split(), *places, "--output-dir", str(out)])
+    places += ["--output-dir", str(out), *more]
+    print("$ python -m fkjax.run", argv, *places)
+    status = fkjax.run.main([*argv.split(), *places])
     assert status == 0, f"status {status}"
 
 
@@ -153,10 +176,7 @@ def _label_round(
         f"{imported['prediction_count']} predictions"
     )
     assert imported["task_count"] == imported["prediction_count"] == len(tasks)
-    query = urllib.parse.urlencode(
-        {"project": project, "page_size": 1000, "fields": "all"}
-    )
-    there = server.get(f"/api/tasks?{query}")["tasks"]
+    there = _tasks(server, project)
     mine = [task for task in there if task["data"]["round"] == number]
     assert len(mine) == len(tasks), len(mine)
     for place, task in enumerate(mine):
