@@ -14,6 +14,18 @@ _MOVED = {
 """By page: a link that is right in the repository, and what it is on the site."""
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Adds results that the navigation does not name, by their own titles."""
+    assert config.nav is not None
+    (results,) = (part["Results"] for part in config.nav if "Results" in part)
+    named = {page for entry in results for page in entry.values()}
+    for path in sorted((_DOCS / "results").glob("*.md")):
+        page = f"results/{path.name}"
+        if page not in named:
+            results.append(page)
+    return config
+
+
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the two pages."""
     benchmarks = (_DOCS.parent / "benchmarks" / "README.md").read_text()

@@ -229,7 +229,22 @@ def test_the_links_of_the_site_lead_somewhere(site):
     assert not broken
 
 
-def test_every_page_and_result_is_in_the_navigation():
-    navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+def test_every_page_and_result_is_in_the_navigation(site):
+    page = _Page()
+    page.feed((site / "index.html").read_text())
     for path in (ROOT / "docs").rglob("*.md"):
-        assert str(path.relative_to(ROOT / "docs")) in navigation
+        built = path.relative_to(ROOT / "docs").with_suffix(".html")
+        built = built.with_name("index.html") if path.name == "README.md" else built
+        assert str(built) in page.links
+
+
+def test_the_figures_of_the_guides_stand_in_the_results():
+    folders = ROOT / "docs" / "results", ROOT / "benchmarks"
+    results = "\n".join(p.read_text() for f in folders for p in f.glob("*.md"))
+    for name in ("strategies.md", "scaling.md"):
+        text = (ROOT / "docs" / name).read_text()
+        text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+        figures = re.findall(r"[\d,]+(?:\.\d+)? ± \d+\.\d+|\d[\d,]*\.\d+", text)
+        assert len(figures) > 3
+        absent = [figure for figure in figures if figure not in results]
+        assert not absent, f"{name}: {absent}"
