@@ -78,6 +78,7 @@ def check_strategy(
     problem = _problem()
     view = problem.view
     strategy = make(problem.model, settings)
+    _check_declared(strategy, view)
     program = _compiled(strategy, view)
     for name, is_unlabeled in _rounds(settings.budget).items():
         then = view._replace(is_unlabeled=is_unlabeled)
@@ -168,21 +169,26 @@ def _rounds(budget: int) -> dict[str, jax.Array]:
 
 
 def _compiled(strategy: Any, view: View) -> _Program:
-    """A query as one program, of fixed shapes, for every round.
+    """A query as one program, of fixed shapes, for every round; handed everything."""
+    compiled = _tried(lambda key: jax.jit(strategy.query).lower(key, view).compile())
+    return lambda seed, view: compiled(jax.random.key(seed), view)
 
-    It is tried on what the strategy declared, and then handed everything.
-    """
+
+def _check_declared(strategy: Any, view: View) -> None:
+    """On what it declared, the query is traced only: nothing is computed."""
     assert isinstance(strategy, Strategy), (
         f"make(model, settings) must give a Strategy, got {type(strategy).__name__}"
     )
-    key = jax.random.key(0)
     try:
         seen = restrict(view, strategy, hidden_labels=lambda: view.pool_labels)
     except ValueError as error:  # it declares what there is not
         raise AssertionError(str(error)) from error
+    _tried(lambda key: jax.eval_shape(strategy.query, key, seen))
+
+
+def _tried(attempt: Callable[[jax.Array], Any]) -> Any:
     try:
-        jax.eval_shape(strategy.query, key, seen)
-        compiled = jax.jit(strategy.query).lower(key, view).compile()
+        return attempt(jax.random.key(0))
     except LabelAccessError as error:
         raise AssertionError(str(error)) from error
     except Exception as error:  # whatever a strategy of the user's own raises
@@ -190,7 +196,6 @@ def _compiled(strategy: Any, view: View) -> _Program:
         raise AssertionError(
             f"its query cannot be compiled by jax.jit ({type(error).__name__}: {first})"
         ) from error
-    return lambda seed, view: compiled(jax.random.key(seed), view)
 
 
 def _check_query(query: Any, view: View, budget: int, when: str) -> None:
