@@ -13,6 +13,7 @@ from fkjax.models import as_images, from_linen, from_module, from_nnx, layers
 from fkjax.pseudo_label import argmax
 from fkjax.selection import Problem, choose
 
+LIST = getattr(nnx, "List", list)  # which flax 0.11 does not ask for
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.uint8)
 
 
@@ -84,7 +85,7 @@ class LinenTapped(nn.Module):
 
 class NNXPerceptron(nnx.Module):
     def __init__(self, rngs):
-        self.hidden = nnx.List([nnx.Linear(n, 6, rngs=rngs) for n in (7, 6)])
+        self.hidden = LIST([nnx.Linear(n, 6, rngs=rngs) for n in (7, 6)])
         self.head = nnx.Linear(6, 3, rngs=rngs)
 
     def __call__(self, x, tap=None, mask=None):

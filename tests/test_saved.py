@@ -11,11 +11,13 @@ from flax import nnx
 from fkjax.base import UserError
 from fkjax.models import as_images, from_module, restore_variables
 
+LIST = getattr(nnx, "List", list)  # which flax 0.11 does not ask for
+
 
 class Net(nnx.Module):
     def __init__(self, seed=0, width=4):
         rngs = nnx.Rngs(seed)
-        self.hidden = nnx.List([nnx.Linear(3, width, rngs=rngs)])
+        self.hidden = LIST([nnx.Linear(3, width, rngs=rngs)])
         self.norm = nnx.BatchNorm(width, rngs=rngs)
         self.drop = nnx.Dropout(0.5, rngs=rngs)
         self.fc = nnx.Linear(width, 2, rngs=rngs)
