@@ -8,12 +8,13 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from fkjax.analysis import COMPARED, Cost, Pair
+from fkjax.base import printable
 from fkjax.figures import (
     COLORS,
     MARKERS,
@@ -35,6 +36,7 @@ _WIDTH = (
 # matplotlib's markers as characters.
 _SIGNS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟", strict=True))
 _MOST_OUTLINES = 50  # bars: more are pixels, or ImageNet's would be megabytes
+_LONGEST = 18  # characters of a class beside its bars
 _RAMP = ("#9ecae1", "#08519c")  # from the first round to the last
 
 
@@ -145,6 +147,49 @@ def differences(pairs: Sequence[Pair], measure: str, *, title: str) -> Markup:
         axes.set_ylim(len(pairs) - 0.5, -0.9)
         axes.set_xlabel("difference in percentage points")
     return made[0]
+
+
+class Balance(NamedTuple):
+    """How something is shared out among the classes.
+
+    Attributes:
+        name: of what.
+        shares: Shape [C].
+        interval: lower and upper ends, where they are uncertain. Shape [2, C].
+    """
+
+    name: str
+    shares: np.ndarray
+    interval: np.ndarray | None = None
+
+
+def class_balances(
+    classes: Sequence[str], balances: Sequence[Balance], *, title: str
+) -> Markup:
+    """Draws a group of bars for each class, one of each balance."""
+    rows, width = np.arange(len(classes)), 0.8 / len(balances)
+    height = 0.9 + len(classes) * (0.12 + 0.1 * len(balances))
+    with _svg(title, height=height) as (figure, made):
+        axes = figure.subplots()
+        for index, (name, shares, interval) in enumerate(balances):
+            at = rows + (index - (len(balances) - 1) / 2) * width
+            color = COLORS[index % len(COLORS)]
+            axes.barh(at, 100 * shares, 0.85 * width, color=color, label=literal(name))
+            if interval is not None:
+                axes.hlines(at, *(100 * interval), color=_INK, linewidth=1.2)
+        _plain_axes(axes, "x")
+        axes.set_yticks(rows, [literal(_short(name)) for name in classes])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(len(classes) - 0.45, -0.55)
+        axes.set_xlim(0)
+        axes.set_xlabel("%")
+        figure.legend(loc="outside lower left", frameon=False, ncols=1)
+    return made[0]
+
+
+def _short(name: str) -> str:
+    name, half = printable(name), _LONGEST // 2
+    return name if len(name) <= _LONGEST else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _plain_axes(axes: Any, grid: str) -> None:

@@ -98,13 +98,14 @@ class Shift(NamedTuple):
         bbse: those in the pool, by black-box shift estimation.
         em_problem: why `em` is not determined, or nothing.
         bbse_problem: why `bbse` is not determined, or nothing.
-        ratio: a class's share in the pool over that in the validation set, by `em`, or
-            by `bbse` where only that is determined.
-        distance: the total variation distance of the two priors, likewise: the share
+        best: which of the two is to be believed first, "bbse" or "em": the former if it
+            is determined, for it rests on no calibration; empty if neither is.
+        ratio: a class's share in the pool over that in the validation set, by the best.
+        distance: the total variation distance of the two priors, by the best: the share
             of the pool that would have to be of other classes.
         p: of the test that the model predicts the classes equally often in both.
         verdict: "biased", "no sign" or "cannot be told".
-        sentence: the verdict and what speaks for it.
+        sentence: the verdict, a colon and what speaks for it.
         cautions: sentences on what weakens it.
         num_pool: examples of the pool that were looked at.
         num_validation: M.
@@ -117,6 +118,7 @@ class Shift(NamedTuple):
     bbse: Shares
     em_problem: str
     bbse_problem: str
+    best: str
     ratio: Shares
     distance: Distance
     p: float
@@ -126,6 +128,11 @@ class Shift(NamedTuple):
     num_pool: int
     num_validation: int
     num_resamples: int
+
+    @property
+    def pool(self) -> Shares:
+        """The best estimate of the pool's shares; NaN if there is none."""
+        return self.em if self.best == "em" else self.bbse
 
 
 def em_prior(pool_probs: Any, validation_prior: Any) -> Estimate:
@@ -236,7 +243,8 @@ def bias(
 ) -> Shift:
     """Tells how the pool's class balance differs from the validation set's.
 
-    EM is given probabilities calibrated on the validation set. The intervals are those
+    EM is given probabilities calibrated on the validation set; where that does not mend
+    them, its intervals are too narrow, and BBSE goes first. The intervals are those
     of the percentile bootstrap, at 95 %, of pool and validation examples alike. The
     latter are drawn within each class, for both estimates depend on them by p(x | y)
     alone, and so that no draw lacks a class; each draw calibrates anew. That the
@@ -288,7 +296,8 @@ def bias(
         key_for(key, "bootstrap"), pool, probs, labels, names, num_resamples
     )
     em, bbse = (_shares(f.estimate.prior, f.draws) for f in (found.em, found.bbse))
-    best = found.bbse if found.em.estimate.problem else found.em
+    by_em = bool(found.bbse.estimate.problem)
+    best = found.em if by_em else found.bbse
     ratio = _shares(best.estimate.prior / prior, best.draws / prior_draws)
     distance = _distance(best.estimate.prior - prior, best.draws - prior_draws, p)
     problem = best.estimate.problem
@@ -300,6 +309,7 @@ def bias(
         bbse,
         found.em.estimate.problem,
         found.bbse.estimate.problem,
+        "" if problem else "em" if by_em else "bbse",
         ratio,
         distance,
         p,
@@ -347,7 +357,8 @@ def _bootstrap(
         np.bincount(pool_predicted, minlength=num_classes) / len(pool),
         names,
     )
-    gap = _gap(em.prior, top, labels, once, float(pool_top.mean()))
+    best = em.prior if bbse.problem else bbse.prior
+    gap = _gap(best, top, labels, once, float(pool_top.mean()))
     em_draws, bbse_draws = np.full((2, num_resamples, num_classes), np.nan)
     gap_draws = np.full(num_resamples, np.nan)
     members = [np.flatnonzero(labels == y) for y in range(num_classes)]
@@ -367,13 +378,14 @@ def _bootstrap(
                 0.9 * em.prior + 0.1 * prior,
                 tolerance=1e-2,
             )
-            mean = float(pool_times @ pool_top / len(pool))
-            gap_draws[i] = _gap(em_draws[i], top, labels, times, mean)
         if not bbse.problem:
             bbse_draws[i] = _bbse(
                 _confusion(predicted, labels, times, num_classes),
                 np.bincount(pool_predicted, pool_times, num_classes) / len(pool),
             )
+        best = em_draws[i] if bbse.problem else bbse_draws[i]
+        mean = float((pool_times * pool_top).sum() / len(pool))
+        gap_draws[i] = _gap(best, top, labels, times, mean)
     return _Bootstrap(_Found(em, em_draws), _Found(bbse, bbse_draws), (gap, gap_draws))
 
 
@@ -634,15 +646,16 @@ def _sentence(
     if verdict == "biased":
         text = (
             "The pool is biased: the model predicts its classes in other shares than "
-            f"the validation set's, by more than chance ({chance}); "
+            f"the validation set's, by more than chance ({chance})"
         )
         if problem:
-            return f"{text}by how much is not determined, for {problem}."
-        text += (
-            f"some {percent(distance.value)} of it ({percent(distance.low)} to {high}) "
-            "would have to be of other classes for the two balances to agree"
+            return f"{text}; by how much is not determined, for {problem}."
+        low = percent(distance.low).removesuffix(" %")
+        return (
+            f"{text}. Some {percent(distance.value)} of it ({low} to {high}) would "
+            "have to be of other classes for the two balances to agree"
+            f"{_extremes(ratio, names)}."
         )
-        return f"{text}{_extremes(ratio, names)}."
     same = (
         "the model predicts the classes about as often in the pool as in the "
         f"validation set ({chance})"
@@ -662,18 +675,18 @@ def _sentence(
 
 
 def _extremes(ratio: Shares, names: Sequence[str]) -> str:
-    """The classes that are certainly too frequent and too rare, the worst of each."""
+    """The class that is surely the most too frequent, and the most too rare."""
     text = ""
     for what, is_sure, order in (
-        ("too frequent", ratio.low > 1, -ratio.value),
-        ("too rare", ratio.high < 1, ratio.value),
+        ("too frequent", ratio.low > 1, -ratio.low),
+        ("too rare", ratio.high < 1, ratio.high),
     ):
         sure = [int(y) for y in np.argsort(order, kind="stable") if is_sure[y]]
         if sure:
             y, rest = sure[0], len(sure) - 1
             text += (
-                f"; {what} is {names[y]}, at {times(ratio.value[y])} times its share "
-                f"({times(ratio.low[y])} to {times(ratio.high[y])})"
+                f"; {what} is class {names[y]}, at {times(ratio.value[y])} times its "
+                f"share ({times(ratio.low[y])} to {times(ratio.high[y])})"
             )
             text += f", and {rest} more" if rest else ""
     return text
@@ -694,7 +707,8 @@ def _cautions(
     if apart.any():
         yield (
             f"The two estimates disagree on {_listed(names, np.flatnonzero(apart))} by "
-            "more than chance: that is a sign that label shift does not hold."
+            "more than chance: then EM's probabilities are not calibrated well enough, "
+            "or label shift does not hold."
         )
     gap, draws = found.gap
     if _is_sure(gap, draws.std()):
@@ -713,16 +727,16 @@ def _is_sure(value: Any, error: Any) -> Any:
 
 
 def times(ratio: float) -> str:
-    """How many times as frequent, with two digits.
+    """How many times as frequent, to two digits behind the point below one.
 
-    >>> times(2.345), times(120.4), times(0.0001), times(float("nan"))
-    ('2.3', '120', '< 0.01', '–')
+    >>> times(120.4), times(2.345), times(0.104), times(0.0001), times(float("nan"))
+    ('120', '2.3', '0.10', 'under 0.01', '–')
     """
     if not np.isfinite(ratio):
         return "–"
     if ratio < 0.01:
-        return "< 0.01"
-    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.2g}"
+        return "under 0.01"
+    return f"{ratio:.{0 if ratio >= 9.95 else 1 if ratio >= 0.995 else 2}f}"
 
 
 def percent(share: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fkjax import charts, findings
 from fkjax.analysis import COMPARED, Analysis, Pair
+from fkjax.base import printable
 from fkjax.comparison import Comparison, Strategy, shown
 from fkjax.queried import Gallery
 
@@ -86,13 +87,14 @@ def render(
 
 
 def environment() -> jinja2.Environment:
-    """Finds the package's templates, and escapes whatever is put into them."""
+    """Finds the package's templates, and makes what is put into them harmless."""
     files = importlib.resources.files("fkjax")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(
             lambda name: files.joinpath(name).read_text(encoding="utf-8")
         ),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -241,8 +241,10 @@ def _run(options: Options) -> None:
         if "report" in paths:
             from fkjax import selection_page
 
-            shift = _shift(problem, options.seed)
-            page = selection_page.selection_page(problem, selection, shift)
+            shift, why = _shift(problem, options.seed)
+            page = selection_page.selection_page(
+                problem, selection, shift, why_no_shift=why
+            )
             files["report"] = page.encode("utf-8", "backslashreplace")
     files["output"] = picks_csv(selection)
     _show(selection)
@@ -323,20 +325,30 @@ def named(name: str) -> Any:
         sys.path.pop(0)
 
 
-def _shift(problem: Problem, seed: int) -> label_shift.Shift | None:
-    """How biased the pool is, by a part of it if it is large."""
+def _shift(problem: Problem, seed: int) -> tuple[label_shift.Shift | None, str]:
+    """How biased the pool is, by a part of it if it is large; or why that is unknown.
+
+    A page without it is better than none: all classes must be in the validation set.
+    """
     positions = np.flatnonzero(problem.is_unlabeled)
     if len(positions) > _LOOKED_AT:
         key = key_for(jax.random.key(seed), "part of the pool")
         chosen = jax.random.choice(key, len(positions), (_LOOKED_AT,), replace=False)
         positions = positions[np.sort(np.asarray(chosen))]
-    return label_shift.bias(
-        probabilities(problem, problem.pool_images[positions]),
-        probabilities(problem, problem.validation_images),
-        problem.validation_labels,
-        classes=problem.classes,
-        seed=seed,
-    )
+    of_pool = probabilities(problem, problem.pool_images[positions])
+    of_validation = probabilities(problem, problem.validation_images)
+    try:
+        shift = label_shift.bias(
+            of_pool,
+            of_validation,
+            problem.validation_labels,
+            classes=problem.classes,
+            seed=seed,
+        )
+    except UserError as error:
+        text = str(error)
+        return None, f"{text[:1].upper()}{text[1:]}."
+    return shift, ""
 
 
 def picks_csv(selection: Selection) -> bytes:

@@ -85,3 +85,21 @@ def test_costs_and_differences_name_who_they_are_of():
     ]
     shown = texts(charts.differences(pairs, "area", title="x"))
     assert f"{HOSTILE} − b" in shown and "c − b" in shown
+
+
+def test_class_balances_have_bars_and_intervals_of_their_shares():
+    names = ["ant", HOSTILE, "c" * 50]
+    shares, interval = np.array([0.1, 0.2, 0.4]), np.array([[0.0] * 3, [0.5] * 3])
+    balances = [
+        charts.Balance("mine", shares), charts.Balance("$all$", shares[::-1], interval)
+    ]  # fmt: skip
+    svg = charts.class_balances(names, balances, title="x")
+    assert {"ant", "mine", "$all$", "c" * 8 + "…" + "c" * 9} <= set(texts(svg))
+    widths = {}
+    for path, color in re.findall(r'<path d="([^"]*)"[^>]*fill: (var[^;"]*)', svg):
+        x = [float(a) for a, _ in re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path)]
+        widths.setdefault(color, []).append(max(x) - min(x))
+    for color, expected in (("var(--c0)", shares), ("var(--c1)", shares[::-1])):
+        found = np.array(widths[color][:3])
+        np.testing.assert_allclose(found / found.sum(), expected / 0.7, rtol=1e-3)
+    assert svg == charts.class_balances(names, balances, title="x")

@@ -171,8 +171,8 @@ def test_a_bias_is_found(shift):
     assert shift.verdict == "biased" and shift.p < 0.001
     assert shift.distance.low < 0.5 * np.abs(SKEWED - FLAT).sum() < shift.distance.high
     assert shift.sentence.startswith("The pool is biased: ") and one_line(shift)
-    assert "too frequent is cat, at 1." in shift.sentence
-    assert "too rare is eel, at 0.2" in shift.sentence
+    assert "too frequent is class cat, at 1." in shift.sentence
+    assert "too rare is class eel, at 0.2" in shift.sentence
     assert not shift.cautions
     assert (shift.num_pool, shift.num_validation, shift.num_resamples) == (
         (3000, 1200, 200)

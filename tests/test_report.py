@@ -1,7 +1,6 @@
 """The command, and what it writes: the page, the CSV and the Markdown file."""
 
 import csv
-import html.parser
 import io
 import re
 import subprocess
@@ -9,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from pages import Page
 from records import grid, record, write_run
 
 from fkjax import export, report
@@ -47,33 +47,6 @@ def made(folder):
     outputs = [f"--output={folder / f'report.{end}'}" for end in ("html", "csv", "md")]
     assert report.main([*map(str, sorted(folder.iterdir())), *outputs]) == 0
     return folder
-
-
-class Page(html.parser.HTMLParser):
-    """The elements and the text of a page; every element must be closed."""
-
-    VOID = {"meta", "img", "br", "wbr", "link"}
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.found, self.text = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")

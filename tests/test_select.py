@@ -62,6 +62,35 @@ def test_the_command_writes_what_the_function_gives(files, tmp_path, capsys):
     assert main(argv) == 0 and output.read_bytes() == before
 
 
+def test_the_page_tells_how_biased_the_pool_is(files, tmp_path):
+    page = tmp_path / "page.html"
+    argv = [*files, "--budget", "3", "--report", str(page)]
+    assert main(argv) == 0
+    source = page.read_text(encoding="utf-8")
+    picks = fkjax.select(POOL, VALIDATION, budget=3).picks
+    assert all(f"<td>{pick.id}<" in source for pick in picks)
+    assert "Is the pool biased?" in source and 'class="verdict' in source
+    before = page.read_bytes()
+    assert main(argv) == 0 and page.read_bytes() == before
+
+
+def test_the_page_does_without_an_estimate_if_the_validation_set_lacks_a_class(
+    tmp_path,
+):
+    known = np.flatnonzero(VALIDATION["labels"] != 2)
+    np.savez(tmp_path / "pool.npz", **POOL)
+    lacking = {name: np.asarray(x)[known] for name, x in VALIDATION.items()}
+    np.savez(tmp_path / "validation.npz", **lacking)
+    page = tmp_path / "page.html"
+    argv = ["--pool", str(tmp_path / "pool.npz"), "--budget", "3"]
+    argv += ["--validation", str(tmp_path / "validation.npz"), "--report", str(page)]
+    assert main(argv) == 0
+    source = page.read_text(encoding="utf-8")
+    assert (
+        "was not estimated. The validation set must have an example of each" in source
+    )
+
+
 def test_earlier_picks_are_left_out(files, tmp_path):
     first, second = tmp_path / "1.csv", tmp_path / "2.csv"
     assert main([*files, "--budget", "9", "--output", str(first)]) == 0
