@@ -1,5 +1,6 @@
 """The practical Fisher kernel: block-wise Pearson correlation of descriptors."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,6 +77,7 @@ multi_scale = Kernel(pearson_features, similarity)
 Source: Gudovskiy et al. 2020, Sec. 4.2."""
 
 
+@functools.cache
 def last_layer(inputs: str, outputs: str, num_outputs: int) -> Kernel:
     """The cosine of the Fisher vectors of a dense layer's weights and bias, exact.
 

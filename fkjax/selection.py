@@ -1,6 +1,7 @@
 """What to label next: one query of a pool, told with ids, names and reasons."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -199,13 +200,15 @@ def _strategy(
                 f"there is no strategy {strategy!r}: known are {', '.join(STRATEGIES)}"
             )
         settings = Settings(
-            problem.taps,
+            tuple(problem.taps),
             budget,
             kernel=problem.kernel,
             batch_size=problem.batch_size,
             is_trained=problem.is_trained,
         )
-        strategy = STRATEGIES[strategy](problem.model, settings)
+        strategy = _compiled(STRATEGIES[strategy], problem.model, settings)
+    else:
+        strategy = strategy._replace(query=jax.jit(strategy.query))
     if "pool_labels" in strategy.sees:
         raise UserError(
             f"{name} is shown the hidden labels of the pool, which nobody knows here: "
@@ -217,14 +220,10 @@ def _strategy(
 def _ask(
     problem: Problem, strategy: Strategy, key: jax.Array
 ) -> tuple[Query, np.ndarray]:
-    is_mistake = (
-        jax.jit(
-            lambda variables, images: evaluation.predictions(
-                problem.model, variables, images
-            )
-        )(problem.variables, problem.validation_images)
-        != problem.validation_labels
+    predicted = _predictions(problem.model)(
+        problem.variables, problem.validation_images
     )
+    is_mistake = predicted != problem.validation_labels
     view = View(
         problem.variables,
         problem.pool_images,
@@ -235,7 +234,34 @@ def _ask(
         jnp.zeros(0, jnp.int32),
     )
     seen = restrict(view, strategy, hidden_labels=lambda: jnp.zeros(0, jnp.int32))
-    return jax.jit(strategy.query)(key, seen), np.asarray(is_mistake)
+    return strategy.query(key, seen), np.asarray(is_mistake)
+
+
+# What is compiled is kept, so that the next query of a model compiles nothing anew.
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    make: Callable[[Model, Settings], Strategy], model: Model, settings: Settings
+) -> Strategy:
+    strategy = make(model, settings)
+    return strategy._replace(query=jax.jit(strategy.query))
+
+
+@functools.lru_cache(maxsize=8)
+def _predictions(model: Model) -> Callable[[Variables, Images], jax.Array]:
+    return jax.jit(functools.partial(evaluation.predictions, model))
+
+
+@functools.lru_cache(maxsize=8)
+def _log_probs(model: Model, batch_size: int) -> Callable[..., jax.Array]:
+    def of_images(variables: Variables, images: Images) -> jax.Array:
+        def one(image: jax.Array) -> jax.Array:
+            return log_probs(model, variables, image)
+
+        return map_examples(one, images, batch_size=batch_size)
+
+    return jax.jit(of_images)
 
 
 def _require_finite(problem: Problem, query: Query) -> None:
@@ -258,14 +284,8 @@ def probabilities(problem: Problem, images: Images) -> np.ndarray:
     if len(images) == 0:
         return np.zeros((0, len(problem.classes)))
 
-    def one(image: jax.Array) -> jax.Array:
-        return log_probs(problem.model, problem.variables, image)
-
-    return np.exp(
-        jax.jit(
-            lambda images: map_examples(one, images, batch_size=problem.batch_size)
-        )(images)
-    )
+    of_images = _log_probs(problem.model, problem.batch_size)
+    return np.exp(of_images(problem.variables, images))
 
 
 def _reason(pick: Pick) -> str:

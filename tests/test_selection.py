@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_outputs import CLASSES, LABELS, POOL, VALIDATION
 
-from fkjax.acquisition import random
+from fkjax.acquisition import STRATEGIES, random
 from fkjax.base import Query, Strategy, UserError
 from fkjax.outputs import problem_of_outputs
 from fkjax.selection import choose
@@ -48,6 +48,27 @@ def test_the_seed_and_the_round_decide_what_is_drawn():
         return choose(PROBLEM, budget=5, strategy="random", **options).indices.tolist()
 
     assert drawn() == drawn() != drawn(seed=1) != drawn(round=1)
+
+
+def test_the_next_query_of_a_model_compiles_nothing_anew(monkeypatch):
+    traced = []
+
+    def make(model, settings):
+        strategy = random(budget=settings.budget)
+
+        def query(key, view):
+            traced.append(model)
+            return strategy.query(key, view)
+
+        return strategy._replace(query=query)
+
+    monkeypatch.setitem(STRATEGIES, "mine", make)
+    for part in (POOL, {name: rows[::-1] for name, rows in POOL.items()}):
+        problem = problem_of_outputs(part, VALIDATION, labeled=[len(traced)])
+        assert choose(problem, budget=9, strategy="mine").num_unlabeled == 399
+    assert len(traced) == 1
+    choose(problem, budget=8, strategy="mine")
+    assert len(traced) == 2
 
 
 def test_a_strategy_of_ones_own_is_a_value():

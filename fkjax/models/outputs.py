@@ -1,5 +1,7 @@
 """A network that ran elsewhere, as a model whose images are its own outputs."""
 
+import functools
+
 import jax
 
 from fkjax.base import Model, Tap, Variables, no_tap
@@ -7,6 +9,7 @@ from fkjax.base import Model, Tap, Variables, no_tap
 FEATURES, LOGITS = "features", "logits"
 
 
+@functools.cache
 def from_outputs(num_features: int, num_classes: int) -> Model:
     """The last layer of any network, of which only inputs and outputs are known.
 
