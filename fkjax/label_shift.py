@@ -25,7 +25,8 @@ BREAKS = (
 
 NUM_RESAMPLES = 200
 MOST_POOL = 100_000  # examples: the validation set's size limits what more could say
-_MOST_ENTRIES = 5_000_000  # of [N, C]: 200 resamples of as many take under a minute
+_MOST_ENTRIES = 2_000_000  # of [N, C]: EM reads them thousands of times
+_LEAST_POOL = 5_000  # examples, however many the classes are
 _NUM_PERMUTATIONS = 9999
 _ALPHA = 0.05
 _LARGE = 0.2  # a distance that must be excluded before one says "no sign"
@@ -256,8 +257,8 @@ def bias(
 
     Args:
         pool_probs: the classifier's probabilities on unlabelled examples of the pool; a
-            random part is looked at of more than 100,000, or of more than makes five
-            million numbers. Shape [N, C].
+            random part is looked at of more than 100,000, or of more than makes two
+            million numbers and is 5,000. Shape [N, C].
         validation_probs: those on the validation set. Shape [M, C].
         validation_labels: its true classes. Shape [M].
         classes: their names. Length C.
@@ -763,7 +764,7 @@ def _generator(key: jax.Array) -> np.random.Generator:
 def _sampled(key: jax.Array, probs: Any) -> np.ndarray:
     probs = np.asarray(probs)
     num_numbers = max(1, int(np.prod(probs.shape[1:])))
-    most = min(MOST_POOL, _MOST_ENTRIES // num_numbers)
+    most = min(MOST_POOL, max(_LEAST_POOL, _MOST_ENTRIES // num_numbers))
     if len(probs) <= most:
         return probs
     return probs[np.sort(_generator(key).choice(len(probs), most, replace=False))]

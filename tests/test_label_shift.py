@@ -281,6 +281,7 @@ def test_a_large_pool_is_sampled(monkeypatch, data):
     found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
     assert found.num_pool == 500
     np.testing.assert_allclose(found.em.value, SKEWED, atol=0.08)
+    monkeypatch.setattr(label_shift, "_LEAST_POOL", 100)
     monkeypatch.setattr(label_shift, "_MOST_ENTRIES", 600)
     found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
     assert found.num_pool == 200
