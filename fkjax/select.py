@@ -24,7 +24,7 @@ import rich.table
 import rich.text
 import tyro
 
-from fkjax import label_shift
+from fkjax import label_shift, selection_page
 from fkjax.acquisition import STRATEGIES
 from fkjax.arrays import Tell
 from fkjax.base import Strategy, UserError, key_for, printable
@@ -239,8 +239,6 @@ def _run(options: Options) -> None:
         )
         files = {}
         if "report" in paths:
-            from fkjax import selection_page
-
             shift, why = _shift(problem, options.seed)
             page = selection_page.selection_page(
                 problem, selection, shift, why_no_shift=why
@@ -271,7 +269,9 @@ def _problem(options: Options, tell: Tell) -> Problem:
         _require_sufficient(options.strategy)
         return problem_of_outputs(options.pool, options.validation, **options_of_arrays)
     network = named(options.network)
-    variables = options.checkpoint and restore_variables(options.checkpoint)
+    variables = None
+    if options.checkpoint is not None:
+        variables = restore_variables(options.checkpoint, like=network)
     return problem_of_network(
         options.pool,
         options.validation,

@@ -4,6 +4,7 @@ import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -108,6 +109,39 @@ def test_the_command_takes_a_network_by_its_name(tmp_path, monkeypatch, capsys):
         assert main([*argv, "--network", name]) == 2
         err = capsys.readouterr().err
         assert match in err and err.count("\n") == 1
+
+
+def test_the_command_takes_a_checkpoint_of_either_kind(tmp_path, monkeypatch):
+    (tmp_path / "nets.py").write_text(
+        "import flax.linen as nn\n"
+        "from flax import nnx\n"
+        "def make():\n"
+        "    return nnx.Sequential(nnx.Linear(5, 8, rngs=nnx.Rngs(8)), nnx.relu,\n"
+        "                          nnx.Linear(8, 3, rngs=nnx.Rngs(9)))\n"
+        "linen = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    np.savez("pool.npz", **POOL)
+    np.savez("validation.npz", **VALIDATION)
+    network = make_network()
+    params = {
+        f"layers_{i}": {
+            "kernel": network.layers[i].kernel[...],
+            "bias": network.layers[i].bias[...],
+        }
+        for i in (0, 2)
+    }
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "nnx", nnx.to_pure_dict(nnx.state(network)))
+        checkpointer.save(tmp_path / "linen", {"params": params})
+    expected = fkjax.select(POOL, VALIDATION, network=network, budget=6)
+    argv = ["--pool", "pool.npz", "--validation", "validation.npz", "--budget", "6"]
+    for name, checkpoint in (("nets:make", "nnx"), ("nets:linen", "linen")):
+        more = ["--network", name, "--checkpoint", checkpoint, "--output", "picks.csv"]
+        assert main([*argv, *more]) == 0
+        ids = [line.split(",")[1] for line in open("picks.csv")][1:]
+        assert ids == [str(p.id) for p in expected.picks]
+    assert main([*argv, "--network", "nets:make", "--checkpoint", "none"]) == 2
 
 
 @pytest.mark.parametrize(

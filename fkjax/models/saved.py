@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import flax.linen
 import jax
 import numpy as np
 from flax import nnx
@@ -25,7 +26,8 @@ def restore_variables(path: str | Path, like: Any = None) -> Any:
             `jax.eval_shape` give them. An NNX state is looked at for parameters and
             batch statistics only. Beside "params" and other collections named here,
             what the checkpoint has at its top, such as an optimiser's state, is left
-            out. None takes the checkpoint as it is.
+            out. None, or a Linen module, which has no variables of its own, takes the
+            checkpoint as it is.
 
     Returns:
         Nested dicts of NumPy arrays, with the keys of `like`: what
@@ -36,7 +38,7 @@ def restore_variables(path: str | Path, like: Any = None) -> Any:
             `like`; the first that differs is named.
     """
     found = read_tree(Path(path))
-    if like is None:
+    if like is None or isinstance(like, flax.linen.Module):
         return _plain(found)
     source = f"the checkpoint {path}"
     if isinstance(like, nnx.Module | nnx.State):
