@@ -289,7 +289,7 @@ def probabilities(problem: Problem, images: Images) -> np.ndarray:
 
 
 def _reason(pick: Pick) -> str:
-    guess = f"the model says {pick.predicted} ({pick.confidence:.0%})"
+    guess = f"{pick.predicted} ({pick.confidence:.0%})"
     if pick.answers is not None:
         sentence = (
             f"Resembles validation example {pick.answers.id}, of class "
@@ -297,7 +297,7 @@ def _reason(pick: Pick) -> str:
         )
         if pick.pseudo_label is not None:
             sentence += f"; is probably {pick.pseudo_label}"
-        return f"{sentence}; {guess}."
+        return f"{sentence}; the model says {guess}."
     if pick.score is None:
-        return f"Drawn by lot; {guess}."
-    return f"The model is unsure: {guess[4:]}."
+        return f"Drawn by lot; the model says {guess}."
+    return f"The model is unsure: it says {guess}."
