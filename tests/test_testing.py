@@ -21,8 +21,24 @@ FIXED = {
     *("fisher_oracle", "margin", "least_confidence"),
 }
 
+# One of each kind; the others share their code, and take a minute more.
+QUICK = {
+    "random",
+    "feature_match",
+    "fisher_nearest",
+    "margin",
+    "variation_ratio",
+    "vaal",
+}
 
-@pytest.mark.parametrize("name", STRATEGIES)
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in STRATEGIES
+    ],
+)
 def test_every_strategy_keeps_the_contract(name):
     # The determinants of `fisher_information` are slow where there are many channels.
     taps = ("conv1",) if "information" in name else SMALL.taps
