@@ -12,8 +12,16 @@ from benchmarks import tables
 ROOT = Path(__file__).parents[1]
 
 
+# What these four compile would take a tenth of the time of all tests.
+DEAR = ("cost", "fisher", "round", "selection")
+
+
 @pytest.mark.parametrize(
-    "name", ["cost", "fisher", "kernel", "projection", "round", "selection"]
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in DEAR),
+        *("kernel", "projection"),
+    ],
 )
 def test_smoke(name):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--smoke", "--repeats", "2"]
