@@ -37,9 +37,9 @@ All sides of a race take turns in one process, warm, and each result is waited f
 ratio is the baseline's time over the row's, turn by turn: its median, and the lowest
 and highest in brackets. Above 1 is faster than the baseline, whose own row says 1.
 Seconds are medians; on a shared machine only ratios mean anything, and seconds without
-a ratio, of `streaming` and of memory, were taken beside other work. Without `--data-dir`
-the images are noise, which changes errors and not times. `--smoke` runs everything at a
-tiny size. What is not installed is left out, and stderr says why.
+a ratio, of `streaming` and of memory, were taken beside other work. Without
+`--data-dir` the images are noise, which changes errors and not times. `--smoke` runs
+everything at a tiny size. What is not installed is left out, and stderr says why.
 """
 
 
