@@ -320,8 +320,17 @@ class _Table:
 
     def _group(self, group: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != group:
-            column = self._file.read_row_group(group, [self._name]).column(0)
-            self._cached = group, self._to_numpy(column.combine_chunks())
+            try:
+                column = self._file.read_row_group(group, [self._name]).column(0)
+                rows = self._to_numpy(column.combine_chunks())
+            except UserError:
+                raise
+            except Exception as error:  # whatever damage makes the library raise
+                raise UserError(
+                    f"the column {self._name} is damaged after row "
+                    f"{self._starts[group]} ({error}); write the file again"
+                ) from error
+            self._cached = group, rows
         return self._cached[1]
 
     def _to_numpy(self, array: Any) -> np.ndarray:

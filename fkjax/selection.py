@@ -24,6 +24,7 @@ from fkjax.base import (
 from fkjax.kernel import Kernel, multi_scale
 from fkjax.mapping import map_examples
 from fkjax.oracle import restrict
+from fkjax.reading import plain_errors
 
 
 class Problem(NamedTuple):
@@ -220,21 +221,23 @@ def _strategy(
 def _ask(
     problem: Problem, strategy: Strategy, key: jax.Array
 ) -> tuple[Query, np.ndarray]:
-    predicted = _predictions(problem.model)(
-        problem.variables, problem.validation_images
-    )
-    is_mistake = predicted != problem.validation_labels
-    view = View(
-        problem.variables,
-        problem.pool_images,
-        jnp.asarray(problem.is_unlabeled),
-        problem.validation_images,
-        jnp.asarray(problem.validation_labels),
-        is_mistake,
-        jnp.zeros(0, jnp.int32),
-    )
-    seen = restrict(view, strategy, hidden_labels=lambda: jnp.zeros(0, jnp.int32))
-    return strategy.query(key, seen), np.asarray(is_mistake)
+    with plain_errors(problem.pool_images, problem.validation_images):
+        predicted = _predictions(problem.model)(
+            problem.variables, problem.validation_images
+        )
+        is_mistake = predicted != problem.validation_labels
+        view = View(
+            problem.variables,
+            problem.pool_images,
+            jnp.asarray(problem.is_unlabeled),
+            problem.validation_images,
+            jnp.asarray(problem.validation_labels),
+            is_mistake,
+            jnp.zeros(0, jnp.int32),
+        )
+        seen = restrict(view, strategy, hidden_labels=lambda: jnp.zeros(0, jnp.int32))
+        query = jax.block_until_ready(strategy.query(key, seen))
+    return query, np.asarray(is_mistake)
 
 
 # What is compiled is kept, so that the next query of a model compiles nothing anew.
@@ -285,7 +288,8 @@ def probabilities(problem: Problem, images: Images) -> np.ndarray:
         return np.zeros((0, len(problem.classes)))
 
     of_images = _log_probs(problem.model, problem.batch_size)
-    return np.exp(of_images(problem.variables, images))
+    with plain_errors(images):
+        return np.exp(of_images(problem.variables, images))
 
 
 def _reason(pick: Pick) -> str:

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from fkjax import arrays
@@ -88,6 +90,19 @@ def test_a_pool_that_is_streamed_gives_what_one_in_memory_gives(
     ]
     if strategy == "fisher_nearest":
         assert sum(rows for rows, _ in told) >= 400 and {n for _, n in told} == {400}
+
+
+def test_what_is_wrong_far_into_a_file_is_told_when_it_is_reached(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
+    rows = POOL["features"].tolist()
+    rows[300] = None
+    table = {"features": rows, "logits": POOL["logits"].tolist()}
+    path = tmp_path / "pool.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(table), path, row_group_size=64)
+    with pytest.raises(UserError, match="features has empty cells"):
+        choose(problem_of_outputs(path, VALIDATION), budget=BUDGET)
 
 
 def test_those_that_suffice_are_those_that_make_no_pass_of_their_own():
