@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks import harness, workload
 from benchmarks.harness import Contender
-from fkjax import evaluation
 from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import View
-from fkjax.ensemble import ensemble
-from fkjax.oracle import restrict
+from fkjax.experiment.oracle import restrict
+from fkjax.models.ensemble import ensemble
+from fkjax.training import evaluation
 
 DEFAULT = (
     "random",

@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from fkjax import cluster
 from fkjax.acquisition.fisher_kernel import fisher_nearest
 from fkjax.base import View
-from fkjax.distributed import device_mesh, on_all_devices, shard
-from fkjax.images import stream
 from fkjax.models import lenet
+from fkjax.parallel import processes as cluster
+from fkjax.parallel.devices import device_mesh, on_all_devices, shard
+from fkjax.parallel.images import stream
 
 BUDGET = 125
 

@@ -12,17 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax import datasets, evaluation, pretraining, splits
-from fkjax import pool as pools
 from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Model, Variables, key_for
-from fkjax.config import defaults
-from fkjax.driver import Arrays, RoundState, make_driver, play_round
-from fkjax.fisher import features
-from fkjax.kernel import pearson_features
-from fkjax.mapping import map_examples
+from fkjax.data import datasets, splits
+from fkjax.experiment import pool as pools
+from fkjax.experiment.config import defaults
+from fkjax.experiment.oracle import array_oracle
+from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play_round
+from fkjax.fisher.kernel import pearson_features
+from fkjax.fisher.vectors import features
 from fkjax.models import lenet
-from fkjax.oracle import array_oracle
+from fkjax.parallel.mapping import map_examples
+from fkjax.training import evaluation, pretraining
 
 SHOWN = ("random", "fisher_nearest")
 

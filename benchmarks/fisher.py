@@ -14,13 +14,13 @@ import numpy as np
 from benchmarks import harness, per_example_peers, workload
 from benchmarks.harness import Contender
 from benchmarks.peers import TorchLeNet, TorchResNet10
-from fkjax import fisher
-from fkjax.embedding import embed
+from fkjax.acquisition.pseudo_label import given
+from fkjax.fisher import vectors as fisher
 from fkjax.models import resnet10, resnet18
-from fkjax.planner import auto
-from fkjax.projection import project
-from fkjax.pseudo_label import given
-from fkjax.sketch import balanced_fold, count_sketch, gaussian
+from fkjax.sketch.base import balanced_fold, count_sketch, gaussian
+from fkjax.sketch.embedding import embed
+from fkjax.sketch.planner import auto
+from fkjax.sketch.projection import project
 
 TAPS = ("conv1", "conv2", "fc1")
 CHUNK = 100

@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks import harness, workload
 from benchmarks.harness import Contender
-from fkjax import factored
-from fkjax.fisher import of_parameters
-from fkjax.gram import gram
-from fkjax.kernel import similarity
-from fkjax.neighbors import top_k_streamed
+from fkjax.acquisition.neighbors import top_k_streamed
+from fkjax.fisher import capture
+from fkjax.fisher.gram import gram
+from fkjax.fisher.kernel import similarity
+from fkjax.fisher.vectors import of_parameters
 
 RANK = 512
 
@@ -36,10 +36,10 @@ def exact(arguments, work: workload.Workload) -> None:
     """All parameters; half of the images against the other half."""
     log_probs_fn, theta = of_parameters(work.model, work.variables)
     images, labels = jnp.asarray(work.images), jnp.asarray(work.labels)
-    plan = factored.plan(log_probs_fn, theta, images[0])
+    plan = capture.plan(log_probs_fn, theta, images[0])
     captured = jax.jit(
         lambda x, y: jax.lax.map(
-            lambda pair: factored.capture(log_probs_fn, theta, *pair),
+            lambda pair: capture.capture(log_probs_fn, theta, *pair),
             (x, y),
             batch_size=100,
         )
@@ -61,7 +61,7 @@ def exact(arguments, work: workload.Workload) -> None:
     @jax.jit
     def written_out(first, second):
         def vector(captured):
-            leaves = jax.tree.leaves(factored.gradient(plan, captured))
+            leaves = jax.tree.leaves(capture.gradient(plan, captured))
             return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
         u, v = (jax.lax.map(vector, side, batch_size=100) for side in (first, second))

@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import fkjax.run
-from fkjax import datasets
-from fkjax.answers import CANNOT_TELL
-from fkjax.label_studio import read_export
+import fkjax.commands.run
+from fkjax.data import datasets
+from fkjax.labeling.answers import CANNOT_TELL
+from fkjax.labeling.label_studio import read_export
 
 TOKEN = "fkjax-benchmark-token-of-loopback"
 BUDGET, ROUNDS = 6, 2
@@ -128,7 +128,7 @@ def _run(home: Path, out: Path, *more: str) -> None:
     places = [str(home / "my images"), "--labels", str(home / "labels.csv")]
     places += ["--output-dir", str(out), *more]
     print("$ python -m fkjax.run", argv, *places)
-    status = fkjax.run.main([*argv.split(), *places])
+    status = fkjax.commands.run.main([*argv.split(), *places])
     assert status == 0, f"status {status}"
 
 

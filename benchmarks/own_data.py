@@ -25,9 +25,10 @@ from PIL import Image
 
 import fkjax
 from benchmarks import harness
-from fkjax import datasets, training
-from fkjax.config import defaults
+from fkjax.data import datasets
+from fkjax.experiment.config import defaults
 from fkjax.models import lenet
+from fkjax.training import fit
 
 COMMON, RARE, LABELED, VALIDATION, BUDGET = 4950, 50, 125, 1000, 125
 
@@ -124,9 +125,9 @@ def trained(images: np.ndarray, labels: np.ndarray, seed: int):
     model = lenet((28, 28, 1), 10)
     key = jax.random.key(seed)
     return jax.jit(
-        lambda images, labels: training.fit(
+        lambda images, labels: fit.fit(
             key, model, model.init(key), images, labels, jnp.int32(len(labels)),
-            schedule=defaults("mnist").training(), score=training.last_epoch,
+            schedule=defaults("mnist").training(), score=fit.last_epoch,
         )
     )(jnp.asarray(images), jnp.asarray(labels))  # fmt: skip
 

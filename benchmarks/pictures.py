@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fkjax import tables
+from fkjax.report import tables
 
 VALIDATION_SIZES = (50, 100, 500, 2000, 10_000)
 TRAINED = "random, trained on validation"

@@ -19,8 +19,8 @@ import tyro
 
 from benchmarks import paper, pictures
 from benchmarks.runs import Part, records_of
-from fkjax import figures, tables
 from fkjax.base import UserError
+from fkjax.report import figures, tables
 
 Records = list[dict[str, Any]]
 Reference = dict[str, dict[int, float]]

@@ -13,11 +13,13 @@ import numpy as np
 from benchmarks import harness, workload
 from benchmarks.harness import Contender
 from benchmarks.peers import TorchLeNet
-from fkjax import driver, evaluation, oracle, pretraining
-from fkjax import pool as pools
 from fkjax.acquisition import fisher_nearest
+from fkjax.experiment import oracle
+from fkjax.experiment import pool as pools
+from fkjax.experiment import rounds as driver
 from fkjax.models import lenet
-from fkjax.training import Schedule, fit
+from fkjax.training import evaluation, pretraining
+from fkjax.training.fit import Schedule, fit
 
 TAPS = ("conv1", "conv2", "fc1")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fkjax.base import UserError
-from fkjax.config import Config, defaults
-from fkjax.reporting import RunFolder
-from fkjax.run import run
+from fkjax.commands.run import run
+from fkjax.experiment.config import Config, defaults
+from fkjax.runs.folder import RunFolder
 
 
 class Part(NamedTuple):

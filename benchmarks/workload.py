@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax import datasets
 from fkjax.base import Model, UserError, Variables
+from fkjax.data import datasets
 from fkjax.models import lenet
-from fkjax.training import Schedule, fit
+from fkjax.training.fit import Schedule, fit
 
 
 class Workload(NamedTuple):

@@ -51,9 +51,9 @@ def printable(text: str) -> str:
 
 
 class Images(Protocol):
-    """A set of N images: an array [N, H, W, channels], or `fkjax.images.Streamed`.
+    """A set of N images: an array [N, H, W, channels], or one that is streamed.
 
-    `fkjax.images` reads them; whatever else is handed them only hands them on.
+    `fkjax.parallel.images` reads them; whatever else is handed them only hands them on.
     """
 
     @property
@@ -99,7 +99,7 @@ class Model(NamedTuple):
             statistics`: the pass of a training step, which normalises with the batch
             and moves the running statistics. The mask, of shape [N] bool, says which
             examples count for both. None if that is `apply`.
-        member: the model of each member, of an ensemble (`fkjax.ensemble`).
+        member: the model of each member, of an ensemble (`fkjax.models.ensemble`).
         std: by which `apply` divides each channel of images / 255.
     """
 

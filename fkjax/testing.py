@@ -7,7 +7,7 @@ images:
 >>> from fkjax.acquisition import STRATEGIES
 >>> from fkjax.acquisition.ranking import highest
 >>> from fkjax.base import Strategy
->>> from fkjax.mapping import map_examples
+>>> from fkjax.parallel.mapping import map_examples
 >>> def brightest(model, settings):
 ...     def query(key, view):
 ...         scores = map_examples(
@@ -36,9 +36,9 @@ import numpy as np
 
 from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Model, Query, Strategy, Tap, Variables, View, no_tap
-from fkjax.evaluation import predictions
+from fkjax.experiment.oracle import LabelAccessError, restrict
 from fkjax.models import lenet
-from fkjax.oracle import LabelAccessError, restrict
+from fkjax.training.evaluation import predictions
 
 SMALL = Settings(("conv1", "fc1"), budget=4, num_passes=4, vaal_steps=3, num_copies=4)
 """Settings for the problem of `check_strategy`: a LeNet on images of 8 x 8."""

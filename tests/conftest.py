@@ -19,7 +19,7 @@ import jax
 import pytest
 from hypothesis import settings
 
-from fkjax import datasets, splits
+from fkjax.data import datasets, splits
 
 # No deadlines: a busy machine is no failure. `test_hostile.py` looks for hangs itself.
 settings.register_profile("usual", deadline=None)

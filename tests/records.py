@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fkjax.reporting import RunFolder
+from fkjax.runs.folder import RunFolder
 
 
 def record(strategy="fisher", seed=0, round=0, accuracy=0.5, classes=3, **extra):

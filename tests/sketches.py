@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import fkjax.sketch as fkjax_sketch
+from fkjax.sketch import base as fkjax_sketch
 
 SKETCHES = {
     "gaussian": fkjax_sketch.gaussian(rank=4),

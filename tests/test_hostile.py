@@ -22,15 +22,16 @@ import scipy.io
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from records import record
 
-import fkjax.run
-from fkjax import config, datasets, tfds
+import fkjax.commands.run
 from fkjax.base import UserError, printable
-from fkjax.decoding import decode
-from fkjax.idx import read_idx
-from fkjax.reporting import RunFolder
-from fkjax.svhn import read_svhn
+from fkjax.data import datasets, tfds
+from fkjax.data.decoding import decode
+from fkjax.data.idx import read_idx
+from fkjax.data.svhn import read_svhn
+from fkjax.experiment import config
+from fkjax.runs.folder import RunFolder
+from tests.records import record
 
 SECONDS = 10
 
@@ -357,7 +358,9 @@ def test_the_command_says_one_line_of_a_file_name_that_holds_a_newline(
     (place / "mnist").mkdir(parents=True)
     os.mkfifo(place / "mnist" / "train-images-idx3-ubyte")
     with in_time():
-        status = fkjax.run.main(["--dataset", "mnist", "--data-dir", str(place)])
+        status = fkjax.commands.run.main(
+            ["--dataset", "mnist", "--data-dir", str(place)]
+        )
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert status == 2 and captured.out == "" and line.isprintable()

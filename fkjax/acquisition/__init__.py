@@ -24,7 +24,7 @@ from fkjax.acquisition.uncertainty import (
     variation_ratio,
 )
 from fkjax.base import Model, Strategy
-from fkjax.kernel import Kernel, multi_scale
+from fkjax.fisher.kernel import Kernel, multi_scale
 
 
 class Settings(NamedTuple):

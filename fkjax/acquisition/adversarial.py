@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import optax
 
 from fkjax.acquisition.ranking import highest
+from fkjax.acquisition.vae import Autoencoder, Discriminator, autoencoder, discriminator
 from fkjax.base import Images, Model, Query, Strategy, View, key_for
-from fkjax.images import take
-from fkjax.mapping import map_examples
-from fkjax.models.vae import Autoencoder, Discriminator, autoencoder, discriminator
+from fkjax.parallel.images import take
+from fkjax.parallel.mapping import map_examples
 
 
 class Networks(NamedTuple):

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fkjax.acquisition.neighbors import before_all, search
 from fkjax.base import key_for
-from fkjax.kernel import similarity
-from fkjax.neighbors import before_all, search
-from fkjax.rows import Rows, rows_of
+from fkjax.fisher.kernel import similarity
+from fkjax.parallel.rows import Rows, rows_of
 
 Similarity = Callable[[jax.Array, jax.Array], jax.Array]
-"""`similarity(queries [..., L], keys [M, L]) -> [..., M]`, as `fkjax.kernel` has."""
+"""`similarity(queries [..., L], keys [M, L]) -> [..., M]`, as `fkjax.fisher.kernel`
+has."""
 
 
 def farthest_first(

@@ -23,9 +23,9 @@ from fkjax.base import (
     key_for,
     log_probs,
 )
-from fkjax.dropout import dropout
-from fkjax.ensemble import each_member
-from fkjax.mapping import map_examples
+from fkjax.models.dropout import dropout
+from fkjax.models.ensemble import each_member
+from fkjax.parallel.mapping import map_examples
 
 Score = Callable[[jax.Array], jax.Array]
 """`score(log_probs)`: a number from log p_t(y | x). Shapes [T, C] and []."""

@@ -8,7 +8,7 @@ from fkjax.base import Model
 from fkjax.models.adapters import from_linen, from_nnx
 from fkjax.models.lenet import lenet
 from fkjax.models.modules import Adapted, Layer, as_images, from_module, layers
-from fkjax.models.outputs import from_outputs
+from fkjax.models.precomputed import from_outputs
 from fkjax.models.resnet import resnet10, resnet18
 from fkjax.models.saved import restore_variables
 

@@ -10,7 +10,7 @@ from flax import nnx
 from flax.core import FrozenDict, unfreeze
 
 from fkjax.base import UserError, path_of
-from fkjax.checkpoint import read_tree
+from fkjax.files.checkpoint import read_tree
 
 
 def restore_variables(path: str | Path, like: Any = None) -> Any:

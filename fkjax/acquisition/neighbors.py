@@ -1,0 +1,252 @@
+"""Nearest neighbours in a pool of any size: exact top-k by inner product, streamed."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fkjax.fisher.kernel import similarity
+from fkjax.parallel.rows import Rows, rows_of
+
+_GROUP = 32
+"""Pool rows that share one maximum while a chunk is searched."""
+
+
+def top_k_streamed(
+    queries: jax.Array,
+    pool: jax.Array,
+    *,
+    k: int,
+    mask: jax.Array | None = None,
+    after: tuple[jax.Array, jax.Array] | None = None,
+    chunk_size: int = 8192,
+) -> tuple[jax.Array, jax.Array]:
+    """The k pool rows most similar to each query, nearest first.
+
+    What `jax.lax.top_k` gives on all Q x N similarities, ties included (the lowest
+    pool position first; -0.0 counts as 0.0), while no more than 2 Q x chunk_size of
+    them exist at a time.
+
+    >>> pool = jnp.array([[0.0], [3.0], [1.0], [3.0]])
+    >>> similarities, indices = top_k_streamed(jnp.ones((1, 1)), pool, k=3)
+    >>> indices.tolist(), similarities.tolist()
+    ([[1, 3, 2]], [[3.0, 3.0, 1.0]])
+
+    Args:
+        queries: Shape [Q, L].
+        pool: Shape [N, L].
+        k: how many to find, at most N.
+        mask: which pool rows there are. Shape [N] bool.
+        after: the similarity and pool position of the last neighbour of each query
+            that is known already: the next k after it are found. Shapes [Q].
+        chunk_size: pool rows to compare at a time, about; k or more. It changes the
+            speed, not the result.
+
+    Returns:
+        Similarities and pool positions; where there are fewer than k, -inf and -1.
+        Shapes [Q, k].
+
+    Raises:
+        ValueError: if the shapes do not agree, or k or the chunk size is impossible.
+    """
+    if queries.ndim != 2 or pool.ndim != 2 or queries.shape[1] != pool.shape[1]:
+        raise ValueError(
+            "queries [Q, L] and a pool [N, L] must be rows of one length, got "
+            f"{queries.shape} and {pool.shape}"
+        )
+    if not 1 <= k <= len(pool):
+        raise ValueError(f"k must be from 1 to the {len(pool)} rows of the pool: {k}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
+    if mask is not None and mask.shape != (len(pool),):
+        raise ValueError(
+            f"mask must have one entry for each pool row, {(len(pool),)}, "
+            f"got {mask.shape}"
+        )
+    return _top_k_streamed(queries, pool, mask, after, k=k, chunk_size=chunk_size)
+
+
+def _streamed(
+    queries: jax.Array,
+    pool: jax.Array,
+    mask: jax.Array | None,
+    after: tuple[jax.Array, jax.Array] | None,
+    *,
+    k: int,
+    chunk_size: int,
+) -> tuple[jax.Array, jax.Array]:
+    num_queries = len(queries)
+    if mask is None:
+        mask = jnp.ones(len(pool), bool)
+    if after is None:
+        after = before_all(num_queries)
+    nearest, _ = search(
+        queries,
+        rows_of((pool, ())),
+        k=k,
+        mask=mask,
+        after=after,
+        batch_size=num_queries,
+        num_batches=1,
+        chunk_size=chunk_size,
+    )
+    return nearest
+
+
+_top_k_streamed = jax.jit(_streamed, static_argnames=("k", "chunk_size"))
+
+
+def before_all(num_queries: int) -> tuple[jax.Array, jax.Array]:
+    """The `after` of queries of which no neighbour is known. Shapes [Q]."""
+    return jnp.full(num_queries, jnp.inf), jnp.full(num_queries, -1, jnp.int32)
+
+
+def search(
+    queries: jax.Array,
+    pool: Rows,
+    *,
+    k: int,
+    mask: jax.Array,
+    after: tuple[jax.Array, jax.Array],
+    batch_size: int,
+    num_batches: int | jax.Array,
+    chunk_size: int = 8192,
+    similarity: Callable[[jax.Array, jax.Array], jax.Array] = similarity,
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    """`top_k_streamed` on rows that may be made as they are read, and lie anywhere.
+
+    Each row is read once. Devices search their own shares, and then put together what
+    they found. A product is of a shape that does not depend on their number, because
+    XLA may sum in another order for another shape.
+
+    Args:
+        queries: Shape [Q, L].
+        pool: rows (embedding [L], notes).
+        k: how many to find, at most N.
+        mask: which pool rows there are. Shape [N] bool.
+        after: of each query; see `top_k_streamed`. Shapes [Q].
+        batch_size: queries to compare at a time, of which Q is a multiple.
+        num_batches: how many batches of queries there really are. Shape [].
+        chunk_size: pool rows to compare at a time.
+        similarity: of queries and rows.
+
+    Returns:
+        Similarities and pool positions of shape [Q, k], arbitrary for queries after the
+        last batch; and the notes of the rows of this device's share.
+    """
+    columns, length = _chunk(pool, k, chunk_size)
+    num_chunks = -(-pool.size // length)
+    last_start = pool.size + -pool.size % pool.step - length if num_chunks > 1 else 0
+
+    def of_batch(i: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, i * batch_size, batch_size)
+
+    def replace(i: jax.Array, best: _Nearest, new: _Nearest) -> _Nearest:
+        return jax.tree.map(
+            lambda x, new: jax.lax.dynamic_update_slice_in_dim(
+                x, new, i * batch_size, 0
+            ),
+            best,
+            new,
+        )
+
+    def read(best: _Nearest, i: jax.Array) -> tuple[_Nearest, Any]:
+        at = jnp.minimum(i * length, last_start)
+        embeddings, notes = pool.read(at, length)
+        missing = ((0, max(0, columns - length)), (0, 0))
+        embeddings = jnp.pad(embeddings, missing)[:columns]
+        own = at + jnp.arange(columns, dtype=jnp.int32)
+        positions = pool.start + own
+        is_present = (own >= i * length) & (own < at + length)
+        is_present &= mask.at[positions].get(mode="fill", fill_value=False)
+
+        def compare(j: jax.Array, best: _Nearest) -> _Nearest:
+            similarities = similarity(of_batch(j, queries), embeddings)
+            # -0.0 < 0.0 here
+            similarities = jnp.where(similarities == 0, 0, similarities)
+            last, last_position = (of_batch(j, x)[:, None] for x in after)
+            is_next = (similarities == last) & (positions > last_position)
+            is_next = is_present & (is_next | (similarities < last))
+            similarities = jnp.where(is_next, similarities, -jnp.inf)
+            similarities, column = _candidates(similarities, k)
+            # The earlier chunks' come first, and so do they win a tie.
+            earlier = of_batch(j, best.similarities), of_batch(j, best.positions)
+            similarities = jnp.concatenate([earlier[0], similarities], axis=1)
+            similarities, at = jax.lax.top_k(similarities, k)
+            of_earlier = jnp.take_along_axis(earlier[1], jnp.minimum(at, k - 1), axis=1)
+            here = positions[0] + column(jnp.maximum(at - k, 0))
+            here = jnp.where(at < k, of_earlier, here).astype(jnp.int32)
+            return replace(j, best, _Nearest(similarities, here))
+
+        return jax.lax.fori_loop(0, num_batches, compare, best), notes
+
+    shape = (len(queries), k)
+    none = _Nearest(
+        jnp.full(shape, -jnp.inf, queries.dtype), jnp.full(shape, -1, jnp.int32)
+    )
+    best, notes = jax.lax.scan(read, none, jnp.arange(num_chunks, dtype=jnp.int32))
+
+    if pool.axis is not None:
+        axis = pool.axis
+
+        def merge(j: jax.Array, best: _Nearest) -> _Nearest:
+            own = jax.tree.map(lambda x: of_batch(j, x), best)
+            # In the order of the shares, so that the lowest position wins a tie.
+            similarities, positions = jax.lax.all_gather(own, axis, axis=1, tiled=True)
+            similarities, at = jax.lax.top_k(similarities, k)
+            positions = jnp.take_along_axis(positions, at, axis=1)
+            return replace(j, best, _Nearest(similarities, positions))
+
+        best = jax.lax.fori_loop(0, num_batches, merge, best)
+
+    def joined(notes: jax.Array) -> jax.Array:
+        before = notes[:-1].reshape(-1, *notes.shape[2:])
+        rest = notes[-1][len(before) - last_start :]
+        return jnp.concatenate([before, rest])[: pool.size]
+
+    return (best.similarities, best.positions), jax.tree.map(joined, notes)
+
+
+class _Nearest(NamedTuple):
+    similarities: jax.Array  # Shape [Q, k].
+    positions: jax.Array  # Shape [Q, k].
+
+
+def _chunk(pool: Rows, k: int, chunk_size: int) -> tuple[int, int]:
+    """How many columns a product has, and how many rows are read for it at a time.
+
+    The columns depend on N, not on the share. A small pool is cut too, for many
+    devices.
+    """
+    most = min(chunk_size, max(2048, -(-pool.num // 8)))
+    columns = min(pool.num, max(k, pool.step, most))
+    columns += -columns % _GROUP
+    if columns >= pool.num:
+        return columns, pool.size
+    return columns, min(columns - columns % pool.step, pool.size)
+
+
+def _candidates(
+    similarities: jax.Array, k: int
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Columns that hold each row's k highest, in order, and what column each was.
+
+    The k highest lie in the k groups of adjacent columns with the highest maxima: were
+    one in another group, each of those k would hold a value before it. That holds for
+    ties as well, because a group of lower columns comes first among equal maxima. A
+    maximum is many times cheaper than a place in a heap.
+    """
+    num_rows, num_columns = similarities.shape
+    if num_columns % _GROUP or num_columns < 4 * k * _GROUP:
+        return similarities, lambda at: at
+    grouped = similarities.reshape(num_rows, -1, _GROUP)
+    _, groups = jax.lax.top_k(grouped.max(axis=2), k)
+    groups = -jax.lax.top_k(-groups, k)[0]  # in ascending order
+    values = jnp.take_along_axis(grouped, groups[:, :, None], axis=1)
+
+    def column(at: jax.Array) -> jax.Array:
+        group = jnp.take_along_axis(groups, at // _GROUP, axis=1)
+        return group * _GROUP + at % _GROUP
+
+    return values.reshape(num_rows, -1), column

@@ -1,0 +1,134 @@
+"""`python -m fkjax.report`: finished or unfinished runs compared on one page."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fkjax.base import UserError
+from fkjax.report import comparison, export, run_page
+from fkjax.report.analysis import Analysis, analyse
+from fkjax.report.comparison import Comparison
+from fkjax.report.galleries import galleries
+from fkjax.runs.folder import check_replaceable, csv_bytes, replace_file
+
+_PAGE_MARK = '<meta name="generator" content="fkjax.report">'
+_MARKS = {
+    ".html": _PAGE_MARK.encode(),
+    ".md": export.MARK.encode(),
+    ".csv": csv_bytes([export.COLUMNS]),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compare runs: one page of figures, tables and tests from their folders.
+
+    Takes what `python -m fkjax.run --output-dir DIR` wrote, finished or not. The HTML
+    page is one file, without scripts; .csv and .md have its numbers. Folders with equal
+    settings are taken together, such as one for each seed; a strategy that has other
+    settings in another folder is kept apart. Pairs are compared on the seeds that both
+    have. The same command writes the same bytes.
+    """
+
+    runs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")
+    ]
+    """Folders of runs on one data set."""
+    output: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE")
+    ] = ()
+    """What to write: .html, .csv or .md; report.html if not given.
+    A file that this command made before is replaced."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a file that this command did not make, too."""
+    targets: Annotated[
+        tuple[float, ...], tyro.conf.arg(metavar="PERCENT [PERCENT ...]")
+    ] = ()
+    """Accuracies to count the labels for, such as 80 90; if not
+    given, some that the curves reach."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = ()
+    """The only seeds to look at; all if not given."""
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where the data set is, for pictures of the queries; if not
+    given, where the run had it, else $FKJAX_DATA_DIR."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status.
+
+    Args:
+        argv: the arguments, without the program's name; `sys.argv` by default.
+
+    Returns:
+        0; 2 after a mistake that the user can mend, told in one sentence; 130 after
+        Ctrl-C.
+    """
+    options = tyro.cli(Options, prog="python -m fkjax.report", args=argv)
+    try:
+        for path in report(options):
+            print(f"Wrote {path}.")
+    except UserError as error:
+        print(f"fkjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fkjax: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def report(options: Options) -> list[Path]:
+    """Writes a report.
+
+    Args:
+        options: of what, and where to.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: if a folder, an option or an output file is at fault; then nothing
+            is written.
+    """
+    for target in options.targets:
+        if not (math.isfinite(target) and 0 < target <= 100):
+            raise UserError(
+                f"--targets are percentages above 0 and up to 100, got {target:g}."
+            )
+    paths = [Path(name) for name in options.output or ("report.html",)]
+    for path in paths:
+        _check_output(path, overwrite=options.overwrite)
+    compared = comparison.read(options.runs, seeds=options.seeds)
+    found = analyse(compared, targets=sorted(set(options.targets)))
+    write: dict[str, Callable[[], bytes]] = {
+        ".html": lambda: _page(compared, found, options.data_dir),
+        ".csv": lambda: export.to_csv(compared, found),
+        ".md": lambda: export.to_markdown(compared, found),
+    }
+    files = [(path, write[path.suffix.lower()]()) for path in paths]
+    for path, data in files:
+        replace_file(path, data)
+    return paths
+
+
+def _page(compared: Comparison, found: Analysis, data_dir: str | None) -> bytes:
+    pictures = galleries(compared, data_dir=data_dir)
+    return run_page.render(compared, found, pictures).encode(
+        "utf-8", "backslashreplace"
+    )
+
+
+def _check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuses, before anything is computed, what cannot or must not be written."""
+    mark = _MARKS.get(path.suffix.lower())
+    if mark is None:
+        raise UserError(f"--output must end in .html, .csv or .md, got {path}.")
+    check_replaceable(path, mark, flag="--output", overwrite=overwrite)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Image folders: a folder for each part, in it one for each class, in it the images."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fkjax.base import UserError
+from fkjax.data.decoding import decode
+from fkjax.data.reading import stream_in_parallel
+from fkjax.parallel.images import Streamed
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_TEST_PARTS = ("test", "val")
+
+
+def is_image_folder(folder: Path) -> bool:
+    """Says whether a folder holds a folder `train`."""
+    return (folder / "train").is_dir()
+
+
+def read_image_folder(
+    folder: Path, *, image_size: int
+) -> tuple[tuple[Streamed, np.ndarray, Streamed, np.ndarray], int]:
+    """Lists the images of `train/<class>/` and of `test/<class>/` or `val/<class>/`.
+
+    The classes are the names of train's folders, sorted. Images end in .jpg, .jpeg or
+    .png; they are decoded when they are used (see `fkjax.data.decoding.decode`), and
+    without augmentation. Hidden files are ignored. The set's folder may be a link to
+    anywhere; links in it must stay in the data folder.
+
+    Args:
+        folder: of the set, in the data folder.
+        image_size: S.
+
+    Returns:
+        Training images of shape [n, S, S, 3] and labels of shape [n], test images and
+        labels likewise; and C.
+
+    Raises:
+        UserError: if a class is empty or in one part only, a file is no image, or a
+            link leads out of the data folder. A file that cannot be decoded is told
+            when it is used.
+    """
+    tree = _Tree(folder)
+    # ImageNet's test folder holds images without a class; then val is meant.
+    tests = [part for part in _TEST_PARTS if tree.folders(folder / part)]
+    if not tests:
+        raise UserError(
+            f"{folder} has train/ but neither test/<class>/ nor val/<class>/; add one"
+        )
+    train, test = folder / "train", folder / tests[0]
+    classes, test_classes = tree.folders(train), tree.folders(test)
+    for part, others, place, lacks in (
+        (test_classes, classes, test, train),
+        (classes, test_classes, train, test),
+    ):
+        for name in sorted(set(part) - set(others))[:1]:
+            raise UserError(
+                f"{place / name} is a class that {lacks} lacks; give both the same"
+            )
+    arrays = (
+        *_part(tree, train, classes, image_size),
+        *_part(tree, test, classes, image_size),
+    )
+    return arrays, len(classes)
+
+
+def _part(
+    tree: "_Tree", folder: Path, classes: list[str], image_size: int
+) -> tuple[Streamed, np.ndarray]:
+    for name in sorted(set(tree.names(folder)) - set(classes))[:1]:
+        raise UserError(
+            f"{folder / name} is no folder of a class; remove it or move it into one"
+        )
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        images = tree.images(folder / name)
+        names += images
+        labels += [label] * len(images)
+
+    def read_one(i: int) -> np.ndarray:
+        path = os.path.join(folder, classes[labels[i]], names[i])
+        return decode(path, path, image_size=image_size)
+
+    shape = (image_size, image_size, 3)
+    images = stream_in_parallel(read_one, len(names), shape)
+    return images, np.array(labels, np.int32)
+
+
+class _Tree:
+    """Lists the folders of a set."""
+
+    def __init__(self, folder: Path):
+        self._homes = [os.path.realpath(home) for home in (folder, folder.parent)]
+
+    def images(self, folder: Path) -> list[str]:
+        entries = self._entries(folder)
+        for entry in entries:
+            if not entry.name.lower().endswith(_SUFFIXES) or not entry.is_file():
+                raise UserError(
+                    f"{entry.path} is no {', '.join(_SUFFIXES)} file; remove or "
+                    "convert it"
+                )
+        if not entries:
+            raise UserError(f"{folder} holds no image; add some or remove it")
+        return [entry.name for entry in entries]
+
+    def folders(self, folder: Path) -> list[str]:
+        if not folder.is_dir():
+            return []
+        return [entry.name for entry in self._entries(folder) if entry.is_dir()]
+
+    def names(self, folder: Path) -> list[str]:
+        return [entry.name for entry in self._entries(folder)]
+
+    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """What is in a folder and not hidden, sorted by name."""
+        path = os.fspath(folder)
+        try:
+            self._require_home(path)
+            with os.scandir(folder) as found:
+                entries = [entry for entry in found if not entry.name.startswith(".")]
+            for entry in entries:
+                if entry.is_symlink():
+                    path = entry.path
+                    self._require_home(path)
+        except OSError as error:
+            raise UserError(
+                f"{path} could not be read ({error.strerror}); mend it"
+            ) from error
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def _require_home(self, path: str) -> None:
+        """Refuses a link that leads out of the data folder, or nowhere."""
+        real = os.path.realpath(path, strict=True)
+        if not any(os.path.commonpath([real, home]) == home for home in self._homes):
+            raise UserError(
+                f"{path} is a link that leads out of the data folder, to {real}; put "
+                "there what it leads to, or remove it"
+            )

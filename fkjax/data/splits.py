@@ -1,0 +1,251 @@
+"""Cuts a dataset's training part into pool, validation and tuning; biases the pool."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fkjax.base import Images, UserError, key_for
+from fkjax.data.datasets import Dataset
+
+
+class Split(NamedTuple):
+    """Some examples of a dataset, by ascending id.
+
+    Attributes:
+        images: uint8. Shape [n, H, W, channels].
+        labels: int32. Shape [n].
+        ids: int32 row in the dataset's training (or test) part. Shape [n].
+    """
+
+    images: Images
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+class Splits(NamedTuple):
+    """What an experiment works on; the first three are disjoint training rows."""
+
+    pool: Split
+    validation: Split
+    tuning: Split
+    test: Split
+    num_classes: int
+
+
+def split(
+    key: jax.Array,
+    dataset: Dataset,
+    *,
+    validation_size: int,
+    tuning_size: int = 0,
+    imbalance: str = "step",
+    imbalance_ratio: float = 1.0,
+    rare_classes: Sequence[int] | None = None,
+) -> Splits:
+    """Cuts a training part into a validation set, a tuning set and a biased pool.
+
+    The validation set is class-balanced; the tuning set is held out of it and is
+    class-balanced too; what remains is the pool, which is then biased (Gudovskiy et
+    al. 2020, Sec. 4). Each draw depends on the key and its own purpose alone: the
+    tuning size never moves the pool, and pools of one key and growing ratio are
+    nested.
+
+    >>> from fkjax.data.datasets import load
+    >>> splits = split(jax.random.key(0), load("digits"), validation_size=200,
+    ...                tuning_size=50, imbalance_ratio=10.0)
+    >>> [len(part.ids) for part in splits[:4]]
+    [685, 150, 50, 355]
+
+    Args:
+        key: the key of the run.
+        dataset: what to split.
+        validation_size: size of validation and tuning set together.
+        tuning_size: how many of these make the tuning set.
+        imbalance: `step` (see `step_imbalance`) or `long_tail` (see `long_tail`).
+        imbalance_ratio: how much rarer the rare classes become; 1 leaves the pool be.
+        rare_classes: the rare classes; by default those from C // 2 on.
+
+    Returns:
+        The splits, each in ascending order of id.
+
+    Raises:
+        UserError: if a class cannot supply its share, or would be left without an
+            image in the pool, or an option is out of range.
+    """
+    if imbalance not in _IMBALANCES:
+        raise UserError(
+            f"imbalance {imbalance!r} is unknown; choose {' or '.join(_IMBALANCES)}"
+        )
+    if validation_size < 1:
+        raise UserError(f"validation size {validation_size} must be at least 1")
+    if not 0 <= tuning_size < validation_size:
+        raise UserError(
+            f"tuning size {tuning_size} must be at least 0 and below the validation "
+            f"size, {validation_size}, which it is held out of"
+        )
+    labels, num_classes = dataset.train_labels, dataset.num_classes
+    held_out = balanced_subset(
+        key_for(key, "validation split"), labels, validation_size, num_classes
+    )
+    tuning = held_out[
+        balanced_subset(
+            key_for(key, "tuning split"), labels[held_out], tuning_size, num_classes
+        )
+    ]
+    rest = np.setdiff1d(np.arange(len(labels)), held_out)
+    kept = _IMBALANCES[imbalance](
+        key_for(key, "imbalance"),
+        labels[rest],
+        num_classes,
+        ratio=imbalance_ratio,
+        rare_classes=rare_classes,
+    )
+
+    def rows(ids: np.ndarray) -> Split:
+        return Split(dataset.train_images[ids], labels[ids], ids.astype(np.int32))
+
+    return Splits(
+        pool=rows(rest[kept]),
+        validation=rows(np.setdiff1d(held_out, tuning)),
+        tuning=rows(tuning),
+        test=Split(
+            dataset.test_images,
+            dataset.test_labels,
+            np.arange(len(dataset.test_labels), dtype=np.int32),
+        ),
+        num_classes=num_classes,
+    )
+
+
+def balanced_subset(
+    key: jax.Array, labels: np.ndarray, size: int, num_classes: int
+) -> np.ndarray:
+    """Draws equally many examples of each class; the first take a remainder.
+
+    Args:
+        key: decides which examples.
+        labels: integers in 0..C-1. Shape [n].
+        size: how many to draw.
+        num_classes: C.
+
+    Returns:
+        Ascending positions in `labels`. Shape [size].
+
+    Raises:
+        UserError: if a class has too few examples.
+    """
+    quotas = size // num_classes + (np.arange(num_classes) < size % num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
+    for c in np.flatnonzero(counts < quotas):
+        raise UserError(
+            f"a balanced subset of {size} needs {quotas[c]} images of class {c}, which "
+            f"has {counts[c]}; ask for at most {counts.min() * num_classes}"
+        )
+    return _keep(key, [(np.flatnonzero(labels == c), q) for c, q in enumerate(quotas)])
+
+
+def step_imbalance(
+    key: jax.Array,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    ratio: float,
+    rare_classes: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Thins the rare classes, all together, to (images of common classes) / ratio.
+
+    Args:
+        key: decides which images stay.
+        labels: integers in 0..C-1. Shape [n].
+        num_classes: C.
+        ratio: at least 1; 1 keeps every image.
+        rare_classes: by default those from C // 2 on.
+
+    Returns:
+        Ascending positions of the images that stay.
+
+    Raises:
+        UserError: if an option is out of range or a class is left empty.
+    """
+    is_rare = np.isin(labels, _rare(num_classes, ratio, rare_classes))
+    rare, common = np.flatnonzero(is_rare), np.flatnonzero(~is_rare)
+    num_kept = len(rare) if ratio == 1 else min(len(rare), round(len(common) / ratio))
+    kept = _keep(key, [(common, len(common)), (rare, num_kept)])
+    _check_no_class_empty(labels[kept], num_classes, ratio)
+    return kept
+
+
+def long_tail(
+    key: jax.Array,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    ratio: float,
+    rare_classes: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Thins the class of rank i to n_max * ratio ** (-i / (C - 1)) images.
+
+    n_max is the size of the largest class (Cui et al. 2019, Sec. 5.1). Classes rank in
+    their natural order, except that rare classes, if given, come last. Arguments,
+    result and errors are those of `step_imbalance`.
+    """
+    tail = _rare(num_classes, ratio, rare_classes)
+    order = [c for c in range(num_classes) if c not in tail] + tail
+    largest = int(np.bincount(labels, minlength=num_classes).max())
+    quotas = [
+        round(largest * ratio ** (-i / (num_classes - 1))) for i in range(len(order))
+    ]
+    kept = _keep(
+        key,
+        [(np.flatnonzero(labels == c), q) for c, q in zip(order, quotas, strict=True)],
+    )
+    _check_no_class_empty(labels[kept], num_classes, ratio)
+    return kept
+
+
+_IMBALANCES = {"step": step_imbalance, "long_tail": long_tail}
+
+
+def _keep(key: jax.Array, groups: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
+    """Keeps a random `num` of each group of positions, in ascending order.
+
+    Who ranks first does not depend on `num`: a smaller `num` keeps a subset.
+    """
+    size = 1 + max(positions.max(initial=-1) for positions, _ in groups)
+    draws = np.asarray(jax.random.uniform(key, (int(size),), np.float32))
+    kept = [
+        positions[np.argsort(draws[positions], kind="stable")[:num]]
+        for positions, num in groups
+    ]
+    return np.sort(np.concatenate(kept))
+
+
+def _rare(
+    num_classes: int, ratio: float, rare_classes: Sequence[int] | None
+) -> list[int]:
+    if not ratio >= 1:
+        raise UserError(f"imbalance ratio {ratio:g} must be at least 1")
+    if rare_classes is None:
+        return list(range(num_classes // 2, num_classes))
+    rare = list(dict.fromkeys(rare_classes))
+    if unknown := [c for c in rare if c not in range(num_classes)]:
+        raise UserError(
+            f"rare class {unknown[0]} is unknown; classes are 0 to {num_classes - 1}"
+        )
+    if not 0 < len(rare) < num_classes:
+        raise UserError(
+            f"{len(rare)} of {num_classes} classes are rare; name at least 1 and at "
+            f"most {num_classes - 1}"
+        )
+    return rare
+
+
+def _check_no_class_empty(labels: np.ndarray, num_classes: int, ratio: float) -> None:
+    counts = np.bincount(labels, minlength=num_classes)
+    for c in np.flatnonzero(counts == 0):
+        raise UserError(
+            f"imbalance ratio {ratio:g} leaves class {c} without an image among the "
+            f"pool's {len(labels)}; choose a smaller ratio or validation set"
+        )

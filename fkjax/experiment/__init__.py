@@ -1,0 +1,1 @@
+"""Rounds of query, oracle and training, with an oracle that knows the labels."""

@@ -1,0 +1,184 @@
+"""Arrays on disk: written whole, known by their checksums, or not there.
+
+Orbax writes a checkpoint into a folder that gets its name when all is in it. Then the
+SHA-256 of each of its files is written beside it: a checkpoint without that file was
+not finished, and one that differs from it is damaged.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fkjax.base import UserError
+from fkjax.files.opening import open_file
+from fkjax.runs.folder import explained, replace_file
+
+
+class DamagedError(Exception):
+    """A checkpoint that is there and is not what was written; says what is wrong."""
+
+
+def save(path: Path, state: Any) -> None:
+    """Writes a checkpoint; one of that name that is there is replaced.
+
+    Args:
+        path: what it is to be called; its folder is made.
+        state: nested dicts of arrays.
+
+    Raises:
+        UserError: if the disk is full or cannot be written.
+    """
+    path = path.absolute()
+    remove(path)
+    state = jax.tree.map(np.asarray, state)
+    with explained("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(path.parent).free
+        if free < 1.2 * size + 2**18:  # asked first: Orbax fails in many words
+            raise OSError(None, f"{free / 1e6:.1f} MB are free")
+    try:
+        with _quiet():
+            _checkpointer().save(path, state)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Could not write the checkpoint {path}: free some space, mend the "
+            "permissions or choose another folder."
+        ) from error
+    sums = json.dumps(_checksums(path), indent=2, sort_keys=True)
+    replace_file(_sums_path(path), sums.encode() + b"\n")
+
+
+def restore(path: Path) -> Any | None:
+    """Reads a checkpoint.
+
+    Args:
+        path: its name.
+
+    Returns:
+        The state, as nested dicts of NumPy arrays; None if there is no such checkpoint.
+
+    Raises:
+        DamagedError: if it is not what `save` wrote.
+    """
+    path = path.absolute()
+    if not _sums_path(path).exists():
+        return None
+    try:
+        with open_file(_sums_path(path)) as file:
+            sums, found = json.load(file), _checksums(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError("its checksums cannot be read") from error
+    if not isinstance(sums, dict):
+        raise DamagedError("its checksums cannot be read")
+    for name in sorted({*sums, *found}):
+        if name not in found:
+            raise DamagedError(f"{name} is missing")
+        if found[name] != sums.get(name):
+            raise DamagedError(f"the checksum of {name} does not match")
+    try:
+        with _quiet():
+            return _checkpointer().restore(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DamagedError("Orbax cannot read it") from error
+
+
+def read_tree(path: Path) -> Any:
+    """Reads what any program wrote with Orbax as a tree of arrays, without checksums.
+
+    Args:
+        path: the folder of one checkpoint.
+
+    Returns:
+        Nested dicts (and lists) of NumPy arrays, on whatever device they were saved.
+
+    Raises:
+        UserError: if there is no such checkpoint, or Orbax cannot read it.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        raise UserError(
+            f"there is no checkpoint {path}: give the folder that Orbax wrote"
+        )
+    if not (path / "_METADATA").exists():
+        inside = sorted(found.parent for found in path.glob("**/_METADATA"))
+        held = ", ".join(str(folder.relative_to(path)) for folder in inside[:5])
+        raise UserError(
+            f"{path} is not itself a checkpoint of arrays by Orbax, which has a file "
+            f"_METADATA: " + (f"give {held} in it" if held else "give one that is")
+        )
+    import orbax.checkpoint as ocp
+
+    def is_leaf(node: Any) -> bool:
+        return not isinstance(node, dict | list | tuple)
+
+    checkpointer = _checkpointer()
+    try:
+        with _quiet():
+            metadata = checkpointer.metadata(path)
+            metadata = getattr(metadata, "item_metadata", metadata)
+            metadata = getattr(metadata, "tree", metadata)
+            as_numpy = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+                metadata,
+                is_leaf=is_leaf,
+            )
+            return checkpointer.restore(
+                path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+            )
+    except Exception as error:  # of another's file, Orbax raises whatever it likes
+        raise UserError(
+            f"Orbax cannot read the checkpoint {path}: it is damaged, or not one of "
+            "arrays alone"
+        ) from error
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint, or a folder of them, if it is there."""
+    with explained("remove", path):
+        _sums_path(path).unlink(missing_ok=True)  # first: without it, it is none
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def _sums_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256.json")
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+def _checkpointer() -> Any:
+    """Of this process alone: the others have the same arrays, and write nothing."""
+    import orbax.checkpoint as ocp  # half a second, for those who keep a run
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix="fkjax"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging what is told in a sentence instead."""
+    logger = logging.getLogger("absl")
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was

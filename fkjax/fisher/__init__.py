@@ -1,0 +1,1 @@
+"""The mathematics: Fisher vectors, descriptors, kernels, Grams and metrics."""

@@ -1,0 +1,245 @@
+"""Gram matrices of Fisher vectors that need not be formed: the product kernel.
+
+The Fisher vector of a layer's weights is sum_t a_t d_t^T: a_t the layer's input and d_t
+its back-propagated error at each of its T positions. That of a dense layer, where T is
+1, has rank one, and an inner product of two is a product of two:
+
+    <u, u'> = <a, a'> <d, d'>                  (Gudovskiy et al. 2020, Sec. 4.1)
+
+The Gram of sketches is `fkjax.fisher.kernel.similarity`; sketches of layers enter
+`gram` here.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fkjax.base import Factors
+from fkjax.fisher.kernel import similarity
+
+_CHUNK_BYTES = 2**28
+_BLOCK_BYTES = 2**24  # of the result: what is added up there stays near the processor
+_MICROBATCH = 16
+
+
+def with_bias(a: jax.Array) -> jax.Array:
+    """Inputs with a trailing 1, whose weights are the bias. Shape [..., m + 1]."""
+    return jnp.concatenate([a, jnp.ones((*a.shape[:-1], 1), a.dtype)], axis=-1)
+
+
+def weight_gradient(a: jax.Array, d: jax.Array) -> jax.Array:
+    """The Fisher vector sum_t a_t d_t^T itself, of one example.
+
+    Args:
+        a: inputs, with a trailing 1 where there is a bias. Shape [m] or [T, m].
+        d: errors. Shape [n] or [T, n].
+
+    Returns:
+        Shape [m, n].
+    """
+    a, d = (jnp.atleast_2d(x) for x in (a, d))
+    if len(a) == 1:
+        return a[0, :, None] * d[0]
+    # Else XLA computes the patches anew inside the product, and, mapped over examples,
+    # multiplies in the layout of the convolutions, where a matrix is strided.
+    a_transposed, d = jax.lax.optimization_barrier((a.T, d))
+    return jnp.matmul(a_transposed, d, precision=jax.lax.Precision.HIGHEST)
+
+
+def product_gram(
+    a: jax.Array, d: jax.Array, a2: jax.Array, d2: jax.Array, *, has_bias: bool
+) -> jax.Array:
+    """<u, u'> = (<a, a'> + 1) <d, d'>: exact, for a dense layer; no + 1 without bias.
+
+    >>> a, d = jnp.array([[1.0, 2.0]]), jnp.array([[3.0]])
+    >>> product_gram(a, d, a, d, has_bias=True)
+    Array([[54.]], dtype=float32)
+
+    Args:
+        a: inputs of the first examples. Shape [N, m].
+        d: their errors. Shape [N, n].
+        a2: inputs of the second. Shape [M, m].
+        d2: their errors. Shape [M, n].
+        has_bias: whether the layer has a bias.
+
+    Returns:
+        Shape [N, M].
+
+    Raises:
+        ValueError: if the shapes are not those of one dense layer.
+    """
+    _check(Factors(a, d), Factors(a2, d2), ndim=2)
+    return (similarity(a, a2) + float(has_bias)) * similarity(d, d2)
+
+
+def convolution_gram(
+    a: jax.Array,
+    d: jax.Array,
+    a2: jax.Array,
+    d2: jax.Array,
+    *,
+    has_bias: bool,
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """<u, u'> of u = sum_t a_t d_t^T, which is formed for one chunk at a time.
+
+    Pairs of positions, as in `product_gram`, would take T^2 of its steps.
+
+    Args:
+        a: patches of the first examples. Shape [N, T, m].
+        d: their errors. Shape [N, T, n].
+        a2: patches of the second. Shape [M, T, m].
+        d2: their errors. Shape [M, T, n].
+        has_bias: whether the layer has a bias.
+        chunk_size: how many examples' gradients to hold, of each side; those of the
+            second are made anew for each chunk of the first. By default as many as
+            256 MB hold.
+
+    Returns:
+        Shape [N, M].
+
+    Raises:
+        ValueError: if the shapes are not those of one convolution.
+    """
+    _check(Factors(a, d), Factors(a2, d2), ndim=3)
+    first, second = Factors(a, d), Factors(a2, d2)
+    size = _chunk_size(first, chunk_size)
+
+    def rows(start: jax.Array) -> jax.Array:
+        u = _gradients(first, start, size, has_bias)
+        chunks = jax.lax.map(
+            lambda start: similarity(u, _gradients(second, start, size, has_bias)),
+            jnp.arange(0, len(a2), size),
+        )
+        return jnp.concatenate(list(chunks), axis=1)
+
+    chunks = jax.lax.map(rows, jnp.arange(0, len(a), size))
+    return jnp.concatenate(list(chunks))[: len(a), : len(a2)]
+
+
+def _chunk_size(factors: Factors, given: int | None) -> int:
+    """How many gradients to hold at a time."""
+    if given is not None and given < 1:
+        raise ValueError(f"chunk_size must be 1 or more, got {given}")
+    bytes_of_one = 4 * (factors.a.shape[-1] + 1) * factors.d.shape[-1]
+    return given or max(1, _CHUNK_BYTES // bytes_of_one)
+
+
+def _gradients(
+    factors: Factors, start: int | jax.Array, size: int, has_bias: bool
+) -> jax.Array:
+    """Of the examples from `start` on; beyond the last example they do not matter."""
+    a, d = map(jnp.asarray, factors)
+
+    def one(i: jax.Array) -> jax.Array:  # by its position: no chunk of them is copied
+        x = with_bias(a[i]) if has_bias else a[i]
+        # Transposed, on both sides alike: d is the smaller one to turn.
+        d_transposed = jax.lax.optimization_barrier(d[i].T)
+        product = jnp.matmul(d_transposed, x, precision=jax.lax.Precision.HIGHEST)
+        return product.ravel()
+
+    indices = start + jnp.arange(min(size, len(a)))
+    return jax.lax.map(one, indices, batch_size=_MICROBATCH)
+
+
+Layers = Mapping[str, Factors | jax.Array]
+"""What stands for the Fisher vectors of each layer, by the layer's name: its factors
+(the T of a dense layer may be left out), or vectors or sketches of them, [N, K]."""
+
+
+def gram(
+    layers: Layers, layers2: Layers, *, has_bias: bool, chunk_size: int | None = None
+) -> jax.Array:
+    """<u, u'> of Fisher vectors over several layers: the sum over the layers.
+
+    Sums of independent unbiased sketches are unbiased, so one layer may be exact and
+    another sketched.
+
+    Args:
+        layers: of the first N examples.
+        layers2: of the second M, of the same kinds.
+        has_bias: whether the layers that are given as factors have a bias.
+        chunk_size: see `convolution_gram`.
+
+    Returns:
+        Shape [N, M].
+
+    Raises:
+        ValueError: if the two have different layers, or one layer different shapes.
+    """
+    if not layers or set(layers) != set(layers2):
+        raise ValueError(
+            "both sides must have the same layers, at least one, got "
+            f"{sorted(layers)} and {sorted(layers2)}"
+        )
+
+    fast: dict[str, tuple[Any, Any]] = {}  # by a few products of matrices
+    slow = []
+    for name in sorted(layers):
+        first, second = layers[name], layers2[name]
+        if isinstance(first, Factors) != isinstance(second, Factors):
+            raise ValueError(f"{name} is given as factors on one side only")
+        if not isinstance(first, Factors) or not isinstance(second, Factors):
+            fast[name] = jnp.asarray(first), jnp.asarray(second)
+            continue
+        _check(first, second, ndim=first.a.ndim)
+        sides: Any = first, second
+        if first.a.ndim == 3 and first.a.shape[1] == 1:  # one position: a dense layer
+            sides = tuple(Factors(a[:, 0], d[:, 0]) for a, d in sides)
+        elif first.a.ndim == 3:
+            size, lengths = _chunk_size(first, chunk_size), [len(f.a) for f in sides]
+            if max(lengths) > size:
+                slow.append(
+                    convolution_gram(
+                        *first, *second, has_bias=has_bias, chunk_size=size
+                    )
+                )
+                continue
+            sides = tuple(
+                _gradients(f, 0, length, has_bias)
+                for f, length in zip(sides, lengths, strict=True)
+            )
+        fast[name] = sides
+    if fast:
+        slow.append(_blockwise(list(fast.values()), has_bias))
+    return functools.reduce(jnp.add, slow)
+
+
+def _blockwise(layers: list[tuple[Any, Any]], has_bias: bool) -> jax.Array:
+    """The sum over layers, each [N, m] and [N, n] or [N, K], in blocks of rows."""
+    num, num2 = (len(jax.tree.leaves(side)[0]) for side in layers[0])
+    num_blocks = -(-4 * num * num2 // _BLOCK_BYTES)
+    size = -(-num // num_blocks)
+
+    def rows(start: jax.Array) -> jax.Array:
+        indices = start + jnp.arange(size)
+        terms = []
+        for first, second in layers:
+            first = jax.tree.map(lambda x: jnp.asarray(x)[indices], first)
+            if isinstance(first, Factors):
+                terms.append(product_gram(*first, *second, has_bias=has_bias))
+            else:
+                terms.append(similarity(first, second))
+        return functools.reduce(jnp.add, terms)
+
+    blocks = jax.lax.map(rows, jnp.arange(0, num, size))
+    return blocks.reshape(-1, num2)[:num]
+
+
+def _check(first: Factors, second: Factors, *, ndim: int) -> None:
+    shapes = [x.shape for x in (*first, *second)]
+    a, d, a2, d2 = shapes
+    if not (
+        all(len(shape) == ndim for shape in shapes)
+        and a[:-1] == d[:-1]
+        and a2[:-1] == d2[:-1]
+        and (a[1:], d[1:]) == (a2[1:], d2[1:])
+    ):
+        axes = "" if ndim == 2 else "T, "
+        raise ValueError(
+            f"a [N, {axes}m], d [N, {axes}n], a2 [M, {axes}m], d2 [M, {axes}n] of one "
+            f"layer were expected, got {', '.join(map(str, shapes))}"
+        )

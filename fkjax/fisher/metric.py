@@ -1,0 +1,303 @@
+"""Fisher metrics: the matrix F of the Fisher kernel k(x, x') = u^T F^-1 u'.
+
+A metric is fitted to the Fisher vectors of some examples, where F = E[u u^T]. It then
+whitens others, so that inner products of the whitened are those of the kernel. Each
+takes what it can: `identity` and `diagonal` vectors, as a pytree; `kronecker` and
+`eigenvalue_corrected` the factors of layers, with the bias's 1 among the inputs (see
+`fkjax.fisher.gram.with_bias`); `low_rank` embeddings, such as sketches.
+
+Damping adds a multiple of the identity: F is otherwise singular whenever there are
+fewer examples than parameters. Arithmetic is float32, so damping that is less than some
+1e-6 of F's largest eigenvalue is rounding.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fkjax.base import Factors
+from fkjax.fisher.gram import weight_gradient
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Metric(NamedTuple):
+    """A Fisher metric F as pure functions.
+
+    Attributes:
+        fit: `fit(vectors) -> state`, from the Fisher vectors of N examples.
+        whiten: `whiten(state, vectors) -> whitened`, of any number of examples, where
+            <whiten(u), whiten(u')> = u^T F^-1 u'.
+    """
+
+    fit: Callable[[Any], Any]
+    whiten: Callable[[Any, Any], Any]
+
+
+def identity() -> Metric:
+    """F = I: the practical Fisher kernel (Gudovskiy et al. 2020, Sec. 4.1).
+
+    >>> metric = identity()
+    >>> metric.whiten(metric.fit(jnp.ones((2, 3))), jnp.ones((1, 3)))
+    Array([[1., 1., 1.]], dtype=float32)
+    """
+    return Metric(lambda vectors: (), lambda state, vectors: vectors)
+
+
+def diagonal(*, damping: float) -> Metric:
+    """F = diag(E[u^2]) + damping I, of any pytree of vectors.
+
+    >>> metric = diagonal(damping=1.0)
+    >>> state = metric.fit(jnp.array([[0.0, 1.0], [0.0, 5.0**0.5]]))
+    >>> metric.whiten(state, jnp.array([[1.0, 4.0]])).tolist()
+    [[1.0, 2.0]]
+
+    Args:
+        damping: what is added to every element; more than 0.
+
+    Returns:
+        A metric of pytrees whose leaves have shape [N, ...].
+
+    Raises:
+        ValueError: if the damping is not positive.
+    """
+    _check_damping(damping)
+
+    def fit(vectors: Any) -> Any:
+        return jax.tree.map(lambda u: jnp.square(u).mean(axis=0) + damping, vectors)
+
+    def whiten(state: Any, vectors: Any) -> Any:
+        return jax.tree.map(lambda f, u: u / jnp.sqrt(f), state, vectors)
+
+    return Metric(fit, whiten)
+
+
+Layers = Mapping[str, Factors]
+"""The factors of each layer's Fisher vectors, by the layer's name."""
+
+
+class Kronecker(NamedTuple):
+    """The inverse square roots of one layer's two damped factors of F.
+
+    Attributes:
+        a: Shape [m, m].
+        d: Shape [n, n].
+    """
+
+    a: jax.Array
+    d: jax.Array
+
+
+def kronecker(*, damping: float) -> Metric:
+    """K-FAC: F = (A + pi sqrt(damping) I) x (D + sqrt(damping) / pi I), by layer.
+
+        A = E[sum_t a_t a_t^T],  D = E[mean_t d_t d_t^T],
+        pi^2 = (tr A / m) / (tr D / n)
+
+    Whitened vectors are factors again, so the exact product kernel takes them.
+
+    Source: Martens and Grosse 2015, Sec. 6.3; Grosse and Martens 2016 (convolutions).
+
+    >>> metric = kronecker(damping=1.0)
+    >>> layers = {"dense": Factors(jnp.ones((4, 1)), jnp.ones((4, 1)))}
+    >>> whitened = metric.whiten(metric.fit(layers), layers)["dense"]
+    >>> (whitened.a * whitened.d)[0].round(3)  # 1 / sqrt((1 + 1) (1 + 1))
+    Array([0.5], dtype=float32)
+
+    Args:
+        damping: more than 0; spread over both factors, in proportion to their size.
+
+    Returns:
+        A metric of factors by layer: `Kronecker` states, whitened `Factors`.
+
+    Raises:
+        ValueError: if the damping is not positive.
+    """
+    _check_damping(damping)
+
+    def fit(layers: Layers) -> dict[str, Kronecker]:
+        return {name: one(*_moments(factors)) for name, factors in layers.items()}
+
+    def one(a: jax.Array, d: jax.Array) -> Kronecker:
+        size_a, size_d = jnp.trace(a) / len(a), jnp.trace(d) / len(d)
+        is_regular = (size_a > 0) & (size_d > 0)
+        ratio = jnp.where(is_regular, size_a / jnp.where(is_regular, size_d, 1), 1)
+        pi = jnp.sqrt(ratio)
+        return Kronecker(
+            _inverse_root(a, damping**0.5 * pi), _inverse_root(d, damping**0.5 / pi)
+        )
+
+    def whiten(state: dict[str, Kronecker], layers: Layers) -> dict[str, Factors]:
+        return {
+            name: Factors(_matmul(a, state[name].a), _matmul(d, state[name].d))
+            for name, (a, d) in layers.items()
+        }
+
+    return Metric(fit, whiten)
+
+
+class EigenvalueCorrected(NamedTuple):
+    """One layer's F in the eigenbasis of its Kronecker factors.
+
+    Attributes:
+        a: eigenvectors of A, in columns. Shape [m, m].
+        d: eigenvectors of D, in columns. Shape [n, n].
+        scale: the eigenvalues of F. Shape [m, n].
+    """
+
+    a: jax.Array
+    d: jax.Array
+    scale: jax.Array
+
+
+def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
+    """EK-FAC: K-FAC's eigenvectors Q with F's own variances along them, by layer.
+
+        F = (Q_A x Q_D) diag(E[((Q_A x Q_D)^T u)^2] + damping) (Q_A x Q_D)^T
+
+    Whitened vectors have no factors: whiten as many examples at a time as may be held.
+
+    Source: George et al. 2018, Sec. 3.
+
+    >>> metric = eigenvalue_corrected(damping=3.0)
+    >>> layers = {"dense": Factors(jnp.ones((4, 1)), jnp.ones((4, 1)))}
+    >>> whitened = metric.whiten(metric.fit(layers), layers)["dense"]
+    >>> abs(whitened[0]).round(3)  # 1 / sqrt(1 + 3), in an eigenbasis of either sign
+    Array([0.5], dtype=float32)
+
+    Args:
+        damping: what is added to every eigenvalue; more than 0.
+        batch_size: how many examples' vectors to hold during the fit.
+
+    Returns:
+        A metric of factors by layer: `EigenvalueCorrected` states, whitened vectors
+        of shape [N, m n].
+
+    Raises:
+        ValueError: if the damping is not positive.
+    """
+    _check_damping(damping)
+
+    def fit(layers: Layers) -> dict[str, EigenvalueCorrected]:
+        return {name: one(factors) for name, factors in layers.items()}
+
+    def one(factors: Factors) -> EigenvalueCorrected:
+        q_a, q_d = (jnp.linalg.eigh(moment)[1] for moment in _moments(factors))
+        a, d = _matmul(factors.a, q_a), _matmul(factors.d, q_d)
+        if a.ndim == 2:  # the square of a product is a product of squares
+            squares = _matmul(jnp.square(a).T, jnp.square(d)) / len(a)
+        else:
+            squares = _mean_square_gradient(a, d, batch_size)
+        return EigenvalueCorrected(q_a, q_d, squares + damping)
+
+    def whiten(
+        state: dict[str, EigenvalueCorrected], layers: Layers
+    ) -> dict[str, jax.Array]:
+        def one(name: str) -> jax.Array:
+            (a, d), (q_a, q_d, scale) = layers[name], state[name]
+            u = jax.vmap(weight_gradient)(_matmul(a, q_a), _matmul(d, q_d))
+            return (u / jnp.sqrt(scale)).reshape(len(u), -1)
+
+        return {name: one(name) for name in layers}
+
+    return Metric(fit, whiten)
+
+
+class LowRank(NamedTuple):
+    """F^-1/2 = V diag(inside) V^T + outside (I - V V^T).
+
+    Attributes:
+        basis: V, orthonormal columns. Shape [K, min(N, K)].
+        inside: Shape [min(N, K)].
+        outside: 0 where the basis is complete. Shape [].
+    """
+
+    basis: jax.Array
+    inside: jax.Array
+    outside: jax.Array
+
+
+def low_rank(*, damping: float) -> Metric:
+    """F = S^T S / N + damping I, of the embeddings S of N examples.
+
+    Where N < K, only the span of S is decomposed, and F is damping I elsewhere: the
+    Woodbury identity, for the square root. Whitening twice applies F^-1.
+
+    >>> metric = low_rank(damping=1.0)
+    >>> state = metric.fit(jnp.array([[3.0**0.5, 0.0]]))
+    >>> metric.whiten(state, jnp.array([[2.0, 2.0]])).round(3).tolist()
+    [[1.0, 2.0]]
+
+    Args:
+        damping: more than 0.
+
+    Returns:
+        A metric of embeddings [N, K]: a `LowRank` state, whitened embeddings [N, K].
+
+    Raises:
+        ValueError: if the damping is not positive.
+    """
+    _check_damping(damping)
+
+    def fit(embeddings: jax.Array) -> LowRank:
+        num, rank = embeddings.shape
+        if num < rank:
+            _, singular, rows = jnp.linalg.svd(embeddings, full_matrices=False)
+            basis, eigenvalues = rows.T, jnp.square(singular) / num
+            outside = jnp.float32(damping**-0.5)
+        else:
+            second_moment = _matmul(embeddings.T, embeddings) / num
+            eigenvalues, basis = jnp.linalg.eigh(second_moment)
+            outside = jnp.float32(0)
+        inside = jax.lax.rsqrt(jnp.maximum(eigenvalues, 0) + damping)
+        return LowRank(basis, inside, outside)
+
+    def whiten(state: LowRank, embeddings: jax.Array) -> jax.Array:
+        within = _matmul(embeddings, state.basis)
+        rest = embeddings - _matmul(within, state.basis.T)
+        return _matmul(within * state.inside, state.basis.T) + rest * state.outside
+
+    return Metric(fit, whiten)
+
+
+def _check_damping(damping: float) -> None:
+    if not damping > 0:
+        raise ValueError(
+            f"damping must be more than 0, got {damping}: without it F has no inverse"
+        )
+
+
+def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.matmul(x, y, precision=_HIGHEST)
+
+
+def _moments(factors: Factors) -> tuple[jax.Array, jax.Array]:
+    """A = E[sum_t a_t a_t^T] and D = E[mean_t d_t d_t^T]. Shapes [m, m], [n, n]."""
+    num_examples = len(factors.a)
+    a, d = (x.reshape(-1, x.shape[-1]) for x in factors)
+    return _matmul(a.T, a) / num_examples, _matmul(d.T, d) / len(d)
+
+
+def _inverse_root(moment: jax.Array, damping: jax.Array) -> jax.Array:
+    """(moment + damping I)^-1/2, symmetric. Shape [n, n]."""
+    eigenvalues, q = jnp.linalg.eigh(moment)
+    return _matmul(q / jnp.sqrt(jnp.maximum(eigenvalues, 0) + damping), q.T)
+
+
+def _mean_square_gradient(a: jax.Array, d: jax.Array, batch_size: int) -> jax.Array:
+    """E[(sum_t a_t d_t^T)^2] by element, of a [N, T, m], d [N, T, n]. Shape [m, n]."""
+    remainder = len(a) % batch_size
+
+    def add(total: jax.Array, batch: Factors) -> tuple[jax.Array, None]:
+        u = jax.vmap(weight_gradient)(*batch)
+        return total + jnp.square(u).sum(axis=0), None
+
+    none = jnp.zeros((a.shape[-1], d.shape[-1]), a.dtype)
+    total, _ = add(none, Factors(a[:remainder], d[:remainder]))
+    batches = Factors(
+        *(x[remainder:].reshape(-1, batch_size, *x.shape[1:]) for x in (a, d))
+    )
+    total, _ = jax.lax.scan(add, total, batches)
+    return total / len(a)

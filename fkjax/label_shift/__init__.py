@@ -1,0 +1,1 @@
+"""How biased a pool is: class shares without labels, and their intervals."""

@@ -1,0 +1,170 @@
+"""Where a person is asked: the files that are written for them, and read from them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fkjax.base import UserError
+from fkjax.data.labeled_folder import Listing
+from fkjax.files.opening import open_file
+from fkjax.labeling import answers, label_studio, request
+from fkjax.labeling.answers import CANNOT_TELL, Source
+from fkjax.labeling.request import Request
+from fkjax.runs.folder import csv_bytes, explained, inert, replace_file
+
+COLUMNS = ("file", "label", "guess", "confidence", "answers", "reason")
+_SHOWN = 5
+
+
+class Desk:
+    """A folder with a form to fill in, tasks for Label Studio, and what was answered.
+
+    Attributes:
+        taken: the answers of each round that is complete. They are on disk before
+            anything is made of them, and stay there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        listing: Listing,
+        *,
+        new_classes: Sequence[str],
+        url: Callable[[Path, str], str],
+        tell: Callable[[str], None],
+    ):
+        """Reads what was answered.
+
+        Args:
+            path: of the folder.
+            listing: of the images.
+            new_classes: that answers may name beside the known ones.
+            url: gives Label Studio an image: `label_studio.local_url` or `data_uri`.
+            tell: called with a sentence on what is no mistake, but should be known.
+
+        Raises:
+            UserError: if a file is damaged, or a class cannot be called so.
+        """
+        self._path, self._listing, self._url, self._tell = path, listing, url, tell
+        for name in (*listing.classes, *new_classes):
+            if what := answers.flaw_of_answer(name):
+                raise UserError(f"A class {what}: give it another name.")
+        self._form = path / "to_label.csv"
+        self._export = path / "label_studio" / "export.json"
+        self._classes_file = path / "classes.txt"
+        with explained("read", self._classes_file):
+            if not self._classes_file.exists():
+                text = "".join(f"{name}\n" for name in listing.classes)
+                replace_file(self._classes_file, text.encode())
+        self._more = [*answers.read_classes(self._classes_file), *new_classes]
+        self.taken = answers.read_taken(self._taken_file, listing.names)
+
+    @property
+    def _taken_file(self) -> Path:
+        return self._path / "answers.csv"
+
+    def request(self, number: int) -> Request | None:
+        """What is asked in a round, if it was kept and is whole."""
+        kept = request.read(self._request_file(number))
+        names = set(self._listing.names)
+        if kept is None or kept.round != number or not set(kept.files) <= names:
+            return None
+        return kept
+
+    def keep(self, asked: Request) -> None:
+        """Keeps what is asked in a round."""
+        request.save(self._request_file(asked.round), asked)
+
+    def _request_file(self, number: int) -> Path:
+        return self._path / "requests" / f"round-{number}.json"
+
+    def ask(self, asked: Request, classes: Sequence[str]) -> str | None:
+        """Asks, and takes the answers when all are there.
+
+        Args:
+            asked: the question.
+            classes: the model's.
+
+        Returns:
+            A sentence on what is waited for; None if the answers are in `taken`.
+
+        Raises:
+            UserError: if an answer is wrong; then none is taken, and no file changed.
+        """
+        if asked.round in self.taken:
+            return None
+        classes = list(dict.fromkeys([*classes, *self._more]))
+        found = self._collected(asked, classes)
+        for note in found.notes:
+            self._tell(note)
+        if found.missing:
+            self._offer(asked, classes)
+            return self._waiting(asked, found.missing)
+        answers.save_taken(self._taken_file, self.taken | {asked.round: found.given})
+        self.taken[asked.round] = found.given
+        return None
+
+    def _collected(self, asked: Request, classes: Sequence[str]) -> answers.Collected:
+        sources = []
+        with explained("read", self._form):
+            has_form, has_export = self._form.exists(), self._export.exists()
+        if has_form:
+            given, _ = answers.read_form(self._form, self._listing.names)
+            sources.append(Source(self._form, given, is_history=False))
+        if has_export:
+            given = label_studio.read_export(self._export)
+            sources.append(Source(self._export, given, is_history=True))
+        earlier: dict[str, str] = {}
+        for number, of_round in self.taken.items():
+            if number < asked.round:
+                earlier |= of_round
+        return answers.collect(sources, asked.files, earlier=earlier, classes=classes)
+
+    def _offer(self, asked: Request, classes: Sequence[str]) -> None:
+        """Writes what is not there yet; a form with a question of this round is kept.
+
+        Whatever else the form holds was taken: `collect` has seen it.
+        """
+        listed: set[str] = set()
+        if self._form.exists():
+            listed = answers.read_form(self._form, self._listing.names)[1]
+        if not listed & set(asked.files):
+            rows: list[Sequence[Any]] = [COLUMNS]
+            for image in asked.images:
+                texts = [image.answers or "", image.reason]
+                certainty = f"{image.confidence:.2f}"
+                guess = inert(image.guess)
+                rows.append(
+                    [inert(image.file), "", guess, certainty, *map(inert, texts)]
+                )
+            replace_file(self._form, csv_bytes(rows))
+        folder = self._export.parent
+        with explained("make the folder", folder):
+            folder.mkdir(exist_ok=True)
+        urls = [self._url(self._listing.folder, file) for file in asked.files]
+        tasks = label_studio.tasks(asked.images, urls, round=asked.round)
+        _replace_other(folder / "tasks.json", tasks)
+        interface = label_studio.interface([*classes, CANNOT_TELL])
+        _replace_other(folder / "config.xml", interface)
+
+    def _waiting(self, asked: Request, missing: Sequence[str]) -> str:
+        total, num_missing = len(asked.images), len(missing)
+        more = ", ..." if num_missing > _SHOWN else ""
+        shown = ", ".join(missing[:_SHOWN]) + more
+        what = f"{num_missing} of {total}" if num_missing < total else str(total)
+        return (
+            f"Round {asked.round} waits for {what} answers ({shown}): write each "
+            f"image's class, or ? for one that nobody can tell, into the column label "
+            f"of {self._form}, or put Label Studio's export at {self._export}; then "
+            "give the same command again."
+        )
+
+
+def _replace_other(path: Path, data: bytes) -> None:
+    """Writes a file unless it holds that already."""
+    with explained("read", path):
+        if path.exists():
+            with open_file(path) as file:
+                if file.read(len(data) + 1) == data:
+                    return
+    replace_file(path, data)

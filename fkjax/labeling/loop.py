@@ -1,0 +1,375 @@
+"""The loop with a person in it: train, ask, wait, and go on with the answers.
+
+A round is committed when its line is in rounds.jsonl (see `fkjax.runs.journal`). What
+it needs is on disk before: the question in requests/, and its answers in answers.csv.
+So a process that was stopped at any moment goes on the same, and a round whose
+checkpoint is damaged is played again without asking anyone.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fkjax.base import Model, Variables, key_for
+from fkjax.data.labeled_folder import Listing, OwnImages, load_images, natural
+from fkjax.data.reading import plain_errors
+from fkjax.experiment import pool as pools
+from fkjax.experiment.clock import forget_peak, peak_memory_mb
+from fkjax.experiment.config import Config
+from fkjax.experiment.play import make_strategy
+from fkjax.experiment.progress import Progress
+from fkjax.experiment.rounds import Arrays, Driver, RoundState, make_driver
+from fkjax.experiment.stopping import STOP_RULES
+from fkjax.labeling.annotator import Desk
+from fkjax.labeling.answers import CANNOT_TELL
+from fkjax.labeling.label_studio import data_uri, local_url
+from fkjax.labeling.own_model import enlarged, model_of_images, require_finite, started
+from fkjax.labeling.request import Asked, Request
+from fkjax.runs.folder import RunFolder
+from fkjax.runs.journal import Journal
+from fkjax.selection.choose import Problem, choose
+from fkjax.training import evaluation
+
+_URLS = {"local-files": local_url, "embedded": data_uri}
+
+
+class Outcome(NamedTuple):
+    """How far a command came.
+
+    Attributes:
+        records: of all committed rounds.
+        sentence: what it waits for, or why it is at its end.
+    """
+
+    records: list[dict[str, Any]]
+    sentence: str
+
+
+def play_labeling(
+    config: Config, listing: Listing, folder: RunFolder, progress: Progress
+) -> Outcome:
+    """Goes on until an answer is missing or nothing is left to ask.
+
+    Args:
+        config: with `oracle` "file", checked by `fkjax.experiment.config.check`.
+        listing: of the images and what is known of them.
+        folder: locked; holds what was done before.
+        progress: is told of each image that is read and of each round.
+
+    Raises:
+        UserError: if an answer is wrong, a file cannot be read or written, or training
+            led to NaN; what was answered and committed stays.
+    """
+    journal = Journal(folder, tell=progress.tell)
+    desk = Desk(
+        folder.path,
+        listing,
+        new_classes=config.new_classes,
+        url=_URLS[config.label_studio],
+        tell=progress.tell,
+    )
+    records = journal.records
+    if end := _end(config, listing, desk, records):
+        return Outcome(records, end)
+    asked = desk.request(len(records) + 1)
+    if asked is not None:  # before an image is read
+        if waiting := desk.ask(asked, _classes(listing, records)):
+            return Outcome(records, waiting)
+    own = load_images(
+        listing,
+        image_size=config.image_size,
+        tell=lambda done, total: progress.advance("reading the images"),
+    )
+    with plain_errors(own.images):
+        return _Loop(config, listing, own, desk, journal, progress).play()
+
+
+def _classes(listing: Listing, records: Sequence[dict[str, Any]]) -> list[str]:
+    """The model's, after some rounds."""
+    return list(records[-1]["classes"] if records else listing.classes)
+
+
+def _end(
+    config: Config, listing: Listing, desk: Desk, records: Sequence[dict[str, Any]]
+) -> str | None:
+    """Why no round follows, or None."""
+    done = len(records)
+    asked = sum(len(desk.taken.get(number, ())) for number in range(1, done + 1))
+    if done and "stop" in records[-1]:
+        why = f"--stop-when {records[-1]['stop']} ends the labelling"
+    elif asked >= len(listing.pool):
+        why = "the pool is empty"
+    elif done >= config.rounds:
+        why = f"{done} of --rounds {config.rounds} are done; a larger number goes on"
+    else:
+        return None
+    return f"Nothing is asked any more: {why}."
+
+
+class _Loop:
+    """The rounds that this process plays."""
+
+    def __init__(
+        self,
+        config: Config,
+        listing: Listing,
+        own: OwnImages,
+        desk: Desk,
+        journal: Journal,
+        progress: Progress,
+    ):
+        self._config, self._listing, self._own = config, listing, own
+        self._desk, self._journal, self._progress = desk, journal, progress
+        (self._name,), self._seeds = (
+            config.strategies,
+            range(config.seed, config.seed + 1),
+        )
+        self._key = jax.random.key(config.seed)
+        # The train set stands behind the pool, as if it had been asked for.
+        positions = np.concatenate([own.pool, own.train])
+        self._names = [own.names[i] for i in positions]
+        self._at = {name: i for i, name in enumerate(self._names)}
+        reported = own.test if len(own.test) else own.validation
+        pool_images, validation_images, test_images = (
+            jax.tree.map(jnp.asarray, own.images[at])
+            for at in (positions, own.validation, reported)
+        )
+        validation_labels, test_labels = (
+            jnp.asarray(own.labels[at]) for at in (own.validation, reported)
+        )
+        self._arrays = Arrays(
+            pool_images,
+            validation_images,
+            test_images,  # of no account: no epoch is selected
+            test_images,
+            validation_labels,
+            test_labels,
+            test_labels,
+        )
+        self._made: dict[int, tuple[Model, Driver]] = {}
+
+    def play(self) -> Outcome:
+        number, state = self._resumed()
+        records = self._journal.records
+        while (end := _end(self._config, self._listing, self._desk, records)) is None:
+            classes = _classes(self._listing, records)
+            asked = self._desk.request(number + 1)
+            if asked is None:  # the first time, or it was lost
+                asked = self._asked(number + 1, state, classes)
+                self._desk.keep(asked)
+            if waiting := self._desk.ask(asked, classes):
+                return Outcome(records, waiting)
+            state = self._trained(asked, state, classes)
+            number += 1
+            records = self._journal.records
+        return Outcome(records, end)
+
+    def _parts(self, num_classes: int) -> tuple[Model, Driver]:
+        """The model with that many classes, and the compiled parts of its rounds."""
+        if num_classes not in self._made:
+            config = self._config
+            model = model_of_images(self._own, config, num_classes=num_classes)
+            driver = make_driver(
+                model, schedule=config.training(), capacity=len(self._names)
+            )
+            self._made[num_classes] = model, driver
+        return self._made[num_classes]
+
+    def _resumed(self) -> tuple[int, RoundState]:
+        """The last committed round whose state is whole, and that state."""
+        own = self._own
+        pool = pools.create(len(self._names))
+        train = jnp.arange(len(own.pool), len(self._names))
+        labels = jnp.asarray(own.labels[own.train])
+
+        def begin() -> dict[str, Any]:
+            model, driver = self._parts(len(own.classes))
+            self._progress.advance(f"pretraining {self._config.pretraining}")
+            forget_peak()
+            since = time.perf_counter()
+            variables = started(own, self._config, model)
+            if len(train):
+                state = RoundState(self._key, pool, variables)
+                variables = driver.update(state, self._arrays, train, labels).variables
+                require_finite(variables, "training on the train set")
+            return {
+                "variables": jax.block_until_ready(variables)._asdict(),
+                "seconds": time.perf_counter() - since,
+                "peak_memory_mb": peak_memory_mb(),
+            }
+
+        self._began = self._journal.start(self._seeds, begin)
+        number, kept = self._journal.resume(
+            self._name, self._seeds, len(self._journal.records)
+        )
+        if kept is None:
+            pool = pools.add(pool, train, labels) if len(train) else pool
+            kept = {"pool": pool._asdict(), "variables": self._began["variables"]}
+        state = RoundState(
+            self._key,
+            pools.PoolState(**kept["pool"]),
+            Variables(**kept["variables"]),
+        )
+        return number, jax.tree.map(jnp.asarray, state)
+
+    def _asked(self, number: int, state: RoundState, classes: Sequence[str]) -> Request:
+        """Chooses what to ask in a round."""
+        self._progress.advance(f"round {number}: query")
+        config, own, arrays = self._config, self._own, self._arrays
+        model, _ = self._parts(len(classes))
+        is_unlabeled = np.asarray(state.pool.is_unlabeled)
+        budget = min(config.budget, int(is_unlabeled.sum()))
+        strategy = make_strategy(
+            dataclasses.replace(config, budget=budget), model, self._name
+        )
+        selection = choose(
+            Problem(
+                model,
+                state.variables,
+                config.taps,
+                arrays.pool_images,
+                self._names,
+                is_unlabeled,
+                arrays.validation_images,
+                [own.names[i] for i in own.validation],
+                own.labels[own.validation],
+                classes,
+            ),
+            budget=budget,
+            strategy=strategy,
+            seed=config.seed,
+            round=int(state.pool.round),
+        )
+        images = []
+        for pick, probabilities in zip(
+            selection.picks, selection.probabilities, strict=True
+        ):
+            guess = pick.pseudo_label or pick.predicted
+            images.append(
+                Asked(
+                    pick.id,
+                    guess,
+                    float(probabilities[classes.index(guess)]),
+                    pick.pseudo_label,
+                    pick.answers.id if pick.answers else None,
+                    pick.score,
+                    pick.reason,
+                )
+            )
+        looks = "validation_mistakes" in strategy.sees
+        return Request(number, int(selection.is_mistake.sum()) if looks else -1, images)
+
+    def _trained(
+        self, asked: Request, state: RoundState, classes: Sequence[str]
+    ) -> RoundState:
+        """The state after a round whose answers are there, which it commits."""
+        number, answers = asked.round, self._desk.taken[asked.round]
+        self._progress.advance(f"round {number}: training")
+        known = {*classes, CANNOT_TELL}
+        new = sorted({*answers.values()} - known, key=natural)
+        classes = [*classes, *new]
+        model, driver = self._parts(len(classes))
+        if new:
+            fresh = model.init(key_for(self._key, "new classes", number))
+            state = state._replace(variables=enlarged(state.variables, fresh))
+        files = list(answers)
+        labels = np.array(
+            [-1 if a == CANNOT_TELL else classes.index(a) for a in answers.values()],
+            np.int32,
+        )
+        indices = jnp.asarray([self._at[file] for file in files])
+        forget_peak()
+        since = time.perf_counter()
+        state = driver.update(state, self._arrays, indices, jnp.asarray(labels))
+        state = jax.block_until_ready(state)
+        seconds = {"training": time.perf_counter() - since}
+        if number == 1:
+            seconds["pretraining"] = float(self._began["seconds"])
+        require_finite(
+            state.variables,
+            f"the training of round {number}, whose answers are kept,",
+        )
+        record = {
+            "dataset": self._config.dataset,
+            "strategy": self._name,
+            "seed": self._config.seed,
+            "round": number,
+            **self._measures(state, driver),
+            "checkpoint_selection": "last",
+            "queried_per_class": np.bincount(
+                labels[labels >= 0], minlength=len(classes)
+            ).tolist(),
+            "num_cannot_tell": int((labels < 0).sum()),
+            "num_random": sum(image.score is None for image in asked.images),
+            "num_mistakes": asked.num_mistakes,
+            "num_labeled": int((state.pool.label >= 0).sum()),
+            "classes": classes,
+            "seconds": seconds,
+            "peak_memory_mb": {"training": peak_memory_mb()},
+        }
+        self._mark_stop(record)
+        kept = {"pool": state.pool._asdict(), "variables": state.variables._asdict()}
+        queries = self._queries(asked, files, labels, classes)
+        self._journal.commit(self._name, self._seeds, number, kept, [(record, queries)])
+        return state
+
+    def _measures(self, state: RoundState, driver: Driver) -> dict[str, Any]:
+        is_mistake = np.asarray(driver.mistakes(state.variables, self._arrays))
+        confusion, members = map(
+            np.asarray, driver.evaluate(state.variables, self._arrays)
+        )
+        by_class = evaluation.class_accuracy(confusion)
+        has_test = len(self._own.test) > 0
+        accuracy = float(np.trace(confusion) / confusion.sum())
+        return {
+            # What the next four are of: without a test set there is no test accuracy.
+            "measured_on": "test" if has_test else "validation",
+            "test_accuracy": accuracy if has_test else None,
+            "balanced_accuracy": float(np.nanmean(by_class)),
+            "class_accuracy": by_class.tolist(),
+            "confusion": confusion.tolist(),
+            "validation_accuracy": float(1 - is_mistake.mean()),
+            **({"member_accuracy": members.tolist()} if members.size else {}),
+        }
+
+    def _mark_stop(self, record: dict[str, Any]) -> None:
+        """Notes in a record that no round follows, if that is so."""
+        config = self._config
+        if config.stop_when == "budget":
+            return
+        record["held_out_accuracy"] = record["validation_accuracy"]
+        rounds = [*self._journal.records, record]
+        num_labeled = [r["num_labeled"] for r in rounds]
+        accuracy = [r["held_out_accuracy"] for r in rounds]
+        if STOP_RULES[config.stop_when](config.stop_rule(), num_labeled, accuracy):
+            record["stop"] = config.stop_when
+
+    def _queries(
+        self,
+        asked: Request,
+        files: Sequence[str],
+        labels: np.ndarray,
+        classes: Sequence[str],
+    ) -> dict[str, Any]:
+        """The arguments of `RunFolder.append_queries`: ids are positions of names."""
+        images = {image.file: image for image in asked.images}
+        names = {name: i for i, name in enumerate(self._own.names)}
+        number = {name: i for i, name in enumerate(classes)}
+        pseudo_labels = [
+            number.get(images[file].pseudo_label or "", -1) for file in files
+        ]
+        target_ids = [names.get(images[file].answers or "", -1) for file in files]
+        return {
+            "strategy": self._name,
+            "seed": self._config.seed,
+            "round": asked.round,
+            "ids": [names[file] for file in files],
+            "labels": labels,
+            "pseudo_labels": pseudo_labels,
+            "target_ids": target_ids,
+        }

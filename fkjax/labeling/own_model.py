@@ -1,0 +1,119 @@
+"""fkjax's own model, trained on a person's own images."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fkjax.base import Model, UserError, Variables, key_for
+from fkjax.data.labeled_folder import OwnImages
+from fkjax.data.reading import plain_errors
+from fkjax.experiment.config import Config, check_name
+from fkjax.experiment.play import make_model, starter
+from fkjax.selection.choose import Problem
+from fkjax.training import fit as training
+from fkjax.training.pretraining import ROTATIONS
+
+
+def model_of_images(own: OwnImages, config: Config, *, num_classes: int) -> Model:
+    """The classifier of the images that the configuration asks for.
+
+    Raises:
+        UserError: if there is none for images of that size, or it lacks a tap.
+    """
+    model = make_model(
+        config, own.images.shape[1:], num_classes, mean=own.mean, std=own.std
+    )
+    for tap in config.taps:
+        check_name(tap, model.taps, "tap")
+    return model
+
+
+def started(own: OwnImages, config: Config, model: Model) -> Variables:
+    """The variables before anything is labelled: pretrained, unless asked otherwise."""
+    rotation_model = model_of_images(own, config, num_classes=ROTATIONS)
+    start = jax.jit(starter(config, model, rotation_model))
+    variables = start(jax.random.key(config.seed), own.images[own.pool])
+    require_finite(variables, f"--pretraining {config.pretraining}")
+    return variables
+
+
+def require_finite(variables: Variables, what: str) -> None:
+    """Refuses variables that are NaN or infinite.
+
+    Raises:
+        UserError: saying what led to them.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise UserError(
+            f"{what} led to NaN or infinity: lower --learning-rate, or take "
+            "--precision float64"
+        )
+
+
+def problem_of_images(own: OwnImages, config: Config) -> Problem:
+    """Trains a model on what is known of the images, for `choose`.
+
+    The model is pretrained on the pool by rotation (`config.pretraining`), and then
+    trained on the images of the train set. If there is none, its last layer is fresh,
+    as in the first round of an experiment.
+
+    Args:
+        own: from `fkjax.data.labeled_folder.read_own_images`.
+        config: the settings of the model, its training and its seed, such as
+            `fkjax.experiment.config.image_defaults(image_size=S)`.
+
+    Returns:
+        Of the whole pool, under the names of the files.
+
+    Raises:
+        UserError: if the model cannot be made or trained, or an image cannot be read.
+    """
+    with plain_errors(own.images):
+        model = model_of_images(own, config, num_classes=len(own.classes))
+        variables = started(own, config, model)
+        if len(own.train):
+            fit = functools.partial(
+                training.fit, model=model, schedule=config.training()
+            )
+            variables = jax.jit(fit)(
+                key_for(jax.random.key(config.seed), "training", 0),
+                variables=variables,
+                images=own.images[own.train],
+                labels=jnp.asarray(own.labels[own.train]),
+                num_labeled=jnp.int32(len(own.train)),
+            )
+            require_finite(variables, "training")
+    return Problem(
+        model,
+        variables,
+        config.taps,
+        own.images[own.pool],
+        [own.names[i] for i in own.pool],
+        np.ones(len(own.pool), bool),
+        own.images[own.validation],
+        [own.names[i] for i in own.validation],
+        own.labels[own.validation],
+        own.classes,
+        is_trained=len(own.train) > 0,
+    )
+
+
+def enlarged(variables: Variables, fresh: Variables) -> Variables:
+    """A trained model with more classes: what it says of the old ones stays.
+
+    Args:
+        variables: of the model with fewer classes.
+        fresh: of the same model with more; the last axis of its last layer is longer.
+
+    Returns:
+        The trained variables, with the fresh model's for the new classes.
+    """
+
+    def grown(old: jax.Array, new: jax.Array) -> jax.Array:
+        if old.shape == new.shape:
+            return old
+        return jnp.asarray(new).at[..., : old.shape[-1]].set(old)
+
+    return jax.tree.map(grown, variables, fresh)

@@ -1,0 +1,1 @@
+"""Examples in shares: batches, rows on disk, devices, processes."""

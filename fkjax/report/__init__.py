@@ -1,0 +1,1 @@
+"""Reports on runs and selections: tables, figures and pages."""

@@ -1,0 +1,253 @@
+"""What to label next, and why, as one HTML page to look at before one labels."""
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from fkjax.base import Images
+from fkjax.data.reading import plain_errors
+from fkjax.label_shift import bias
+from fkjax.label_shift.bias import Shift, percent, times
+from fkjax.parallel.images import take
+from fkjax.report import charts
+from fkjax.report.html import thumbnail
+from fkjax.report.run_page import environment
+from fkjax.selection.choose import Pick, Problem, Selection, probabilities
+
+MOST_CARDS = 60
+_MOST_CLASSES = 20  # in the chart
+_SMALLEST = 4  # pixels: the side of what is taken for an image
+
+
+class Card(NamedTuple):
+    """A pick as it is shown.
+
+    Attributes:
+        pick: the example.
+        image: its picture as a data URI; None if it has none.
+        mistake: that of the validation mistake that it answers, likewise.
+    """
+
+    pick: Pick
+    image: str | None
+    mistake: str | None
+
+
+class Kind(NamedTuple):
+    """A way to go wrong.
+
+    Attributes:
+        label: the true class.
+        predicted: what the model takes it for.
+        num_mistakes: on the validation set.
+        num_picks: that answer one of them.
+    """
+
+    label: str
+    predicted: str
+    num_mistakes: int
+    num_picks: int
+
+
+def selection_page(
+    problem: Problem,
+    selection: Selection,
+    shift: Shift | None,
+    *,
+    title: str = "What to label next",
+    why_no_shift: str = "",
+    labeled_counts: Sequence[int] | None = None,
+) -> str:
+    """Writes the page; it needs no network, no script and no other file.
+
+    Args:
+        problem: from what was chosen.
+        selection: what was.
+        shift: how biased the pool is, if that was estimated.
+        title: the heading.
+        why_no_shift: a sentence on why it was not.
+        labeled_counts: of each class, the examples that have a label already, if that
+            is known. Length C.
+
+    Returns:
+        HTML, in which every name and sentence is escaped.
+
+    Raises:
+        UserError: if an image of a pick cannot be read.
+    """
+    cards = _cards(problem, selection)
+    chart, chart_note = _balances(problem, selection, shift, labeled_counts)
+    return (
+        environment()
+        .get_template("selection.html.jinja")
+        .render(
+            title=title,
+            selection=selection,
+            num_pool=len(problem.pool_ids),
+            classes=problem.classes,
+            is_trained=problem.is_trained,
+            cards=cards,
+            is_small=max(problem.pool_images.shape[1:3]) < 72,
+            chart=chart,
+            chart_note=chart_note,
+            shift=shift,
+            why_no_shift=why_no_shift,
+            estimates=_estimates(shift) if shift is not None else [],
+            kinds=_kinds(problem, selection),
+            assumption=bias.ASSUMPTION,
+            breaks=bias.BREAKS,
+            percent=percent,
+            times=times,
+            version=importlib.metadata.version("fkjax"),
+        )
+    )
+
+
+def _cards(problem: Problem, selection: Selection) -> list[Card]:
+    picks = selection.picks[:MOST_CARDS]
+    if not (is_picture(problem.pool_images) and is_picture(problem.validation_images)):
+        return [Card(pick, None, None) for pick in picks]
+    indices, targets = (
+        np.asarray(of)[: len(picks)] for of in (selection.indices, selection.targets)
+    )
+    answered = np.unique(targets[targets >= 0])
+    images = _read(problem.pool_images, indices)
+    mistakes = _read(problem.validation_images, answered)
+    images, mistakes = _as_bytes(images, mistakes)
+    of_target = dict(zip(answered.tolist(), map(thumbnail, mistakes), strict=True))
+    return [
+        Card(pick, thumbnail(image), of_target.get(int(target)))
+        for pick, image, target in zip(picks, images, targets, strict=True)
+    ]
+
+
+def is_picture(images: Images) -> bool:
+    """Whether examples have the shape of grey or coloured images, and are no vectors.
+
+    >>> is_picture(np.zeros((5, 28, 28, 1))), is_picture(np.zeros((5, 1, 1, 700)))
+    (True, False)
+
+    Args:
+        images: Shape [N, H, W, channels].
+    """
+    _, height, width, channels = images.shape
+    return min(height, width) >= _SMALLEST and channels in (1, 3, 4)
+
+
+def _read(images: Images, indices: np.ndarray) -> np.ndarray:
+    if len(indices) == 0:
+        return np.zeros((0, *images.shape[1:]), np.uint8)
+    with plain_errors(images):
+        return np.asarray(take(images, jnp.asarray(indices)))
+
+
+def _as_bytes(*several: np.ndarray) -> list[np.ndarray]:
+    """Images as uint8: others than that are scaled, all alike, to their own range."""
+    if all(images.dtype == np.uint8 for images in several):
+        return list(several)
+    parts = [images.astype(float) for images in several if images.size]
+    low, high = min(p.min() for p in parts), max(p.max() for p in parts)
+    scale = 255 / (high - low) if high > low else 0.0
+    return [((i.astype(float) - low) * scale).astype(np.uint8) for i in several]
+
+
+def _balances(
+    problem: Problem,
+    selection: Selection,
+    shift: Shift | None,
+    labeled_counts: Sequence[int] | None,
+) -> tuple[Any, str]:
+    """The chart of the classes that the picks would bring, and what is to be said."""
+    num_classes = len(problem.classes)
+    is_assumed = [pick.pseudo_label is not None for pick in selection.picks]
+    picks = np.zeros(num_classes)
+    number = {name: y for y, name in enumerate(problem.classes)}
+    for pick in selection.picks:
+        label = pick.predicted if pick.pseudo_label is None else pick.pseudo_label
+        picks[number[label]] += 1
+    if all(is_assumed):
+        note = "Picks count by the class that the strategy assumed for them."
+    elif any(is_assumed):
+        note = (
+            "Picks count by the class that the strategy assumed for them, or by the "
+            "model's prediction where it assumed none."
+        )
+    else:
+        note = (
+            "Picks count by the model's prediction, for the strategy assumed no class."
+        )
+    validation = np.bincount(problem.validation_labels, minlength=num_classes)
+    balances = [charts.Balance("these picks", picks / picks.sum())]
+    if labeled_counts is not None and sum(labeled_counts):
+        shares = np.asarray(labeled_counts, float) / sum(labeled_counts)
+        balances.append(charts.Balance("labelled already", shares))
+    balances.append(charts.Balance("validation set", validation / validation.sum()))
+    if shift is not None and shift.best:
+        pool = shift.pool
+        interval = np.stack([pool.low, pool.high])
+        balances.append(
+            charts.Balance("pool, estimated, with 95 % interval", pool.value, interval)
+        )
+    shown = np.arange(num_classes)
+    if num_classes > _MOST_CLASSES:
+        shown = np.sort(np.argsort(-picks, kind="stable")[:_MOST_CLASSES])
+        note += f" The {_MOST_CLASSES} of {num_classes} classes with the most picks."
+    balances = [
+        charts.Balance(
+            name, shares[shown], None if interval is None else interval[:, shown]
+        )
+        for name, shares, interval in balances
+    ]
+    chart = charts.class_balances(
+        [problem.classes[y] for y in shown.tolist()],
+        balances,
+        title="Class balance of the picks, the validation set and the pool",
+    )
+    return chart, note
+
+
+def _estimates(shift: Shift) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Of each class, cells of a number and its interval, as text."""
+    rows = []
+    for y, name in enumerate(shift.classes):
+        cells = [
+            (form(s.value[y]), _range(form(s.low[y]), form(s.high[y])))
+            for s, form in (
+                (shift.validation, percent),
+                (shift.bbse, percent),
+                (shift.em, percent),
+                (shift.ratio, times),
+            )
+        ]
+        rows.append((name, cells))
+    return rows
+
+
+def _range(low: str, high: str) -> str:
+    return "" if "–" in (low, high) else f"{low.removesuffix(' %')} to {high}"
+
+
+def _kinds(problem: Problem, selection: Selection) -> list[Kind]:
+    """The kinds of mistakes, those that most picks answer first."""
+    mistakes = np.flatnonzero(selection.is_mistake)
+    predicted = probabilities(problem, problem.validation_images[mistakes])
+    pairs = {
+        int(i): (
+            problem.classes[int(problem.validation_labels[i])],
+            problem.classes[int(y)],
+        )
+        for i, y in zip(mistakes, predicted.argmax(axis=1), strict=True)
+    }
+    num_mistakes = Counter(pairs.values())
+    targets = np.asarray(selection.targets)
+    # A strategy of one's own may name an example that is no mistake.
+    num_picks = Counter(pairs[int(i)] for i in targets if int(i) in pairs)
+    kinds = [
+        Kind(label, wrong, num, num_picks[label, wrong])
+        for (label, wrong), num in num_mistakes.items()
+    ]
+    return sorted(kinds, key=lambda k: (-k.num_picks, -k.num_mistakes))

@@ -1,0 +1,366 @@
+"""The files that a run leaves behind: its configuration, its records, its queries.
+
+A record is one round of one run, a plain dict: dataset, strategy, seed, round,
+num_labeled, test_accuracy, balanced_accuracy, class_accuracy [C], queried_per_class
+[C], confusion [C, C] (rows are the true class), checkpoint_selection,
+num_random, num_mistakes; seconds and peak_memory_mb (by phase, the only entries that
+differ when the same run is made again); of an ensemble, member_accuracy [E]; under a
+stop rule, held_out_accuracy and, in the last record, stop. Accuracies are fractions.
+Where a (strategy, seed, round) comes twice, the later record counts.
+"""
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fkjax.base import UserError, printable
+from fkjax.files.opening import open_file
+from fkjax.runs.record import flaw
+
+Record = Mapping[str, Any]
+
+_DATA = ("rounds.jsonl", "queries.csv")
+FIGURES = ("learning_curve.png", "confusion.png")
+CHECKPOINTS = "checkpoints"
+QUERY_COLUMNS = "strategy seed round id label pseudo_label target_id".split()
+
+
+class RunFolder(NamedTuple):
+    """The output folder of a run.
+
+    Attributes:
+        path: the folder, which exists.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> "RunFolder":
+        """Makes an empty folder, with its parents.
+
+        Raises:
+            UserError: if something is already there, or it cannot be written.
+        """
+        path = Path(path)
+        with explained("create the output folder", path):
+            if path.is_dir() and not all(map(_is_leftover, path.iterdir())):
+                raise UserError(
+                    "The output folder must be new, empty or of an earlier run, but "
+                    f"{path} holds other files: choose another, or move them away."
+                )
+            if path.exists() and not path.is_dir():
+                raise UserError(
+                    f"The output folder must be a folder, but {path} is a file: "
+                    "choose another path."
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path).close()
+        return cls(path)
+
+    @classmethod
+    def holds_run(cls, path: str | os.PathLike[str]) -> bool:
+        """Whether `open` would find a run there."""
+        with explained("read", config := Path(path) / "config.json"):
+            return config.is_file()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
+        """Opens the folder of an earlier run, to read it or to go on.
+
+        Raises:
+            UserError: if there is no run in it.
+        """
+        path = Path(path)
+        if not cls.holds_run(path):
+            raise UserError(
+                f"The folder of an earlier run holds a config.json, but {path} has "
+                "none: check the path."
+            )
+        return cls(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing here; the lock ends with the process.
+
+        Raises:
+            UserError: if another process has it.
+        """
+        with explained("lock", self.path):
+            descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UserError(
+                f"Another process is at work in {self.path}: wait for it, or choose "
+                "another folder."
+            ) from error
+        try:
+            for path in filter(_is_leftover, self.path.iterdir()):
+                path.unlink()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def clear(self) -> None:
+        """Removes what a run writes, and nothing else."""
+        with explained("clear", self.path):
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+            for name in (*_DATA, *FIGURES, "config.json"):  # this last: it marks a run
+                (self.path / name).unlink(missing_ok=True)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json whole or not at all, its keys sorted."""
+        text = json.dumps(
+            plain(config),
+            indent=2,
+            sort_keys=True,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        replace_file(self.path / "config.json", _encode(text + "\n"))
+
+    def read_config(self) -> dict[str, Any]:
+        """Reads config.json.
+
+        Raises:
+            UserError: if it cannot be read or is no JSON object.
+        """
+        path = self.path / "config.json"
+        config = _from_json(_contents(path))
+        if not isinstance(config, dict):
+            raise UserError(
+                f"A configuration must be a JSON object, but {path} is not: mend it."
+            )
+        return config
+
+    def append_record(self, record: Record) -> None:
+        """Appends one line to rounds.jsonl; NaN and the infinities become null."""
+        text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
+        _append(self.path / "rounds.jsonl", _encode(text + "\n"))
+
+    def read_records(self) -> list[dict[str, Any]]:
+        """Reads the whole lines of rounds.jsonl; a torn last line is left out.
+
+        Raises:
+            UserError: naming the first line that is no record, and why.
+        """
+        path = self.path / "rounds.jsonl"
+        records = []
+        for number, line in enumerate(_whole_lines(path), start=1):
+            record = _from_json(line)
+            if what := flaw(record):
+                raise UserError(
+                    f"Each line of {path} must be a round's record, but line {number} "
+                    f"is not ({what}): mend or delete that line."
+                )
+            records.append(record)
+        return records
+
+    def append_queries(
+        self,
+        ids: Iterable[int],
+        labels: Iterable[int],
+        pseudo_labels: Iterable[int],
+        target_ids: Iterable[int],
+        *,
+        strategy: str,
+        seed: int,
+        round: int,
+    ) -> None:
+        """Appends the queries of one round to queries.csv; -1 is written as nothing.
+
+        Args:
+            ids: dataset ids of the queried examples. Shape [B].
+            labels: what the oracle said. Shape [B].
+            pseudo_labels: what was assumed before, or -1. Shape [B].
+            target_ids: dataset id of the mistake that each answers, or -1. Shape [B].
+            strategy: name of the acquisition strategy.
+            seed: seed of the run.
+            round: number of the round.
+        """
+        path = self.path / "queries.csv"
+        with explained("read", path):
+            is_new = not path.exists() or not path.stat().st_size
+        rows: list[Sequence[Any]] = [QUERY_COLUMNS] if is_new else []
+        for numbers in zip(ids, labels, pseudo_labels, target_ids, strict=True):
+            cells = ["" if int(n) == -1 else int(n) for n in numbers]
+            rows.append([inert(strategy), int(seed), int(round), *cells])
+        _append(path, csv_bytes(rows))
+
+    def rewind(self, *, strategy: str, seed: int, round: int) -> None:
+        """Drops what one strategy and seed wrote at `round` and later.
+
+        A killed run may have written a round that its checkpoint does not hold yet;
+        call this before that round is done again, or its queries are listed twice.
+        """
+        path = self.path / "rounds.jsonl"
+        if path.exists():
+            kept = [
+                line + b"\n"
+                for line, r in zip(_whole_lines(path), self.read_records(), strict=True)
+                if (r["strategy"], r["seed"]) != (strategy, seed) or r["round"] < round
+            ]
+            replace_file(path, b"".join(kept))
+        path = self.path / "queries.csv"
+        if path.exists():
+            lines, mine = _whole_lines(path), [inert(strategy), str(seed)]
+            try:
+                text = b"".join(line + b"\n" for line in lines).decode()
+                first, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+                kept = [r for r in rows if r[:2] != mine or int(r[2]) < round]
+            except (ValueError, IndexError, csv.Error) as error:
+                raise UserError(
+                    f"The rows of {path} must be as a run wrote them, but one is not "
+                    f"({error}): mend or delete it."
+                ) from error
+            replace_file(path, csv_bytes([first, *kept] if first else []))
+
+
+_HEAD = 1000  # bytes within which a mark stands
+
+
+def check_replaceable(path: Path, mark: bytes, *, flag: str, overwrite: bool) -> None:
+    """Refuses, before anything is computed, what cannot or must not be written.
+
+    Args:
+        path: what is to be written.
+        mark: stands at the beginning of each file that may be replaced.
+        flag: that named the path.
+        overwrite: replace other files, too.
+
+    Raises:
+        UserError: if it is in no folder, is a folder, or is another file.
+    """
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{flag} {path} must be in a folder that exists, but {path.parent} is "
+            "none: make it first."
+        )
+    if path.is_dir():
+        raise UserError(
+            f"{flag} must be a file, but {path} is a folder: name a file in it."
+        )
+    if not path.exists() or overwrite:
+        return
+    try:
+        with open_file(path) as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise UserError(
+            f"Could not read {path} to see whether it may be replaced: "
+            f"{error.strerror or error}; choose another {flag}."
+        ) from error
+    if mark not in head:
+        raise UserError(
+            f"The file {path} was not made by this command and is kept: choose "
+            f"another {flag}, or give --overwrite to replace it."
+        )
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+        path: the file, which may exist.
+        data: all that it is to hold.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    with explained("write", path):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """Turns arrays, tuples and paths into what JSON has; NaN and inf into None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def inert(text: str) -> str:
+    """Keeps a spreadsheet from running the text of a CSV cell as a formula."""
+    text = printable(text)  # for a carriage return would begin another row
+    return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
+
+
+def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    """The rows of a CSV file, as UTF-8; text cells go through `inert` before."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return _encode(buffer.getvalue())
+
+
+def _encode(text: str) -> bytes:
+    """UTF-8; of an undecodable file name, the escapes that JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+@contextlib.contextmanager
+def explained(doing: str, path: Path) -> Iterator[None]:
+    """Turns an OSError into a sentence for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError: of a NUL in the path
+        what = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"Could not {doing} {path}: {what}; free some space, mend the permissions "
+            "or choose another folder."
+        ) from error
+
+
+def _contents(path: Path) -> bytes:
+    with explained("read", path), open_file(path) as file:
+        return file.read()
+
+
+def _from_json(text: bytes) -> Any:
+    """What it says, or None, which also stands for text that is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # of UTF-8 too, and of deep nesting
+        return None
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file up to its last newline; none if there is no file."""
+    with explained("read", path):
+        is_there = path.exists()
+    return _contents(path).split(b"\n")[:-1] if is_there else []
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Adds whole lines, or nothing: whoever reads the file meets no half line."""
+    replace_file(path, b"".join(line + b"\n" for line in _whole_lines(path)) + data)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether `replace_file` was killed before it could remove this."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None

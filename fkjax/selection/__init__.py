@@ -1,0 +1,1 @@
+"""One query of a pool."""

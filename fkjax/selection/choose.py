@@ -1,0 +1,307 @@
+"""What to label next: one query of a pool, told with ids, names and reasons."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.base import (
+    Images,
+    Model,
+    Query,
+    Strategy,
+    UserError,
+    Variables,
+    View,
+    key_for,
+    log_probs,
+)
+from fkjax.data.reading import plain_errors
+from fkjax.experiment.oracle import restrict
+from fkjax.fisher.kernel import Kernel, multi_scale
+from fkjax.parallel.mapping import map_examples
+from fkjax.training import evaluation
+
+
+class Problem(NamedTuple):
+    """All that a query may be made from, whichever way it came in.
+
+    Attributes:
+        model: the classifier.
+        variables: its variables.
+        taps: the activations in the descriptors.
+        pool_images: Shape [N, H, W, channels].
+        pool_ids: what the user calls each: a sequence of length N.
+        is_unlabeled: what may be queried. Shape [N] bool.
+        validation_images: Shape [M, H, W, channels].
+        validation_ids: a sequence of length M.
+        validation_labels: the true ones. Shape [M] int.
+        classes: the names of the classes. Length C.
+        kernel: by which Fisher strategies match.
+        batch_size: images described at a time.
+        is_trained: whether the model has learned from labels; if not, and nothing of
+            the pool has one, the uncertain are drawn by lot, as in a first round.
+    """
+
+    model: Model
+    variables: Variables
+    taps: Sequence[str]
+    pool_images: Images
+    pool_ids: Any
+    is_unlabeled: np.ndarray
+    validation_images: Images
+    validation_ids: Any
+    validation_labels: np.ndarray
+    classes: Sequence[str]
+    kernel: Kernel = multi_scale
+    batch_size: int = 100
+    is_trained: bool = False
+
+
+class Mistake(NamedTuple):
+    """A validation example that the model gets wrong.
+
+    Attributes:
+        id: what the user calls it.
+        label: its true class.
+        predicted: what the model takes it for.
+    """
+
+    id: Any
+    label: str
+    predicted: str
+
+
+class Pick(NamedTuple):
+    """One example to label.
+
+    Attributes:
+        rank: 1 is wanted most.
+        id: what the user calls it.
+        score: how strongly the strategy wants it, as it defines that: the similarity
+            to the mistake, or the uncertainty; None if it was drawn by lot.
+        pseudo_label: the class that the strategy assumed for it, if it did.
+        answers: the validation mistake that it answers, if it does.
+        predicted: the class that the model gives it.
+        confidence: the probability of that class, by the model.
+        reason: all that in a sentence.
+    """
+
+    rank: int
+    id: Any
+    score: float | None
+    pseudo_label: str | None
+    answers: Mistake | None
+    predicted: str
+    confidence: float
+    reason: str
+
+
+class Selection(NamedTuple):
+    """What `choose` gives.
+
+    Attributes:
+        picks: in the order in which they are wanted. Length B.
+        strategy: its name.
+        indices: positions of the picks in the pool. Shape [B].
+        targets: positions of the mistakes that they answer in the validation set, or
+            -1. Shape [B].
+        is_mistake: which validation examples the model gets wrong. Shape [M] bool.
+        num_unlabeled: how many examples there were to choose from.
+        probabilities: of the classes, by the model, for each pick. Shape [B, C].
+    """
+
+    picks: list[Pick]
+    strategy: str
+    indices: np.ndarray
+    targets: np.ndarray
+    is_mistake: np.ndarray
+    num_unlabeled: int
+    probabilities: np.ndarray
+
+
+def choose(
+    problem: Problem,
+    *,
+    budget: int,
+    strategy: str | Strategy = "fisher_nearest",
+    seed: int = 0,
+    round: int = 0,
+) -> Selection:
+    """Asks one query.
+
+    Args:
+        problem: what to choose from.
+        budget: B, how many to choose.
+        strategy: one of `fkjax.acquisition.STRATEGIES`, or a strategy of one's own with
+            that budget.
+        seed: of every random choice.
+        round: a number that keeps the random choices of several queries apart.
+
+    Raises:
+        UserError: if the strategy or the budget is none, or if an embedding or a score
+            is NaN or infinite.
+    """
+    num_unlabeled = int(np.sum(problem.is_unlabeled))
+    if not 1 <= budget <= num_unlabeled:
+        raise UserError(
+            f"the budget must be from 1 to the {num_unlabeled} examples of the pool "
+            f"that have no label, got {budget}"
+        )
+    name, strategy = _strategy(problem, budget, strategy)
+    query, is_mistake = _ask(
+        problem, strategy, key_for(jax.random.key(seed), "query", round)
+    )
+    _require_finite(problem, query)
+    indices, targets = np.asarray(query.indices), np.asarray(query.targets)
+    of_picks = probabilities(problem, problem.pool_images[indices])
+    answered = np.flatnonzero(targets >= 0)
+    of_mistakes = probabilities(problem, problem.validation_images[targets[answered]])
+    mistakes: dict[int, Mistake] = {
+        int(i): Mistake(
+            _plain(problem.validation_ids[int(targets[i])]),
+            problem.classes[int(problem.validation_labels[targets[i]])],
+            problem.classes[int(p.argmax())],
+        )
+        for i, p in zip(answered, of_mistakes, strict=True)
+    }
+    picks = []
+    for i, (index, p) in enumerate(zip(indices, of_picks, strict=True)):
+        score, assumed = float(query.scores[i]), int(query.pseudo_labels[i])
+        pick = Pick(
+            i + 1,
+            _plain(problem.pool_ids[int(index)]),
+            score if np.isfinite(score) else None,
+            problem.classes[assumed] if assumed >= 0 else None,
+            mistakes.get(i),
+            problem.classes[int(p.argmax())],
+            float(p.max()),
+            "",
+        )
+        picks.append(pick._replace(reason=_reason(pick)))
+    return Selection(picks, name, indices, targets, is_mistake, num_unlabeled, of_picks)
+
+
+def _plain(example: Any) -> Any:
+    """An id as Python has it, where NumPy had it."""
+    return example.item() if isinstance(example, np.generic) else example
+
+
+def _strategy(
+    problem: Problem, budget: int, strategy: str | Strategy
+) -> tuple[str, Strategy]:
+    name = strategy if isinstance(strategy, str) else "a strategy of your own"
+    if isinstance(strategy, str):
+        if strategy not in STRATEGIES:
+            raise UserError(
+                f"there is no strategy {strategy!r}: known are {', '.join(STRATEGIES)}"
+            )
+        settings = Settings(
+            tuple(problem.taps),
+            budget,
+            kernel=problem.kernel,
+            batch_size=problem.batch_size,
+            is_trained=problem.is_trained,
+        )
+        strategy = _compiled(STRATEGIES[strategy], problem.model, settings)
+    else:
+        strategy = strategy._replace(query=jax.jit(strategy.query))
+    if "pool_labels" in strategy.sees:
+        raise UserError(
+            f"{name} is shown the hidden labels of the pool, which nobody knows here: "
+            "it serves experiments alone"
+        )
+    return name, strategy
+
+
+def _ask(
+    problem: Problem, strategy: Strategy, key: jax.Array
+) -> tuple[Query, np.ndarray]:
+    with plain_errors(problem.pool_images, problem.validation_images):
+        predicted = _predictions(problem.model)(
+            problem.variables, problem.validation_images
+        )
+        is_mistake = predicted != problem.validation_labels
+        view = View(
+            problem.variables,
+            problem.pool_images,
+            jnp.asarray(problem.is_unlabeled),
+            problem.validation_images,
+            jnp.asarray(problem.validation_labels),
+            is_mistake,
+            jnp.zeros(0, jnp.int32),
+        )
+        seen = restrict(view, strategy, hidden_labels=lambda: jnp.zeros(0, jnp.int32))
+        query = jax.block_until_ready(strategy.query(key, seen))
+    return query, np.asarray(is_mistake)
+
+
+# What is compiled is kept, so that the next query of a model compiles nothing anew.
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    make: Callable[[Model, Settings], Strategy], model: Model, settings: Settings
+) -> Strategy:
+    strategy = make(model, settings)
+    return strategy._replace(query=jax.jit(strategy.query))
+
+
+@functools.lru_cache(maxsize=8)
+def _predictions(model: Model) -> Callable[[Variables, Images], jax.Array]:
+    return jax.jit(functools.partial(evaluation.predictions, model))
+
+
+@functools.lru_cache(maxsize=8)
+def _log_probs(model: Model, batch_size: int) -> Callable[..., jax.Array]:
+    def of_images(variables: Variables, images: Images) -> jax.Array:
+        def one(image: jax.Array) -> jax.Array:
+            return log_probs(model, variables, image)
+
+        return map_examples(one, images, batch_size=batch_size)
+
+    return jax.jit(of_images)
+
+
+def _require_finite(problem: Problem, query: Query) -> None:
+    for part, ids, is_bad in (
+        ("validation", problem.validation_ids, query.is_bad_validation),
+        ("pool", problem.pool_ids, query.is_bad),
+    ):
+        if is_bad is not None and np.any(is_bad):
+            bad = np.flatnonzero(is_bad)
+            shown = ", ".join(str(ids[int(i)]) for i in bad[:5])
+            raise UserError(
+                f"the embeddings or scores of {len(bad)} {part} example(s) are NaN or "
+                f"infinite (ids {shown}{', ...' if len(bad) > 5 else ''}): mend or "
+                "remove them"
+            )
+
+
+def probabilities(problem: Problem, images: Images) -> np.ndarray:
+    """p(y | x) of examples of the pool or the validation set. Shape [n, C]."""
+    if len(images) == 0:
+        return np.zeros((0, len(problem.classes)))
+
+    of_images = _log_probs(problem.model, problem.batch_size)
+    with plain_errors(images):
+        return np.exp(of_images(problem.variables, images))
+
+
+def _reason(pick: Pick) -> str:
+    guess = f"{pick.predicted} ({pick.confidence:.0%})"
+    if pick.answers is not None:
+        sentence = (
+            f"Resembles validation example {pick.answers.id}, of class "
+            f"{pick.answers.label}, which the model takes for {pick.answers.predicted}"
+        )
+        if pick.pseudo_label is not None:
+            sentence += f"; is probably {pick.pseudo_label}"
+        return f"{sentence}; the model says {guess}."
+    if pick.score is None:
+        return f"Drawn by lot; the model says {guess}."
+    return f"The model is unsure: it says {guess}."

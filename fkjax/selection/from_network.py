@@ -1,0 +1,117 @@
+"""What to label next by a network of one's own, which is run on the examples."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fkjax.base import Images, Model, UserError, Variables
+from fkjax.data.columns import Column, Tell, as_columns, images_of, take_rows
+from fkjax.models import as_images, from_module
+from fkjax.selection.choose import Problem
+from fkjax.selection.from_outputs import (
+    class_names,
+    class_numbers,
+    ids_of,
+    is_unlabeled,
+    require_equal_lengths,
+)
+
+_AT_ONCE = 1 << 20  # numbers of the examples of a batch
+
+
+def problem_of_network(
+    pool: Any,
+    validation: Any,
+    network: Any,
+    variables: Any = None,
+    *,
+    taps: Sequence[str] | None = None,
+    labeled: Iterable[Any] = (),
+    classes: Sequence[Any] | None = None,
+    tell: Tell | None = None,
+) -> Problem:
+    """A pool on which a network is run.
+
+    Args:
+        pool: a mapping of arrays, or files as of `fkjax.data.columns.read_columns`,
+            with images [N, ...] as the network takes them, of any shape; and ids [N].
+        validation: likewise, and with labels [M].
+        network: a Flax NNX or Linen module, as of `fkjax.models.from_module`; or a
+            `fkjax.base.Model`.
+        variables: its variables, where the network does not hold them.
+        taps: names of layers to describe examples by; None finds them, or takes all
+            taps of a `Model` but the last.
+        labeled: ids of the pool that have a label already.
+        classes: names of the classes, in the order of the logits.
+        tell: is told of what is read of a large pool.
+
+    Raises:
+        UserError: if something is missing or does not fit.
+    """
+    pool = as_columns(pool, needed=("images",), what="pool")
+    validation = as_columns(
+        validation, needed=("images", "labels"), what="validation set"
+    )
+    require_equal_lengths(pool, "pool")
+    require_equal_lengths(validation, "validation set")
+    known = _images(validation["images"], None, is_small=True)
+    if not isinstance(network, Model):
+        example = take_rows(validation["images"], np.arange(1))
+        adapted = from_module(network, variables, example=_floats(example), taps=taps)
+        network, variables, taps = adapted.model, adapted.variables, adapted.taps
+    elif not isinstance(variables, Variables):
+        raise UserError(
+            "a fkjax Model needs its variables, such as model.init(key) makes, got "
+            f"{type(variables).__name__}"
+        )
+    chosen = tuple(network.taps[:-1] if taps is None else taps)
+    if not chosen or set(chosen) - set(network.taps):
+        raise UserError(
+            f"taps must be one or more of {', '.join(network.taps)}, got "
+            f"{', '.join(chosen) or 'none'}"
+        )
+    images = _images(pool["images"], tell)
+    for part, what in ((images, "pool"), (known, "validation set")):
+        if part.shape[1:] != network.image_shape:
+            raise UserError(
+                f"the network takes examples of shape {network.image_shape}, but the "
+                f"{what}'s have {part.shape[1:]}"
+            )
+    names = class_names(classes, network.num_classes)
+    ids = ids_of(pool, len(images))
+    return Problem(
+        network,
+        variables,
+        chosen,
+        images,
+        ids,
+        is_unlabeled(ids, labeled),
+        known,
+        ids_of(validation, len(known)),
+        class_numbers(np.asarray(validation["labels"][:]), names),
+        names,
+        batch_size=int(np.clip(_AT_ONCE // np.prod(network.image_shape), 32, 1024)),
+        is_trained=True,
+    )
+
+
+def _floats(rows: np.ndarray) -> np.ndarray:
+    """As JAX has them: float32, or uint8 for what is."""
+    return rows if rows.dtype == np.uint8 else rows.astype(np.float32)
+
+
+def _images(column: Column, tell: Tell | None, *, is_small: bool = False) -> Images:
+    if len(column.shape) < 2 or 0 in column.shape:
+        raise UserError(
+            f"images must have shape [examples, ...], none of them 0, got "
+            f"{column.shape}"
+        )
+
+    def read(ids: np.ndarray) -> np.ndarray:
+        return as_images(_floats(take_rows(column, ids)))
+
+    first = read(np.arange(1))
+    return images_of(
+        read, len(column), first.shape[1:], first.dtype, tell=tell, is_small=is_small
+    )

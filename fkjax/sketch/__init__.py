@@ -1,0 +1,1 @@
+"""Random projections: from D numbers of a Fisher vector to K."""

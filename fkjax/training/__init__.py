@@ -1,0 +1,1 @@
+"""Fitting, pretraining and evaluating a model."""

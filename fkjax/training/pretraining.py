@@ -1,0 +1,100 @@
+"""Rotation self-supervision: which way up is this image (Gidaris et al., ICLR 2018)?"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fkjax.base import Images, Model, Variables, key_for
+from fkjax.models.ensemble import each_member
+from fkjax.parallel.images import take
+from fkjax.training.fit import Schedule, sgd, sgd_step
+
+ROTATIONS = 4
+
+
+def rotated(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Every image turned by 0, 90, 180 and 270 degrees, and the turn as the label.
+
+    Args:
+        images: square. Shape [N, H, H, channels].
+
+    Returns:
+        Shapes [4 N, H, H, channels] and [4 N].
+    """
+    turned = [jnp.rot90(images, turns, axes=(1, 2)) for turns in range(ROTATIONS)]
+    return jnp.concatenate(turned), jnp.repeat(jnp.arange(ROTATIONS), len(images))
+
+
+def pretrain(
+    key: jax.Array,
+    model: Model,
+    variables: Variables,
+    images: Images,
+    *,
+    schedule: Schedule,
+) -> Variables:
+    """Learns to tell the rotation of each image of the whole pool, without a label.
+
+    Each batch holds its images in all four rotations. Source: Gudovskiy et al. 2020,
+    Sec. 4.4.
+
+    Args:
+        key: gives each epoch's order and each step's dropout.
+        model: a model of four classes.
+        variables: where to start from.
+        images: square. Shape [N, H, H, channels].
+        schedule: batches count images before they are rotated.
+
+    Returns:
+        The variables after the last epoch.
+    """
+    if model.member is not None:
+        member = model.member
+        return each_member(
+            lambda key, variables: pretrain(
+                key, member, variables, images, schedule=schedule
+            ),
+            key,
+            variables,
+        )
+    size = min(schedule.batch_size, len(images))
+
+    def train_epoch(epoch: jax.Array, state: tuple) -> tuple:
+        order = jax.random.permutation(key_for(key, "order", epoch), len(images))
+        num_steps = len(images) // size
+
+        def step(i: jax.Array, state: tuple) -> tuple:
+            variables, optimizer_state = state
+            batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+            then = jax.lax.dynamic_slice_in_dim(order, (i + 1) * size, size)
+            then = jnp.where(i + 1 < num_steps, then, -1)
+            turned, labels = rotated(take(images, batch, then))
+            return sgd_step(
+                key_for(key, "dropout", epoch, i),
+                model,
+                schedule,
+                variables,
+                optimizer_state,
+                epoch,
+                turned,
+                labels,
+                jnp.ones(len(labels)),
+            )
+
+        return jax.lax.fori_loop(0, num_steps, step, state)
+
+    start = (variables, sgd(schedule).init(variables.parameters))
+    return jax.lax.fori_loop(0, schedule.epochs, train_epoch, start)[0]
+
+
+def transfer(model: Model, pretrained: Variables, fresh: Variables) -> Variables:
+    """All layers but the last from the pretrained model, the last one fresh.
+
+    Running statistics go with their layers.
+    """
+
+    def passed_on(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        return {**old, **{name: new[name] for name in new if name == model.head}}
+
+    return Variables(*map(passed_on, pretrained, fresh))

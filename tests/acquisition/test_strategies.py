@@ -1,0 +1,397 @@
+"""Every strategy on a model that has learned the digits a little."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fkjax import acquisition
+from fkjax.acquisition import STRATEGIES, Settings, pseudo_label
+from fkjax.acquisition.perturbation import copies
+from fkjax.base import Query, Strategy, View, key_for
+from fkjax.experiment import oracle
+from fkjax.fisher import vectors
+from fkjax.models import MODELS, lenet
+from fkjax.training import evaluation, fit
+
+TAPS = ("conv1", "conv2", "fc1")
+BUDGET = 8
+NUM_POOL, NUM_VALIDATION = 90, 60
+# 12 copies of 10 images at a time: the pool is whole tens, and compiles one loop.
+SETTINGS = Settings(TAPS, BUDGET, num_passes=16, vaal_steps=5, num_copies=12)
+UNCERTAINTY = "variation_ratio entropy bald mean_std margin least_confidence".split()
+BLIND = ["random", "vaal", *UNCERTAINTY]  # to the validation set
+BY_COPIES = {
+    "fisher_covariance": pseudo_label.covariance,
+    "fisher_information": pseudo_label.information,
+    "fisher_information_diagonal": pseudo_label.information_diagonal,
+}
+
+
+def taps_of(name):
+    """The determinants of `fisher_information` are slow where L is large."""
+    return ("conv1",) if "information" in name else TAPS
+
+
+MATCHING = [name for name in STRATEGIES if name not in BLIND]
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return lenet((8, 8, 1), 10, mean=digits.mean, std=digits.std)
+
+
+@pytest.fixture(scope="module")
+def world(model, digits, digits_splits):
+    """A view of a model that gets some of the validation set wrong; and its truth."""
+    images, labels = digits.test_images[:60], digits.test_labels[:60]
+    variables = jax.jit(
+        lambda key: fit.fit(
+            key,
+            model,
+            model.init(key),
+            jnp.asarray(images),
+            jnp.asarray(labels),
+            jnp.int32(60),
+            schedule=fit.Schedule(epochs=6),
+        )
+    )(jax.random.key(0))
+    pool, validation = digits_splits.pool, digits_splits.validation
+    rows = np.random.default_rng(0).permutation(len(pool.ids))[:NUM_POOL]
+    validation_images = jnp.asarray(validation.images[:NUM_VALIDATION])
+    validation_labels = jnp.asarray(validation.labels[:NUM_VALIDATION])
+    predicted = evaluation.predictions(model, variables, validation_images)
+    is_unlabeled = np.random.default_rng(1).random(NUM_POOL) < 0.7
+    view = View(
+        variables,
+        jnp.asarray(pool.images[rows]),
+        jnp.asarray(is_unlabeled),
+        validation_images,
+        validation_labels,
+        predicted != validation_labels,
+        jnp.zeros(0, jnp.int32),
+    )
+    assert BUDGET < int(view.validation_mistakes.sum()) < NUM_VALIDATION
+    return view, jnp.asarray(pool.labels[rows])
+
+
+@pytest.fixture(scope="module")
+def ask(model):
+    """`ask(name, (view, truth), key)`: the query; each strategy is compiled once."""
+
+    @functools.cache
+    def strategy(name):
+        made = STRATEGIES[name](model, SETTINGS._replace(taps=taps_of(name)))
+        return made._replace(query=jax.jit(made.query))
+
+    def ask(name, world, key=0):
+        made, (view, truth) = strategy(name), world
+        view = oracle.restrict(view, made, hidden_labels=lambda: truth)
+        return jax.tree.map(np.asarray, made.query(jax.random.key(key), view))
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def features(model, world):
+    """z of the pool and of the validation set, one by one, through the taps."""
+    view, _ = world
+
+    @jax.jit
+    def activations(images):
+        seen = {}
+        model.apply(view.variables, images, seen.setdefault)
+        return {name: seen[name] for name in TAPS}
+
+    def pooled(images):
+        return {
+            name: np.asarray(a, np.float64).reshape(len(a), -1, a.shape[-1]).mean(1)
+            for name, a in activations(images).items()
+        }
+
+    return pooled(view.pool_images), pooled(view.validation_images)
+
+
+def correlations(pool, validation):
+    """R_z by `numpy.corrcoef`, layer by layer. Shape [N, M]."""
+    total = np.zeros((NUM_POOL, NUM_VALIDATION))
+    for name in TAPS:
+        size = pool[name].shape[1]
+        for i, a in enumerate(pool[name]):
+            for j, b in enumerate(validation[name]):
+                total[i, j] += np.corrcoef(a, b)[0, 1] * (size - 1)
+    return total
+
+
+@pytest.fixture(scope="module")
+def r_z(features):
+    return correlations(*features)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_query_is_distinct_and_unlabelled(name, ask, world):
+    query = ask(name, world)
+    assert isinstance(query, Query)
+    assert all(field.shape == (BUDGET,) for field in query[:4])
+    assert len(set(query.indices)) == BUDGET
+    assert np.asarray(world[0].is_unlabeled)[query.indices].all()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_all_but_the_budget_labelled_leaves_no_choice(name, ask, world):
+    view, truth = world
+    left = np.array([3, 7, 20, 33, 34, 35, 60, 89])
+    is_unlabeled = jnp.zeros(NUM_POOL, bool).at[left].set(True)
+    query = ask(name, (view._replace(is_unlabeled=is_unlabeled), truth))
+    assert set(query.indices) == set(left)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_key_decides(name, ask, world):
+    first, again, other = (ask(name, world, key) for key in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    is_deterministic = name in ("margin", "least_confidence")
+    assert (first.indices != other.indices).any() != is_deterministic
+
+
+def test_random_is_uniform_over_the_unlabelled(ask, world):
+    is_unlabeled = np.asarray(world[0].is_unlabeled)
+    counts = np.zeros(NUM_POOL)
+    rounds = 400
+    for key in range(rounds):
+        query = ask("random", world, key)
+        counts[query.indices] += 1
+    assert (counts[~is_unlabeled] == 0).all()
+    share = BUDGET / is_unlabeled.sum()
+    spread = np.sqrt(rounds * share * (1 - share))
+    assert abs(counts[is_unlabeled] - rounds * share).max() < 5 * spread
+    assert (query.pseudo_labels == -1).all() and (query.targets == -1).all()
+    assert np.isnan(query.scores).all()
+
+
+READS = {
+    "feature_match": {"validation_images", "validation_mistakes"},
+    **{
+        name: {"validation_images", "validation_mistakes", "validation_labels"}
+        for name in ("fisher_argmax", "fisher_nearest", "fisher_nearest_joint")
+    },
+    **{
+        name: {"validation_images", "validation_mistakes", "validation_labels"}
+        for name in BY_COPIES
+    },
+    "fisher_oracle": {
+        "validation_images",
+        "validation_mistakes",
+        "validation_labels",
+        "pool_labels",
+    },
+} | {name: set() for name in BLIND}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_declares_what_it_needs(name, model):
+    """That it needs no more, the other tests show: they withhold all the rest."""
+    assert STRATEGIES[name](model, SETTINGS).sees == READS[name]
+
+
+PAIRS = [(name, field) for name, fields in READS.items() for field in sorted(fields)]
+
+
+@pytest.mark.parametrize(("name", "field"), PAIRS)
+def test_a_strategy_that_declares_less_is_refused_what_it_reads(
+    name, field, model, world
+):
+    strategy = STRATEGIES[name](model, SETTINGS)
+    fewer = strategy._replace(sees=strategy.sees - {field})
+    view, truth = world
+    kept = oracle.restrict(view, fewer, hidden_labels=lambda: truth)
+    # `lax.map` refuses an empty pytree before the `Withheld` in it can speak.
+    refused = (oracle.LabelAccessError, ValueError)
+    with pytest.raises(refused, match=f"'{field}'|got no values"):
+        jax.eval_shape(fewer.query, jax.random.key(0), kept)
+
+
+@pytest.mark.parametrize("use", [jax.jit, lambda fn: fn], ids=["jit", "eager"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_strategy_can_cheat_without_saying_so(name, use, model, world):
+    honest = STRATEGIES[name](model, SETTINGS)
+
+    def query(key, view):
+        wanted = jnp.where(view.is_unlabeled, view.pool_labels, -1)
+        indices = jax.lax.top_k(wanted, BUDGET)[1]
+        return Query(indices, indices, indices, indices)
+
+    view, truth = world
+    declared = honest.sees - {"pool_labels"}
+    cheat = Strategy(declared, use(query))
+    kept = oracle.restrict(view, cheat, hidden_labels=lambda: truth)
+    with pytest.raises(oracle.LabelAccessError, match="pool_labels"):
+        cheat.query(jax.random.key(0), kept)
+    allowed = cheat._replace(sees=declared | {"pool_labels"})
+    kept = oracle.restrict(view, allowed, hidden_labels=lambda: truth)
+    cheat.query(jax.random.key(0), kept)
+
+
+def test_fisher_nearest_assumes_the_label_of_the_highest_correlation(
+    ask, model, world, r_z
+):
+    view, _ = world
+    query = ask("fisher_nearest", world)
+    labels = np.asarray(view.validation_labels)
+    assumed = labels[r_z.argmax(axis=1)]
+    np.testing.assert_array_equal(query.pseudo_labels, assumed[query.indices])
+    predicted = np.asarray(
+        evaluation.predictions(model, view.variables, view.pool_images)
+    )
+    assert (predicted != assumed).any()  # or the test could not tell them apart
+
+
+def test_fisher_nearest_joint_assumes_by_gradients_under_the_predictions(
+    ask, model, world, r_z
+):
+    view, _ = world
+
+    @jax.jit
+    @jax.vmap
+    def gradients(image):
+        label_fn = pseudo_label.argmax()
+        return vectors.descriptor(model, view.variables, image, label_fn, taps=TAPS).g
+
+    r_g = correlations(gradients(view.pool_images), gradients(view.validation_images))
+    labels = np.asarray(view.validation_labels)
+    assumed = labels[(r_z + r_g).argmax(axis=1)]
+    query = ask("fisher_nearest_joint", world)
+    np.testing.assert_array_equal(query.pseudo_labels, assumed[query.indices])
+    assert (labels[r_z.argmax(axis=1)] != assumed).any()
+
+
+@pytest.mark.parametrize("name", BY_COPIES)
+def test_copies_of_each_position_decide_the_assumed_label(name, ask, model, world):
+    view, _ = world
+    query = ask(name, world)
+
+    @jax.jit
+    @jax.vmap
+    def assumed(position):
+        key = key_for(jax.random.key(0), "copies", position)
+        made = copies(key, view.pool_images[position], model.std, num_copies=12)
+        label_fn = BY_COPIES[name](model, view.variables, made, taps=taps_of(name))
+        return label_fn(None, None, None)
+
+    np.testing.assert_array_equal(query.pseudo_labels, assumed(query.indices))
+    assert len(set(query.pseudo_labels)) > 1
+
+
+def test_fisher_argmax_assumes_the_prediction(ask, world, model):
+    view, _ = world
+    query = ask("fisher_argmax", world)
+    predicted = evaluation.predictions(model, view.variables, view.pool_images)
+    np.testing.assert_array_equal(
+        query.pseudo_labels, np.asarray(predicted)[query.indices]
+    )
+
+
+def test_fisher_oracle_assumes_the_truth(ask, world):
+    query = ask("fisher_oracle", world)
+    truth = np.asarray(world[1])
+    np.testing.assert_array_equal(query.pseudo_labels, truth[query.indices])
+    lie = (truth + 1) % 10
+    told = ask("fisher_oracle", (world[0], jnp.asarray(lie)))
+    np.testing.assert_array_equal(told.pseudo_labels, lie[told.indices])
+    assert set(told.indices) != set(query.indices)
+
+
+def test_feature_match_assumes_nothing_and_scores_by_r_z(ask, world, r_z):
+    query = ask("feature_match", world)
+    assert (query.pseudo_labels == -1).all() and (query.targets >= 0).all()
+    np.testing.assert_allclose(
+        query.scores, r_z[query.indices, query.targets], rtol=1e-3
+    )
+    view, _ = world
+    unlabeled = np.where(view.is_unlabeled, r_z.T, -np.inf)
+    assert query.scores[0] == pytest.approx(unlabeled[query.targets[0]].max(), 1e-3)
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_targets_are_validation_mistakes(name, ask, world):
+    query = ask(name, world)
+    assert (query.targets >= 0).all()
+    assert np.asarray(world[0].validation_mistakes)[query.targets].all()
+    assert np.isfinite(query.scores).all()
+    few = jnp.zeros(NUM_VALIDATION, bool).at[jnp.array([4, 11])].set(True)
+    query = ask(name, (world[0]._replace(validation_mistakes=few), world[1]))
+    assert set(query.targets) == {4, 11} and len(set(query.indices)) == BUDGET
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_without_a_mistake_the_draw_is_random(name, ask, world):
+    none = world[0]._replace(validation_mistakes=jnp.zeros(NUM_VALIDATION, bool))
+    query = ask(name, (none, world[1]))
+    assert len(set(query.indices)) == BUDGET
+    assert np.asarray(none.is_unlabeled)[query.indices].all()
+    assert (query.targets == -1).all() and np.isnan(query.scores).all()
+    assert set(ask(name, (none, world[1]), key=1).indices) != set(query.indices)
+
+
+# A copy's perturbation goes by its example's position, so that a query replays; at
+# another position an example has other copies, and may be assumed another label.
+@pytest.mark.parametrize("name", [name for name in MATCHING if name not in BY_COPIES])
+def test_permuting_the_pool_permutes_the_query(name, ask, world):
+    view, truth = world
+    order = np.random.default_rng(2).permutation(NUM_POOL)
+    moved = view._replace(
+        pool_images=view.pool_images[order], is_unlabeled=view.is_unlabeled[order]
+    )
+    query, permuted = ask(name, world), ask(name, (moved, truth[order]))
+    np.testing.assert_array_equal(order[permuted.indices], query.indices)
+    np.testing.assert_array_equal(permuted.targets, query.targets)
+    np.testing.assert_array_equal(permuted.pseudo_labels, query.pseudo_labels)
+    np.testing.assert_allclose(permuted.scores, query.scores, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["feature_match", "fisher_nearest", "fisher_nearest_joint"]
+)
+def test_the_batch_size_does_not_change_the_query(name, ask, model, world):
+    view, truth = world
+    strategy = getattr(acquisition, name)(model, taps=TAPS, budget=BUDGET, batch_size=7)
+    view = oracle.restrict(view, strategy, hidden_labels=lambda: truth)
+    chunked = jax.jit(strategy.query)(jax.random.key(0), view)
+    whole = ask(name, world)
+    np.testing.assert_array_equal(chunked.indices, whole.indices)
+    np.testing.assert_array_equal(chunked.targets, whole.targets)
+    np.testing.assert_array_equal(chunked.pseudo_labels, whole.pseudo_labels)
+
+
+def test_the_taps_are_what_is_compared(model, world, ask):
+    view, truth = world
+    strategy = STRATEGIES["feature_match"](model, Settings(("fc1",), BUDGET))
+    kept = oracle.restrict(view, strategy, hidden_labels=lambda: truth)
+    query = jax.jit(strategy.query)(jax.random.key(0), kept)
+    assert float(abs(query.scores).max()) <= 49.01  # one block of 50: n - 1
+    assert ask("feature_match", world).scores.max() > 49.01
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_works_on_a_residual_network(name):
+    """Traced, not run: what a model lacks would show here."""
+    architecture = MODELS["resnet10"]
+    model = architecture.make(
+        (32, 32, 3),
+        5,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        conv_dropout=architecture.conv_dropout,
+        dense_dropout=architecture.dense_dropout,
+    )
+    made = STRATEGIES[name](model, SETTINGS._replace(taps=architecture.taps))
+    images = jax.ShapeDtypeStruct((20, 32, 32, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((20,), jnp.int32)
+    is_so = jax.ShapeDtypeStruct((20,), bool)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    view = View(variables, images, is_so, images, labels, is_so, labels)
+    kept = oracle.restrict(view, made, hidden_labels=lambda: labels)
+    query = jax.eval_shape(made.query, jax.random.key(0), kept)
+    assert all(part.shape == (BUDGET,) for part in query[:4])

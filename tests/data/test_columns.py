@@ -1,0 +1,158 @@
+"""Arrays by name, from each kind of file, read in parts and refused when damaged."""
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import safetensors.numpy
+
+from fkjax.base import UserError
+from fkjax.data.columns import as_columns, read_columns, take_rows
+
+RNG = np.random.default_rng(0)
+FEATURES = RNG.normal(size=(30, 4)).astype(np.float32)
+LOGITS = RNG.normal(size=(30, 3)).astype(np.float32)
+IDS = np.array([f"image {i}" for i in range(30)])
+
+
+def write_npy(folder):
+    np.save(folder / "pool_features.npy", FEATURES)
+    np.save(folder / "pool_logits.npy", LOGITS)
+    return [folder / "pool_features.npy", folder / "pool_logits.npy"]
+
+
+def write_npz(folder):
+    path = folder / "pool.npz"
+    np.savez(path, features=FEATURES, logits=LOGITS, ids=IDS, other=np.ones(2))
+    return path
+
+
+def write_compressed(folder):
+    path = folder / "pool.npz"
+    np.savez_compressed(path, features=FEATURES, logits=LOGITS, ids=IDS)
+    return path
+
+
+def write_safetensors(folder):
+    path = folder / "pool.safetensors"
+    safetensors.numpy.save_file({"features": FEATURES, "logits": LOGITS}, path)
+    return path
+
+
+def write_parquet(folder, *, group=7):
+    path = folder / "pool.parquet"
+    flat = pyarrow.array(FEATURES.ravel())
+    table = {
+        "features": pyarrow.FixedSizeListArray.from_arrays(flat, 4),
+        "logits": pyarrow.array(list(LOGITS)),  # lists of any length
+        "ids": pyarrow.array(IDS.tolist()),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), path, row_group_size=group)
+    return path
+
+
+WRITERS = [write_npy, write_npz, write_compressed, write_safetensors, write_parquet]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    "ids", [range(30), range(5, 19), [3, 28, 3, 0], [29], range(13, 14), []]
+)
+def test_every_format_gives_the_rows_that_were_written(write, ids, tmp_path):
+    columns = read_columns(write(tmp_path))
+    ids = np.array(ids, int)
+    assert columns["features"].shape == (30, 4) and len(columns["logits"]) == 30
+    np.testing.assert_array_equal(take_rows(columns["features"], ids), FEATURES[ids])
+    np.testing.assert_array_equal(take_rows(columns["logits"], ids), LOGITS[ids])
+    if "ids" in columns:
+        assert np.asarray(columns["ids"][:]).tolist() == IDS.tolist()
+    assert "other" not in columns
+
+
+@pytest.mark.parametrize("write", [write_npy, write_npz])
+def test_numpys_files_are_mapped_not_read(write, tmp_path):
+    assert isinstance(read_columns(write(tmp_path))["features"], np.memmap)
+
+
+def test_an_array_in_fortran_order_is_mapped_as_it_is(tmp_path):
+    np.savez(tmp_path / "a.npz", features=np.asfortranarray(FEATURES))
+    features = read_columns(tmp_path / "a.npz")["features"]
+    np.testing.assert_array_equal(features, FEATURES)
+
+
+def test_a_npy_is_named_by_its_end_or_before_an_equals_sign(tmp_path):
+    np.save(tmp_path / "a.npy", FEATURES)
+    path = f"{tmp_path}/a.npy"
+    assert list(read_columns(f"features={path}")) == ["features"]
+    with pytest.raises(UserError, match="must say what it holds"):
+        read_columns(path)
+    np.savez(tmp_path / "a.npz", features=FEATURES)
+    with pytest.raises(UserError, match="leave out features="):
+        read_columns(f"features={tmp_path}/a.npz")
+
+
+def refused(paths, match):
+    with pytest.raises(UserError, match=match) as caught:
+        read_columns(paths)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_do_not_go_together(tmp_path):
+    np.savez(tmp_path / "a.npz", features=FEATURES)
+    np.savez(tmp_path / "b.npz", logits=LOGITS[:5])
+    np.savez(tmp_path / "c.npz", x=LOGITS)
+    np.savez(tmp_path / "d.npz", features=np.float32(1))
+    refused([tmp_path / "a.npz", tmp_path / "a.npz"], "a file before it holds as well")
+    refused([tmp_path / "a.npz", tmp_path / "b.npz"], r"features 30, logits 5")
+    refused(tmp_path / "c.npz", "none of the arrays features")
+    refused(tmp_path / "d.npz", "one number, not a row")
+    refused(tmp_path / "a.txt", "none of the endings .npz, .npy")
+    refused(tmp_path / "none.npz", "could not be read")
+    refused(tmp_path, "none of the endings")
+
+
+def test_python_objects_are_not_read(tmp_path):
+    objects = np.array([{"a": 1}, {}], object)
+    np.savez(tmp_path / "a.npz", features=objects)
+    np.save(tmp_path / "features.npy", objects)
+    refused(tmp_path / "a.npz", "objects|damaged")
+    refused(tmp_path / "features.npy", "objects|damaged")
+
+
+@pytest.mark.parametrize("write", WRITERS[1:])
+@pytest.mark.parametrize("seed", range(6))
+def test_damaged_files_are_refused_or_read_to_what_they_hold(write, seed, tmp_path):
+    path = write(tmp_path)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    if seed % 2:
+        data = data[: rng.integers(len(data))]
+    else:
+        for at in rng.integers(0, min(len(data), 400), 5):
+            data[at] = rng.integers(256)
+    path.write_bytes(data)
+    try:
+        columns = read_columns(path)
+        for column in columns.values():
+            take_rows(column, np.arange(min(3, len(column))))
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_empty_cells_and_lists_of_other_lengths_are_refused(tmp_path):
+    for cells, what in (
+        ([[1.0, 2.0], None], "empty cells"),
+        ([[1.0, 2.0], [1.0]], "equally many"),
+        ([[1.0, 2.0], [1.0, None]], "equally many"),
+        ([[1.0, 2.0, 3.0], [1.0]], "equally many"),
+    ):
+        table = pyarrow.table({"features": pyarrow.array(cells)})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        refused(tmp_path / "a.parquet", what)
+
+
+def test_what_is_needed_is_asked_for():
+    with pytest.raises(UserError, match="the pool must have logits, but has features"):
+        as_columns({"features": FEATURES}, needed=["features", "logits"], what="pool")
+    lists = as_columns({"labels": [1, 2]}, needed=[], what="pool")
+    assert isinstance(lists["labels"], np.ndarray)

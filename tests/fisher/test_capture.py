@@ -1,0 +1,544 @@
+"""Factored gradients, materialised, against plain automatic differentiation."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from fkjax.base import path_of
+from fkjax.fisher import capture, layers, vectors
+from fkjax.models import convolution, lenet
+
+C = 3
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def randomized(theta, seed=0):
+    """The same tree with every leaf drawn anew, in float64: no zero, no one."""
+    leaves, treedef = jax.tree.flatten(theta)
+    drawn = [normal(seed + i, *leaf.shape) * 0.3 for i, leaf in enumerate(leaves)]
+    return treedef.unflatten(drawn)
+
+
+def classify(y):
+    """Three classes' log-probabilities of anything, unevenly curved."""
+    y = jnp.tanh(y).reshape(-1)
+    weights = jnp.sin(jnp.arange(C * y.size)).reshape(C, y.size)
+    return jax.nn.log_softmax(weights @ y)
+
+
+def close(actual, desired, tolerance=1e-12):
+    def check(path, a, d):
+        name = path_of(path)
+        assert a.shape == d.shape and a.dtype == d.dtype, name
+        scale = float(abs(d).max())
+        assert scale > 0, f"{name} has no gradient to compare"
+        np.testing.assert_allclose(a, d, rtol=0, atol=tolerance * scale, err_msg=name)
+
+    jax.tree_util.tree_map_with_path(check, actual, desired)
+
+
+def check(log_probs_fn, theta, xs, covered, *, tolerance=1e-12):
+    """One by one, mapped, and for all classes; `covered` are the paths in factors."""
+    plan = capture.plan(log_probs_fn, theta, jax.tree.map(lambda x: x[0], xs))
+    assert set(plan.uses) == set(covered)
+    assert set(plan.uses) | set(plan.rest) == set(plan.paths)
+    num = len(jax.tree.leaves(xs)[0])
+    labels = jnp.arange(num) % C
+    expected = jax.jit(
+        lambda: vectors.fisher_vectors(log_probs_fn, theta, xs, labels)
+    )()
+
+    def one(x, label):
+        captured = capture.capture(log_probs_fn, theta, x, label)
+        for path, uses in plan.uses.items():
+            for use, (a, d) in zip(uses, captured.factors[path], strict=True):
+                assert a.shape == (use.positions, use.num_inputs)
+                assert d.shape == (use.positions, use.num_outputs)
+        return capture.gradient(plan, captured)
+
+    close(jax.jit(jax.vmap(one))(xs, labels), expected, tolerance)
+    first = jax.tree.map(lambda x: x[0], xs)
+    close(jax.jit(one)(first, 0), jax.tree.map(lambda g: g[0], expected), tolerance)
+
+    @jax.jit
+    def all_classes(x):
+        captured = capture.capture_all_classes(log_probs_fn, theta, x)
+        jacobian = jax.jacrev(lambda theta: log_probs_fn(theta, x))(theta)
+        return capture.gradient(plan, captured), jacobian
+
+    close(*all_classes(first), tolerance)
+    return plan
+
+
+def test_a_dense_layer_has_its_closed_form():
+    theta, x = {"w": normal(0, 4, C), "b": normal(1, C)}, normal(2, 4)
+
+    def log_probs_fn(theta, x):
+        return jax.nn.log_softmax(x @ theta["w"] + theta["b"])
+
+    captured = capture.capture(log_probs_fn, theta, x, 1)
+    ((a, d),) = captured.factors["w"]
+    residual = np.eye(C)[1] - np.exp(log_probs_fn(theta, x))
+    np.testing.assert_allclose(a, x[None], rtol=1e-13)
+    np.testing.assert_allclose(d, residual[None], rtol=1e-12)
+    np.testing.assert_allclose(captured.rest["b"], residual, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spec", "x", "kernel"),
+    [
+        ("i,io->o", (4,), (4, 5)),
+        ("i,oi->o", (4,), (5, 4)),
+        ("ti,io->to", (6, 4), (4, 5)),
+        ("ti,oi->ot", (6, 4), (5, 4)),
+        ("sti,iho->stho", (2, 3, 4), (4, 2, 3)),  # several heads
+        ("thi,ohi->to", (3, 2, 4), (5, 2, 4)),
+        ("thi,oih->ot", (3, 2, 4), (5, 4, 2)),
+        ("i,o->io", (3,), (4,)),  # an outer product
+    ],
+)
+@pytest.mark.parametrize("is_first", [False, True], ids=["x w", "w x"])
+def test_matrix_products_in_any_order(spec, x, kernel, is_first):
+    operands, out = spec.split("->")
+    swapped = ",".join(reversed(operands.split(","))) + "->" + out
+
+    def log_probs_fn(theta, x):
+        if is_first:
+            return classify(jnp.einsum(swapped, theta, x))
+        return classify(jnp.einsum(spec, x, theta))
+
+    check(log_probs_fn, normal(0, *kernel), normal(1, 4, *x), [""])
+
+
+CONVOLUTIONS = [  # x, kernel, dimension numbers, options
+    ((1, 7, 6, 2), (3, 3, 2, 4), ("NHWC", "HWIO", "NHWC"), {}),
+    ((1, 7, 6, 2), (3, 2, 2, 4), ("NHWC", "HWIO", "NHWC"), {"padding": "SAME"}),
+    ((1, 7, 8, 2), (3, 3, 2, 4), ("NHWC", "HWIO", "NHWC"), {"window_strides": (2, 3)}),
+    (
+        (1, 8, 8, 2),
+        (3, 3, 2, 4),
+        ("NHWC", "HWIO", "NHWC"),
+        {"window_strides": (2, 2), "padding": "SAME"},
+    ),
+    (
+        (1, 9, 8, 2),
+        (3, 2, 2, 4),
+        ("NHWC", "HWIO", "NHWC"),
+        {"rhs_dilation": (2, 3), "padding": [(1, 2), (0, 3)]},
+    ),
+    (
+        (1, 4, 5, 2),
+        (3, 3, 2, 4),
+        ("NHWC", "HWIO", "NHWC"),
+        {"lhs_dilation": (2, 1), "padding": [(2, 1), (-1, 1)]},
+    ),
+    ((1, 5, 6, 3), (1, 1, 3, 4), ("NHWC", "HWIO", "NHWC"), {"window_strides": (2, 2)}),
+    ((2, 3, 6, 5), (4, 3, 2, 3), ("NCHW", "OIHW", "NCHW"), {"padding": "SAME"}),
+    ((1, 9, 2), (3, 2, 4), ("NWC", "WIO", "NWC"), {"window_strides": (2,)}),
+    ((1, 4, 5, 4, 2), (2, 3, 2, 2, 3), ("NDHWC", "DHWIO", "NDHWC"), {}),
+]
+
+
+@pytest.mark.parametrize(("x", "kernel", "numbers", "options"), CONVOLUTIONS)
+def test_convolutions(x, kernel, numbers, options):
+    def log_probs_fn(theta, x):
+        rest = {"padding": "VALID", **options}
+        strides = rest.pop("window_strides", (1,) * (len(kernel) - 2))
+        y = lax.conv_general_dilated(
+            x, theta, strides, dimension_numbers=numbers, **rest
+        )
+        return classify(y)
+
+    (use,) = check(log_probs_fn, normal(0, *kernel), normal(1, 3, *x), [""]).uses[""]
+    assert use.kind == "convolution"
+
+
+def test_patches_are_in_the_order_of_the_kernels_axes():
+    kernel, x = normal(0, 2, 3, 2, 4), normal(1, 1, 5, 6, 2)
+
+    def log_probs_fn(theta, x):
+        return classify(convolution.conv_valid(x, theta))
+
+    ((a, _),) = capture.capture(log_probs_fn, kernel, x, 0).factors[""]
+    expected = [x[0, i : i + 2, j : j + 3].ravel() for i in range(4) for j in range(4)]
+    np.testing.assert_array_equal(a, expected)
+
+
+def test_the_projects_own_convolution_is_found_behind_its_derivative_rule():
+    theta = {"kernel": normal(0, 3, 2, 2, 4), "bias": normal(1, 4)}
+
+    def log_probs_fn(theta, x):
+        return classify(convolution.conv_valid(x, theta["kernel"]) + theta["bias"])
+
+    check(log_probs_fn, theta, normal(2, 3, 1, 6, 5, 2), ["kernel"])
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_grouped_convolutions_fall_back(groups):
+    def log_probs_fn(theta, x):
+        return classify(
+            lax.conv_general_dilated(
+                x,
+                theta,
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=groups,
+            )
+        )
+
+    kernel = normal(0, 3, 3, 4 // groups, 8)
+    plan = check(log_probs_fn, kernel, normal(1, 2, 1, 5, 5, 4), [])
+    assert plan.rest == {"": "used by conv_general_dilated"}
+
+
+def test_a_kernel_used_twice_has_two_terms():
+    def log_probs_fn(theta, x):
+        return classify(jnp.tanh(x @ theta["w"]) @ theta["w"].T @ theta["v"])
+
+    theta = {"w": normal(0, 4, 5), "v": normal(1, 4, 2)}
+    plan = check(log_probs_fn, theta, normal(2, 3, 6, 4), ["w", "v"])
+    assert [use[:4] for use in plan.uses["w"]] == [
+        ("dense", 6, 4, 5),
+        ("dense", 6, 5, 4),
+    ]
+
+
+def test_a_tied_embedding_falls_back_and_its_reading_out_alone_does_not():
+    def tied(theta, tokens):
+        return classify(jnp.tanh(theta[tokens]) @ theta.T)
+
+    tokens = jnp.array([[0, 2, 1], [3, 3, 0]])
+    plan = check(tied, normal(0, 4, 5), tokens, [])
+    assert "gather" in plan.rest[""]
+
+
+FALLBACKS = {
+    "decayed": lambda w, x: (x @ w) * (w**2).sum(),
+    "returned": lambda w, x: jnp.concatenate([(x @ w).ravel(), w.ravel()]),
+    "scaled": lambda w, x: x @ (w / jnp.linalg.norm(w)),
+    "squared": lambda w, x: w.T @ w + x.sum(),
+    "relu": lambda w, x: x @ jax.nn.relu(w),
+    "masked": lambda w, x: x @ jnp.tril(w),
+    "sliced": lambda w, x: x @ w[:, :2],
+    "batched": lambda w, x: jnp.einsum("ti,ti->t", x[:4], w),
+    "scanned": lambda w, x: lax.scan(lambda h, _: (jnp.tanh(h @ w), 0), x, None, 3)[0],
+    "conditional": lambda w, x: lax.cond(x.sum() > 0, lambda: x @ w, lambda: w @ w),
+}
+
+
+@pytest.mark.parametrize("name", FALLBACKS)
+def test_other_uses_fall_back(name):
+    def log_probs_fn(theta, x):
+        return classify(FALLBACKS[name](theta["w"], x @ theta["v"]))
+
+    theta = {"w": normal(0, 4, 4), "v": normal(1, 3, 4)}
+    plan = check(log_probs_fn, theta, normal(2, 3, 4, 3), ["v"])
+    assert set(plan.rest) == {"w"}
+
+
+def test_a_leaf_that_is_returned_or_not_used_falls_back():
+    theta = {"w": normal(0, 3), "unused": normal(1, 2)}
+    plan = capture.plan(lambda theta, x: theta["w"], theta, normal(2, 3))
+    assert plan.rest == {"unused": "not used", "w": "returned"}
+    captured = capture.capture(lambda theta, x: theta["w"], theta, normal(2, 3), 1)
+    np.testing.assert_array_equal(captured.rest["w"], [0, 1, 0])
+    np.testing.assert_array_equal(captured.rest["unused"], [0, 0])
+
+
+def test_a_derivative_rule_of_ones_own_is_kept():
+    """Its weight gradient may be anything: here it is three times the true one."""
+
+    @jax.custom_vjp
+    def product(x, w):
+        return x @ w
+
+    product.defvjp(
+        lambda x, w: (x @ w, (x, w)),
+        lambda saved, e: (2 * e @ saved[1].T, 3 * saved[0].T @ e),
+    )
+
+    def log_probs_fn(theta, x):
+        return classify(product(x @ theta["v"], theta["w"]))
+
+    theta = {"w": normal(0, 4, 4), "v": normal(1, 3, 4)}
+    plan = check(log_probs_fn, theta, normal(2, 3, 4, 3), ["v"])
+    assert plan.rest == {"w": "used by custom_vjp_call"}
+
+
+def test_relu_keeps_its_derivative_at_zero():
+    def log_probs_fn(theta, x):
+        return classify(jax.nn.relu(x @ theta["w"]) @ theta["v"])
+
+    theta = {"w": normal(0, 4, 5).at[:, 2].set(0), "v": normal(1, 5, 2)}
+    expected = vectors.fisher_vector(log_probs_fn, theta, normal(2, 4), 1)
+    plan = capture.plan(log_probs_fn, theta, normal(2, 4))
+    actual = capture.gradient(
+        plan, capture.capture(log_probs_fn, theta, normal(2, 4), 1)
+    )
+    close(actual, expected)
+    np.testing.assert_array_equal(actual["w"][:, 2], 0)
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint], ids=["jit", "remat"])
+def test_functions_that_are_called_are_looked_into(wrap):
+    """The same traced function serves both layers, with different kernels."""
+    layer = wrap(lambda w, b, x: jnp.tanh(x @ w + b))
+
+    def log_probs_fn(theta, x):
+        for i in range(2):
+            x = layer(theta["w"][i], theta["b"][i], x)
+        return classify(x)
+
+    theta = {
+        "w": [normal(0, 4, 4), normal(1, 4, 4)],
+        "b": [normal(2, 4), normal(3, 4)],
+    }
+    check(wrap(log_probs_fn), theta, normal(4, 3, 4), ["w/0", "w/1"])
+
+
+def test_kernels_kept_in_other_shapes_and_dtypes():
+    def log_probs_fn(theta, x):
+        kernel = theta.astype(jnp.float32)[::-1].T.reshape(2, 3, 4)
+        return classify(jnp.einsum("tjk,jko->to", x.astype(jnp.float32), kernel))
+
+    plan = check(
+        log_probs_fn, normal(0, 4, 6), normal(1, 3, 5, 2, 3), [""], tolerance=1e-6
+    )
+    assert plan.uses[""][0][:4] == ("dense", 5, 6, 4)
+
+
+class LinenNet(nn.Module):
+    """Strides, padding, 1 x 1 and grouped convolutions, norms; a residual net."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3, 3), use_bias=False, name="stem")(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=True, name="norm")(x))
+        y = nn.Conv(8, (3, 3), strides=2, padding="SAME", name="down")(x)
+        y = nn.LayerNorm(name="layer_norm")(y)
+        y = nn.Conv(8, (3, 3), feature_group_count=2, name="grouped")(nn.relu(y))
+        x = y + nn.Conv(8, (1, 1), strides=2, use_bias=False, name="shortcut")(x)
+        return nn.Dense(C, name="head")(nn.relu(x).mean((1, 2)))
+
+
+def test_a_linen_residual_net():
+    net = LinenNet()
+    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    theta = randomized(variables["params"])
+    statistics = {"norm": {"mean": normal(5, 4), "var": normal(6, 4) ** 2}}
+
+    def log_probs_fn(theta, x):
+        logits = net.apply({"params": theta, "batch_stats": statistics}, x[None])
+        return jax.nn.log_softmax(logits[0])
+
+    kernels = [f"{name}/kernel" for name in ("stem", "down", "shortcut", "head")]
+    check(log_probs_fn, theta, normal(7, 4, 8, 8, 3), kernels)
+
+
+class NNXNet(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(
+            2, 4, decode=False, deterministic=True, rngs=rngs
+        )
+        self.head = nnx.Linear(4, C, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x)))
+        x = self.attention(x.reshape(1, -1, 4))
+        return self.head(x.mean(1))
+
+
+def test_an_nnx_module_with_attention():
+    graph, parameters, rest = nnx.split(NNXNet(nnx.Rngs(0)), nnx.Param, ...)
+    theta = randomized(nnx.to_pure_dict(parameters))
+
+    def log_probs_fn(theta, x):
+        module = nnx.merge(graph, nnx.State(theta), rest)
+        return jax.nn.log_softmax(module(x[None])[0])
+
+    # The key's bias shifts all attention logits alike: its true gradient is 0.
+    xs = normal(1, 3, 6, 6, 3)
+    plan = capture.plan(log_probs_fn, theta, xs[0])
+    expected = {
+        "conv/kernel",
+        "head/kernel",
+        *(f"attention/{part}/kernel" for part in ("query", "key")),
+        *(f"attention/{part}/kernel" for part in ("value", "out")),
+    }
+    assert set(plan.uses) == expected
+
+    @jax.jit
+    def both(x, label):
+        captured = capture.capture(log_probs_fn, theta, x, label)
+        plain = vectors.fisher_vector(log_probs_fn, theta, x, label)
+        return capture.gradient(plan, captured), plain
+
+    actual, expected = jax.vmap(both)(xs, jnp.arange(3))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14),
+        actual,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_lenet_by_its_fast_and_by_its_plain_convolutions(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    model = lenet((16, 16, 1), C, mean=(0,), std=(1,))
+    variables = randomized(jax.eval_shape(model.init, jax.random.key(0)))
+    variables = jax.tree.map(lambda leaf: leaf * 0.3, variables)
+    log_probs_fn, theta = vectors.of_parameters(model, variables)
+    names = ("conv1", "conv2", "fc1", "fc2")
+    kernels = [f"{name}/kernel" for name in names]
+    # Exact in the float32 in which images are scaled.
+    images = np.random.default_rng(0).integers(-2, 3, (3, 16, 16, 1))
+    plan = check(log_probs_fn, theta, jnp.asarray(255.0 * images), kernels)
+    assert [plan.uses[path][0][:4] for path in kernels] == [
+        ("convolution", 144, 25, 10),
+        ("convolution", 4, 250, 20),
+        ("dense", 1, 20, 50),
+        ("dense", 1, 50, C),
+    ]
+
+
+def test_no_kernels_gradient_is_computed():
+    """No product in the whole computation has the shape of a kernel."""
+    theta = {"w": normal(0, 7, 5), "k": normal(1, 3, 2, 2, 11)}
+
+    def log_probs_fn(theta, x):
+        y = convolution.conv_valid(x, theta["k"])
+        return classify(jnp.tanh(y.reshape(-1, 7)) @ theta["w"])
+
+    def lowered(fn):
+        return jax.jit(fn).lower(theta, normal(2, 1, 9, 8, 2)).compile().as_text()
+
+    def products(fn):
+        lines = [line for line in lowered(fn).splitlines() if " dot(" in line]
+        return [s for s in ("[7,5]", "[12,11]") if any(f"= f64{s}" in x for x in lines)]
+
+    assert products(lambda t, x: jax.grad(lambda t: log_probs_fn(t, x)[0])(t)) == [
+        "[7,5]",
+        "[12,11]",
+    ]
+    assert not products(lambda t, x: capture.capture(log_probs_fn, t, x, 0))
+
+
+def test_the_label_may_be_chosen_between_the_passes():
+    def log_probs_fn(theta, x):
+        return jax.nn.log_softmax(x @ theta)
+
+    theta, x = normal(0, 4, C), normal(1, 4)
+    log_p, backward = capture.forward(log_probs_fn, theta, x)
+    np.testing.assert_allclose(log_p, log_probs_fn(theta, x), rtol=1e-13)
+    label = log_p.argmax()
+    close(
+        backward(jax.nn.one_hot(label, C, dtype=log_p.dtype)),
+        capture.capture(log_probs_fn, theta, x, label),
+    )
+    # Under its own probabilities the expected score is zero.
+    ((_, d),) = backward(jnp.exp(log_p)).factors[""]
+    np.testing.assert_allclose(d, 0, atol=1e-15)
+
+
+def test_the_plan_reads_as_a_table():
+    def log_probs_fn(theta, x):
+        return classify(x @ theta["kernel"] + theta["b"])
+
+    theta = {"kernel": normal(0, 4, 5), "b": normal(1, 5)}
+    assert str(capture.plan(log_probs_fn, theta, normal(2, 6, 4))).splitlines() == [
+        "b       plain: used by add",
+        "kernel  dense T=6 m=4 n=5",
+    ]
+
+
+def test_a_known_convolution_is_told_by_its_derivative_rule():
+    """A function of the same name and body is not the one that was registered."""
+
+    @jax.custom_vjp
+    def conv_valid(x, kernel):
+        return convolution.conv_valid(x, kernel)
+
+    conv_valid.defvjp(
+        lambda x, k: (convolution.conv_valid(x, k), (x, k)),
+        lambda saved, e: (jnp.ones_like(saved[0]), jnp.ones_like(saved[1])),
+    )
+
+    def log_probs_fn(theta, x):
+        return classify(conv_valid(x, theta))
+
+    x, kernel = normal(0, 1, 5, 5, 2), normal(1, 3, 3, 2, 4)
+    assert capture.plan(log_probs_fn, kernel, x).rest
+    layers.register_convolution(conv_valid)
+    try:
+        assert capture.plan(log_probs_fn, kernel, x).uses
+    finally:
+        layers._REGISTERED.remove(conv_valid)
+
+
+def test_examples_on_two_devices_are_not_summed():
+    """A zero that is the same on all devices would have the sum as its gradient."""
+    program = """
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import PartitionSpec as P
+        from fkjax import factored
+        from fkjax.models.convolution import conv_valid
+
+        def log_probs_fn(theta, x):
+            y = jnp.tanh(conv_valid(x[None], theta["k"])).reshape(-1)
+            return jax.nn.log_softmax(y @ theta["w"] + theta["b"])
+
+        keys = jax.random.split(jax.random.key(0), 4)
+        theta = {"k": jax.random.normal(keys[0], (3, 3, 2, 4)),
+                 "w": jax.random.normal(keys[1], (64, 3)),
+                 "b": jax.random.normal(keys[2], (3,))}
+        xs, labels = jax.random.normal(keys[3], (4, 6, 6, 2)), jnp.arange(4) % 3
+
+        def many(theta, xs, labels):
+            def one(x, label):
+                plan = factored.plan(log_probs_fn, theta, x)
+                captured = factored.capture(log_probs_fn, theta, x, label)
+                return factored.gradient(plan, captured)
+            return jax.vmap(one)(xs, labels)
+
+        def local(theta, xs, labels):
+            theta = jax.lax.pcast(theta, "b", to="varying")
+            return many(theta, xs, labels)
+
+        mesh = jax.make_mesh((2,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+        sharded = jax.jit(jax.shard_map(
+            local, mesh=mesh, in_specs=(P(), P("b"), P("b")), out_specs=P("b")))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            sharded(theta, xs, labels), many(theta, xs, labels))
+        print(jax.device_count(), "agree")
+    """
+    flags = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "2 agree\n", done.stderr

@@ -1,0 +1,238 @@
+"""Fisher vectors against finite differences, closed forms and a NumPy LeNet."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fkjax.acquisition.pseudo_label import argmax, given
+from fkjax.base import path_of
+from fkjax.fisher import vectors
+from fkjax.models import lenet
+from fkjax.sketch.base import count_sketch
+from fkjax.sketch.projection import project
+from tests.numpy_lenet import lenet_descriptors
+
+TAPS = ("conv1", "conv2", "fc1", "logits")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lenet((28, 28, 1), 10)
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    return model.init(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
+
+
+def softmax_regression(theta, x):
+    return jax.nn.log_softmax(theta @ x)
+
+
+def test_softmax_regression_has_its_closed_form():
+    rng = np.random.default_rng(1)
+    theta, xs = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
+    labels = np.array([0, 3, 1, 1, 2])
+    scores = vectors.fisher_vectors(
+        softmax_regression, jnp.asarray(theta), jnp.asarray(xs), jnp.asarray(labels)
+    )
+    p = np.exp(xs @ theta.T)
+    p /= p.sum(axis=1, keepdims=True)
+    expected = (np.eye(4)[labels] - p)[:, :, None] * xs[:, None, :]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_score_has_zero_mean_under_the_model(model, variables, images):
+    log_probs_fn, theta = vectors.of_parameters(model, variables)
+    p = jnp.exp(log_probs_fn(theta, images[0]))
+    scores = vectors.fisher_vectors(
+        log_probs_fn,
+        theta,
+        jnp.repeat(images[:1], 10, axis=0),
+        jnp.arange(10),
+    )
+    for leaf in jax.tree.leaves(scores):
+        mean = jnp.tensordot(p, leaf, 1)
+        np.testing.assert_allclose(mean, 0, atol=3e-6 * float(abs(leaf).max() + 1))
+
+
+def test_parameter_scores_agree_with_finite_differences(model, images):
+    """On random directions in float64, where differences are sharp."""
+    with jax.enable_x64(True):
+        model = lenet((28, 28, 1), 10)
+        variables = jax.tree.map(
+            lambda v: v.astype(jnp.float64), model.init(jax.random.key(0))
+        )
+
+        def log_prob(variables, x, label):
+            a = jax.nn.log_softmax(model.apply(variables, x[None])[0])
+            return a[label]
+
+        score = vectors.fisher_vector(
+            *vectors.of_parameters(model, variables), images[0], 7
+        )
+        direction = jax.tree.map(
+            lambda v: jax.random.normal(jax.random.key(v.size), v.shape, v.dtype),
+            variables,
+        )
+        epsilon = 1e-8  # small: a larger step crosses kinks of the relu
+
+        def at(step):
+            moved = jax.tree.map(lambda v, d: v + step * d, variables, direction)
+            return log_prob(moved, images[0], 7)
+
+        along = sum(
+            jnp.vdot(s, d)
+            for s, d in zip(
+                jax.tree.leaves(score), jax.tree.leaves(direction), strict=True
+            )
+        )
+        np.testing.assert_allclose(
+            along, (at(epsilon) - at(-epsilon)) / (2 * epsilon), rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("label_fn", ["given", "argmax"])
+def test_descriptors_agree_with_a_numpy_restatement(model, variables, images, label_fn):
+    labels = np.array([3, 1, 4])
+
+    def one(image, label):
+        make = given(label) if label_fn == "given" else argmax()
+        return vectors.descriptor(model, variables, image, make, taps=TAPS)
+
+    d = jax.vmap(one)(jnp.asarray(images), jnp.asarray(labels))
+    weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables.parameters)
+    for i, image in enumerate(images):
+        x = (image[:, :, 0] / 255 - 0.1307) / 0.3081
+        label = labels[i] if label_fn == "given" else None
+        log_p, z, g, used = lenet_descriptors(weights, x, label)
+        assert d.label[i] == used
+        np.testing.assert_allclose(d.log_probs[i], log_p, rtol=1e-4, atol=1e-4)
+        for name in TAPS:
+            np.testing.assert_allclose(d.z[name][i], z[name], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(d.g[name][i], g[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("taps", [TAPS, ("conv2",)], ids="+".join)
+def test_gradients_under_all_labels_and_their_products_with_z(
+    model, variables, images, taps
+):
+    """By NumPy, label by label; the products without any of the gradients."""
+
+    @jax.jit
+    @jax.vmap
+    def one(image):
+        products = vectors.feature_derivatives(model, variables, image, taps=taps)
+        return *vectors.all_gradients(model, variables, image, taps=taps), products
+
+    z, g, products = one(jnp.asarray(images[:2]))
+    assert products.shape == (2, 10)
+    weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables.parameters)
+    for i, image in enumerate(images[:2]):
+        x = (image[:, :, 0] / 255 - 0.1307) / 0.3081
+        for label in range(10):
+            _, z_i, g_i, _ = lenet_descriptors(weights, x, label)
+            for name in taps:
+                np.testing.assert_allclose(z[name][i], z_i[name], rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(
+                    g[name][i, label], g_i[name], rtol=1e-3, atol=1e-6
+                )
+            product = sum(z_i[name] @ g_i[name] for name in taps)
+            np.testing.assert_allclose(
+                products[i, label], product, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_a_label_may_follow_from_the_gradient_under_another(model, variables, images):
+    """The gradient of the logits tells under which label it is: it alone is above."""
+
+    def label_fn(log_probs, z, gradient):
+        del log_probs, z
+        return (gradient(jnp.int32(4))["logits"].argmax() + 1) % 10
+
+    d = vectors.descriptor(model, variables, images[0], label_fn, taps=("logits",))
+    assert d.label == 5 and d.g["logits"].argmax() == 5
+
+
+def test_the_gradient_of_the_logits_is_the_residual(model, variables, images):
+    d = vectors.descriptor(
+        model, variables, images[0], given(jnp.int32(2)), taps=("logits",)
+    )
+    residual = np.eye(10)[2] - np.exp(d.log_probs)
+    np.testing.assert_allclose(d.g["logits"], residual, atol=1e-6)
+
+
+def test_features_are_those_of_the_descriptor(model, variables, images):
+    d = vectors.descriptor(model, variables, images[0], argmax(), taps=TAPS)
+    log_p, z = vectors.features(model, variables, images[0], taps=TAPS)
+    np.testing.assert_array_equal(log_p, d.log_probs)
+    jax.tree.map(np.testing.assert_array_equal, z, d.z)
+
+
+def test_descriptors_do_not_depend_on_the_other_examples(model, variables, images):
+    def one(image):
+        return vectors.descriptor(model, variables, image, argmax(), taps=TAPS)
+
+    together = jax.vmap(one)(images)
+    backwards = jax.vmap(one)(images[::-1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b[::-1], rtol=1e-5, atol=1e-6),
+        together,
+        backwards,
+    )
+
+
+NAMED = {
+    ("fc2",): {"fc2/bias", "fc2/kernel"},
+    ("conv1/kernel",): {"conv1/kernel"},
+    ("fc1/bias", "conv2"): {"fc1/bias", "conv2/bias", "conv2/kernel"},
+    ("fc1", "fc1/bias"): {"fc1/bias", "fc1/kernel"},
+}
+
+
+def by_path(tree):
+    return {path_of(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("names", NAMED, ids="+".join)
+def test_a_subset_has_those_leaves_of_the_whole_gradient(
+    names, model, variables, images
+):
+    """At the same paths, so that they are sketched alike."""
+    whole = vectors.of_parameters(model, variables)
+    some = vectors.of_parameters(model, variables, names)
+    assert set(by_path(some[1])) == NAMED[names]
+    vector, part = (vectors.fisher_vector(*f, images[0], 3) for f in (whole, some))
+    zeroed = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * (path_of(path) in NAMED[names]), vector
+    )
+    for path, leaf in by_path(part).items():
+        assert abs(leaf).max() > 0
+        np.testing.assert_allclose(leaf, by_path(vector)[path], rtol=1e-5, atol=1e-7)
+    projection, key = project(count_sketch(rank=16)), jax.random.key(5)
+    np.testing.assert_allclose(
+        projection.apply(projection.init(key, part), part),
+        projection.apply(projection.init(key, vector), zeroed),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_subset_of_a_list():
+    """Names are whole parts of a path: "1" is not "10"."""
+    theta = [jnp.full(3, float(i)) for i in range(12)]
+    fn, chosen = vectors.subset(lambda theta, x: sum(theta) * x, theta, ["1"])
+    assert set(chosen) == {"1"}
+    np.testing.assert_array_equal(fn({"1": jnp.full(3, 101.0)}, 2.0), 2 * (66 + 100.0))
+
+
+@pytest.mark.parametrize("names", [["fc3"], ["fc2", "fc"], ["fc1/kernel/0"], [""], []])
+def test_names_of_nothing_are_refused_with_those_that_are(names, model, variables):
+    with pytest.raises(ValueError, match="conv1/bias, conv1/kernel.*fc2/kernel"):
+        vectors.of_parameters(model, variables, names)

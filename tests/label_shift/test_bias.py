@@ -1,0 +1,382 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fkjax.base import UserError
+from fkjax.label_shift import bias as label_shift
+from fkjax.label_shift.bias import bbse_prior, bias, calibrated, calibration, em_prior
+
+CLASSES = ["cat", "dog", "eel"]
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def gaussians(rng, prior, num, *, noise=1.0, sharpness=1.0, mean=2.0):
+    """Labels, and the exact posterior (at a flat prior) of Gaussians, if it is sharp 1.
+
+    Exact for `noise` 1, that is; `sharpness` above makes it too sure.
+    """
+    labels = rng.choice(len(prior), num, p=prior)
+    centers = mean * np.eye(len(prior))
+    x = centers[labels] + noise * rng.normal(size=(num, len(prior)))
+    return labels, softmax(sharpness * x @ centers.T)
+
+
+FLAT, SKEWED = np.full(3, 1 / 3), np.array([0.6, 0.3, 0.1])
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Validation labels, their probabilities and the pool's."""
+    rng = np.random.default_rng(0)
+    labels, probs = gaussians(rng, FLAT, 1200)
+    return labels, probs, gaussians(rng, SKEWED, 3000)[1]
+
+
+@pytest.fixture(scope="module")
+def shift(data):
+    labels, probs, pool = data
+    return bias(pool, probs, labels, classes=CLASSES)
+
+
+def test_em_is_the_fixed_point_of_its_definition(data):
+    pool, start = data[2], np.array([0.5, 0.3, 0.2])
+    q = start
+    for _ in range(3000):
+        posterior = q / start * pool
+        q = (posterior / posterior.sum(axis=1, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(em_prior(pool, start).prior, q, atol=2e-4)
+
+
+def test_em_reaches_the_edge_where_a_class_never_occurs():
+    rng = np.random.default_rng(1)
+    pool = gaussians(rng, np.array([0.5, 0.5, 0.0]), 2000)[1]
+    prior = em_prior(pool, FLAT).prior
+    assert prior[2] < 0.02 and prior.sum() == pytest.approx(1)
+    sure = np.eye(3)[[0, 0, 0, 1] * 20]
+    np.testing.assert_allclose(em_prior(sure, FLAT).prior, [0.75, 0.25, 0], atol=1e-4)
+
+
+def test_em_says_when_the_probabilities_do_not_tell_classes_apart():
+    flat = em_prior(np.tile(FLAT, (100, 1)), FLAT)
+    assert "too little of" in flat.problem and np.isnan(flat.prior).all()
+    rng = np.random.default_rng(2)
+    half = gaussians(rng, FLAT[:2] * 1.5, 300)[1]
+    twins = np.stack([half[:, 0], half[:, 1] / 2, half[:, 1] / 2], axis=1)
+    assert em_prior(twins, FLAT).problem.endswith("1 against 2")
+
+
+def confusion(predicted, labels):
+    a = np.zeros((3, 3))
+    np.add.at(a, (predicted, labels), 1)
+    return a / a.sum(axis=0)
+
+
+def test_bbse_solves_its_equations(data):
+    labels, probs, pool = data
+    predicted, guesses = probs.argmax(axis=1), pool.argmax(axis=1)
+    prior = bbse_prior(guesses, predicted, labels, 3).prior
+    shares = np.bincount(guesses, minlength=3) / len(guesses)
+    np.testing.assert_allclose(confusion(predicted, labels) @ prior, shares, atol=1e-12)
+    np.testing.assert_allclose(prior, SKEWED, atol=0.04)
+
+
+def test_bbse_is_the_best_nonnegative_solution(data):
+    labels, probs, _ = data
+    predicted, guesses = probs.argmax(axis=1), np.zeros(50, int)
+    a, shares = confusion(predicted, labels), np.eye(3)[0]
+    best = None
+    for support in itertools.product([False, True], repeat=3):  # those not held at zero
+        if not any(support):
+            continue
+        q = np.zeros(3)
+        q[list(support)] = np.linalg.lstsq(a[:, list(support)], shares)[0]
+        error = np.linalg.norm(a @ q - shares)
+        if (q >= 0).all() and (best is None or error < best[0]):
+            best = error, q / q.sum()
+    found = bbse_prior(guesses, predicted, labels, 3).prior
+    np.testing.assert_allclose(found, best[1], atol=1e-9)
+
+
+def test_bbse_says_when_it_is_not_determined(data):
+    labels = data[0]
+    never = bbse_prior(labels, np.minimum(labels, 1), labels, 3)
+    assert never.problem == "the model predicts no validation example as 2"
+    assert np.isnan(never.prior).all()
+    rng = np.random.default_rng(3)
+    by_lot = np.where(labels == 0, 0, rng.integers(1, 3, len(labels)))
+    assert bbse_prior(labels, by_lot, labels, 3).problem.endswith("1 from 2")
+    assert not bbse_prior(labels, labels, labels, 3).problem
+
+
+def test_calibration_undoes_what_made_the_probabilities_wrong():
+    rng = np.random.default_rng(4)
+    labels, exact = gaussians(rng, FLAT, 5000, mean=1.2)
+    wrong = softmax(3 * np.log(exact) + np.array([1.0, 0.0, -0.5]))
+    found = calibration(wrong, labels)
+    assert found.slope == pytest.approx(1 / 3, abs=0.03)
+    np.testing.assert_allclose(
+        found.bias - found.bias.mean(), [-0.28, 0.06, 0.22], atol=0.1
+    )
+    mended = calibrated(found, wrong)
+    assert np.abs(mended - exact).mean() < 0.02 < np.abs(wrong - exact).mean()
+
+
+def test_calibration_is_where_its_loss_has_no_slope(data):
+    labels, probs, _ = data
+    best = calibration(probs, labels)
+
+    def loss(theta):
+        p = calibrated(label_shift.Calibration(theta[0], theta[1:]), probs)
+        away = theta - np.eye(4)[0]
+        return -np.log(p[np.arange(len(p)), labels]).sum() + away @ away / 2
+
+    theta = np.array([best.slope, *best.bias])
+    for step in 0.01 * np.concatenate([np.eye(4), -np.eye(4)]):
+        assert loss(theta + step) > loss(theta)
+
+
+def test_calibration_stays_finite_where_nothing_is_wrong():
+    found = calibration(np.eye(3)[[0, 1, 2]] * 0.8 + 0.2 / 3, [0, 1, 2])
+    assert 1 < found.slope < 5 and np.abs(found.bias).max() < 1e-6
+
+
+def test_calibration_is_what_em_needs():
+    rng = np.random.default_rng(5)
+    labels, probs = gaussians(rng, FLAT, 4000, sharpness=4, mean=1.2)
+    pool = gaussians(rng, SKEWED, 8000, sharpness=4, mean=1.2)[1]
+    raw = em_prior(pool, FLAT).prior
+    mended = em_prior(calibrated(calibration(probs, labels), pool), FLAT).prior
+    assert np.abs(mended - SKEWED).max() < 0.04 < np.abs(raw - SKEWED).max()
+
+
+def test_a_bias_is_found(shift):
+    np.testing.assert_allclose(shift.em.value, SKEWED, atol=0.03)
+    np.testing.assert_allclose(shift.bbse.value, SKEWED, atol=0.03)
+    for shares in (shift.em, shift.bbse):
+        assert (shares.low <= SKEWED).all() and (SKEWED <= shares.high).all()
+        assert (shares.low <= shares.value).all()
+        assert (shares.value <= shares.high).all()
+    assert shift.verdict == "biased" and shift.p < 0.001
+    assert shift.distance.low < 0.5 * np.abs(SKEWED - FLAT).sum() < shift.distance.high
+    assert shift.sentence.startswith("The pool is biased: ") and one_line(shift)
+    assert "too frequent is class cat, at 1." in shift.sentence
+    assert "too rare is class eel, at 0.2" in shift.sentence
+    assert not shift.cautions
+    assert (shift.num_pool, shift.num_validation, shift.num_resamples) == (
+        (3000, 1200, 200)
+    )
+
+
+def one_line(shift):
+    return shift.sentence.endswith(".") and "\n" not in shift.sentence
+
+
+def test_the_same_seed_gives_the_same_and_another_another(data, shift):
+    labels, probs, pool = data
+    again = bias(pool, probs, labels, classes=CLASSES)
+    other = bias(pool, probs, labels, classes=CLASSES, seed=1, num_resamples=40)
+    np.testing.assert_array_equal(again.em.low, shift.em.low)
+    assert again.sentence == shift.sentence
+    assert (other.em.low != shift.em.low).all()
+    np.testing.assert_array_equal(other.em.value, shift.em.value)
+
+
+def test_permuting_the_classes_permutes_the_estimates(data, shift):
+    labels, probs, pool = data
+    order = np.array([2, 0, 1])
+    new = bias(
+        pool[:, order],
+        probs[:, order],
+        np.argsort(order)[labels],
+        classes=[CLASSES[y] for y in order],
+    )
+    np.testing.assert_allclose(new.em.value, shift.em.value[order], atol=1e-4)
+    np.testing.assert_allclose(new.bbse.value, shift.bbse.value[order], atol=1e-9)
+    np.testing.assert_allclose(new.em.low, shift.em.low[order], atol=0.02)
+    assert new.distance.value == pytest.approx(shift.distance.value, abs=1e-4)
+
+
+def test_no_shift_gives_no_sign(data):
+    labels, probs, _ = data
+    pool = gaussians(np.random.default_rng(6), FLAT, 3000)[1]
+    found = bias(pool, probs, labels, classes=CLASSES)
+    assert found.verdict == "no sign" and found.distance.low == 0
+    assert found.sentence.startswith("No sign that the pool is biased: ")
+    assert one_line(found) and not found.cautions
+
+
+def test_a_few_examples_cannot_tell():
+    labels = np.repeat(np.arange(3), [4, 3, 2])
+    probs = np.eye(3)[labels] * 0.7 + 0.1
+    pool = probs[:5]
+    found = bias(pool, probs, labels, classes=CLASSES)
+    assert found.verdict == "cannot be told" and one_line(found)
+    assert found.sentence.startswith("Cannot be told: ")
+    assert "9 validation examples" in found.sentence
+    assert "fewer than 10 examples of cat, dog, eel" in found.cautions[0]
+    one = bias(pool[:1], probs, labels, classes=CLASSES)
+    assert one.verdict == "cannot be told" and one_line(one)
+
+
+def test_a_model_that_tells_nothing_apart_cannot_tell(data):
+    flat = np.tile([0.4, 0.3, 0.3], (200, 1))
+    found = bias(flat, flat, np.arange(200) % 3, classes=CLASSES)
+    assert found.verdict == "cannot be told" and one_line(found)
+    assert found.em_problem and "no validation example as dog, eel" in (
+        found.bbse_problem
+    )
+    for shares in (found.em, found.bbse, found.ratio):
+        assert all(np.isnan(each).all() for each in shares)
+    assert np.isnan(found.distance.value) and found.p == 1
+
+
+def test_a_bias_may_be_certain_and_its_size_unknown():
+    # Predictions differ, but on the validation set they have nothing to do with labels.
+    probs = np.tile([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.2, 0.5]], (100, 1))
+    labels = np.arange(300) // 3 % 3
+    pool = np.tile([0.5, 0.3, 0.2], (300, 1))
+    found = bias(pool, probs, labels, classes=CLASSES)
+    assert found.verdict == "biased" and "by how much is not determined" in (
+        found.sentence
+    )
+
+
+def test_one_estimate_stands_in_for_the_other(data):
+    labels, probs, pool = data
+    # The last class is never on top, but its probability tells still.
+    low = np.array([1.0, 1.0, 0.05])
+    probs, pool = (
+        p * low / (p * low).sum(axis=1, keepdims=True) for p in (probs, pool)
+    )
+    keep = probs.argmax(axis=1) != 2
+    labels, probs, pool = labels[keep], probs[keep], pool[pool.argmax(axis=1) != 2]
+    found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
+    assert found.bbse_problem == "the model predicts no validation example as eel"
+    assert not found.em_problem and np.isfinite(found.ratio.value).all()
+    assert np.isfinite(found.em.low).all() and np.isnan(found.bbse.low).all()
+
+
+def test_a_pool_that_looks_different_is_told(data):
+    labels, probs, _ = data
+    pool = gaussians(np.random.default_rng(7), SKEWED, 3000, noise=2.5)[1]
+    found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
+    assert any("label shift does not hold" in caution for caution in found.cautions)
+
+
+def test_a_large_pool_is_sampled(monkeypatch, data):
+    labels, probs, pool = data
+    monkeypatch.setattr(label_shift, "MOST_POOL", 500)
+    found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
+    assert found.num_pool == 500
+    np.testing.assert_allclose(found.em.value, SKEWED, atol=0.08)
+    monkeypatch.setattr(label_shift, "_LEAST_POOL", 100)
+    monkeypatch.setattr(label_shift, "_MOST_ENTRIES", 600)
+    found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
+    assert found.num_pool == 200
+
+
+def test_intervals_cover_and_are_as_wide_as_estimates_scatter():
+    truth, covered, widths, values = np.array([0.6, 0.25, 0.15]), [], [], []
+    distances = []
+    for draw in range(40):
+        rng = np.random.default_rng([8, draw])
+        labels, probs = gaussians(rng, FLAT, 150, sharpness=2)
+        pool = gaussians(rng, truth, 300, sharpness=2)[1]
+        found = bias(pool, probs, labels, classes=CLASSES, seed=draw, num_resamples=60)
+        both = found.em, found.bbse
+        covered.append([(s.low <= truth) & (truth <= s.high) for s in both])
+        widths.append([s.high - s.low for s in both])
+        values.append([s.value for s in both])
+        distance = 0.5 * np.abs(truth - FLAT).sum()
+        distances.append(found.distance.low <= distance <= found.distance.high)
+    # Of 40 draws the share that covers has a standard error of 3.5 points.
+    coverage = np.mean(covered, axis=0)
+    assert (coverage >= 0.85).all() and coverage.mean() >= 0.9
+    assert np.mean(distances) >= 0.85
+    scatter = np.std(values, axis=0)
+    ratio = np.mean(widths, axis=0) / (2 * 1.96 * scatter)
+    assert (ratio > 0.65).all() and (ratio < 1.5).all()
+
+
+def test_the_test_of_a_bias_is_exact():
+    pool, validation = np.array([30, 10]), np.array([12, 12])
+    total = pool + validation
+
+    def pearson(k):
+        table = np.array([[k, 24 - k], [total[0] - k, total[1] - 24 + k]])
+        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / 64
+        return ((table - expected) ** 2 / expected).sum()
+
+    chances = stats.hypergeom(64, total[0], 24)
+    at_least = pearson(12) - 1e-9
+    exact = sum(chances.pmf(k) for k in range(2, 25) if pearson(k) >= at_least)
+    key = label_shift.key_for(label_shift.jax.random.key(0), "a test")
+    found = label_shift._homogeneity(key, pool, validation)
+    assert found == pytest.approx(exact, abs=4 * np.sqrt(exact / 9999))
+
+
+GOOD = np.tile([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]], (5, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": [0, 1] * 7 + [0]}, "none of eel"),
+        ({"labels": [0, 1]}, "label for each of its 15"),
+        ({"labels": [0, 1, 3] * 5}, "0 to 2, but go from 0 to 3"),
+        ({"labels": [0, 1, 1.5] * 5}, "numbers of 3 classes"),
+        ({"labels": [-1, 1, 2] * 5}, "go from -1 to 2"),
+        ({"probs": GOOD[:0]}, "got shape"),
+        ({"pool": GOOD[:0]}, "got shape"),
+        ({"pool": GOOD[0]}, "got shape"),
+        ({"pool": 2 * GOOD}, "pool must be 0 or more and sum to 1, but row 0"),
+        ({"pool": GOOD * np.nan}, "apply a softmax"),
+        ({"probs": GOOD - 0.2}, "validation set must be 0 or more"),
+        ({"pool": np.full((4, 2), 0.5)}, "pool's have 2"),
+        ({"classes": ["a", "b"]}, "each of the 2 classes"),
+        ({"classes": ["a"]}, "two classes or more"),
+        ({"num_resamples": 39}, "40 resamples or more"),
+    ],
+)
+def test_a_mistake_is_told(given, message):
+    known = {
+        "pool": GOOD,
+        "probs": GOOD,
+        "labels": [0, 1, 2] * 5,
+        "classes": CLASSES,
+        "num_resamples": 40,
+    } | given
+    arrays = [known.pop(name) for name in ("pool", "probs", "labels")]
+    with pytest.raises(UserError, match=message) as error:
+        bias(*arrays, **known)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("prior", [[0.5, 0.5], [0.5, 0.5, 0.0], [0.5, 0.5, np.nan]])
+def test_a_prior_that_is_none_is_told(prior):
+    with pytest.raises(UserError, match="above 0 for each of the 3") as error:
+        em_prior(GOOD, prior)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 1], [0, 1], [0, 1], 1), "two classes or more"),
+        (([], [0, 1], [0, 1], 2), "predictions of the pool"),
+        (([0, 2], [0, 1], [0, 1], 2), "predictions of the pool must be the numbers"),
+        (([0, 1], [0, 2], [0, 1], 2), "predictions of the validation set"),
+        (([0, 1], [0, 1], [0, 1, 1], 2), "each of its 2 predictions"),
+        (([0, 1], [0, 1], [0, 0], 2), "none of 1"),
+    ],
+)
+def test_a_mistake_of_bbse_is_told(arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        bbse_prior(*arguments)
+    assert "\n" not in str(error.value)

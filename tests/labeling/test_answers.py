@@ -1,0 +1,109 @@
+"""What a person answered, against what was asked."""
+
+from pathlib import Path
+
+import pytest
+
+from fkjax.base import UserError
+from fkjax.labeling.answers import (
+    CANNOT_TELL,
+    Source,
+    collect,
+    read_classes,
+    read_form,
+    read_taken,
+    save_taken,
+)
+from fkjax.labeling.label_studio import Answer
+
+ASKED = ["a", "b", "c"]
+CLASSES = ["cat", "dog"]
+
+
+def source(answers, name="to_label.csv"):
+    rows = [Answer(*a, f"line {i}") for i, a in enumerate(answers, start=2)]
+    return Source(Path(name), rows, is_history=name != "to_label.csv")
+
+
+def collected(*sources, earlier=None):
+    return collect(sources, ASKED, earlier=earlier or {}, classes=CLASSES)
+
+
+def test_answers_of_several_files_are_put_together_in_the_order_of_the_question():
+    found = collected(
+        source([("c", "dog"), ("a", "cat")]),
+        source([("a", "cat"), ("b", "?")], "export.json"),
+    )
+    assert list(found.given.items()) == [("a", "cat"), ("b", CANNOT_TELL), ("c", "dog")]
+    assert not found.missing and not found.notes
+    assert collected(source([("b", "cat")])).missing == ["a", "c"]
+    assert collected().missing == ASKED
+
+
+@pytest.mark.parametrize("text", ["?", "can't tell", "Can't Tell", "can’t tell"])
+def test_nobody_can_tell_is_said_in_several_ways(text):
+    assert collected(source([("a", text)])).given == {"a": CANNOT_TELL}
+
+
+def test_all_mistakes_of_a_file_are_told():
+    answers = [("a", "catt"), ("b", "zebra"), ("x", "cat"), ("c", "cat"), ("c", "dog")]
+    with pytest.raises(UserError) as told:
+        collected(source(answers))
+    assert str(told.value).startswith(
+        "to_label.csv: line 2: there is no class 'catt' (did you mean cat?); line 3: "
+        "there is no class 'zebra'; line 4: x was not asked for; line 6: c is dog, but "
+        "cat in to_label.csv, line 5: nothing was taken yet;"
+    )
+
+
+def test_files_that_disagree_are_told():
+    form, export = source([("a", "cat")]), source([("a", "dog")], "export.json")
+    with pytest.raises(UserError, match="a is dog, but cat in to_label.csv, line 2"):
+        collected(form, export)
+
+
+def test_what_was_taken_counts_and_is_not_asked_again():
+    earlier = {"x": "cat", "y": CANNOT_TELL}
+    same, other = [("x", "cat"), ("y", "?")], [("x", "dog")]
+    assert collected(source(same), earlier=earlier).missing == ASKED
+    found = collected(source(other, "export.json"), earlier=earlier)
+    assert found.missing == ASKED and len(found.notes) == 1
+    assert "x was taken as cat, and is dog now; what was taken counts" in found.notes[0]
+    with pytest.raises(UserError, match="x was taken as cat, and is dog now: put back"):
+        collected(source(other), earlier=earlier)
+
+
+def test_what_was_taken_comes_back_from_its_file(tmp_path):
+    path = tmp_path / "answers.csv"
+    assert read_taken(path, []) == {}
+    names = ["=a", "b,c.png", "d\n.png"]
+    taken = {1: {"b,c.png": "=1+1"}, 2: {"=a": CANNOT_TELL, "d\n.png": "'tis"}}
+    save_taken(path, taken)
+    assert read_taken(path, names) == taken
+    assert b"\n2,'=a,can't tell\n" in path.read_bytes()
+    with pytest.raises(UserError, match="line 3: is no answer"):
+        read_taken(path, ["b,c.png", "d\n.png"])
+
+
+def test_a_form_is_read_as_a_spreadsheet_saves_it(tmp_path):
+    path = tmp_path / "to_label.csv"
+    path.write_text("\ufefffile;label;guess\r\n'=a;cat;dog\r\nb;;dog\r\nx; ? ;\r\n")
+    answers, listed = read_form(path, ["=a", "b"])
+    assert answers == [Answer("=a", "cat", "line 2"), Answer("x", "?", "line 4")]
+    assert listed == {"=a", "b", "x"}
+    path.write_text("label\na\n")
+    with pytest.raises(UserError, match="but file is missing"):
+        read_form(path, [])
+
+
+def test_classes_are_read_one_a_line(tmp_path):
+    path = tmp_path / "classes.txt"
+    assert read_classes(path) == []
+    path.write_bytes("\ufeffcat\r\n\r\n big dog \ncat".encode())
+    assert read_classes(path) == ["cat", "big dog"]
+    path.write_text("cat\nCan't tell\n?\n\x07")
+    with pytest.raises(UserError, match="line 2: .*; line 3: .*; line 4: "):
+        read_classes(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(UserError, match="must be UTF-8"):
+        read_classes(path)

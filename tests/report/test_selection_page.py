@@ -1,0 +1,342 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fkjax.base import Model, Variables, printable
+from fkjax.label_shift.bias import Shares, bias
+from fkjax.parallel.images import stream
+from fkjax.report import selection_page as module
+from fkjax.report.selection_page import MOST_CARDS, Kind, selection_page
+from fkjax.selection.choose import Mistake, Pick, Problem, Selection, probabilities
+from tests.pages import Page
+
+HOSTILE = "<script>alert(1)</script> & $y$ “q”\x1b"
+CLASSES = ["ant", HOSTILE, "cow"]
+RNG = np.random.default_rng(0)
+POOL, VALIDATION = (
+    RNG.integers(0, 256, (n, 8, 8, 1)).astype(np.uint8) for n in (200, 60)
+)
+LABELS = np.where(np.arange(60) % 4 == 0, 2, VALIDATION[:, 0, 0, 0] % 3)
+
+
+def apply(variables, images, tap=None):
+    """Predicts the top left pixel modulo three."""
+    return 3.0 * (images[:, 0, 0, :1] % 3 == np.arange(3))
+
+
+MODEL = Model(
+    lambda key: Variables({}), apply, taps=("x",), head="", image_shape=(8, 8, 1),
+    num_classes=3,
+)  # fmt: skip
+
+
+@pytest.fixture
+def problem():
+    return Problem(
+        MODEL,
+        Variables({}),
+        ("x",),
+        POOL,
+        [f"{HOSTILE}{i}.png" for i in range(200)],
+        np.arange(200) >= 20,
+        VALIDATION,
+        [f"v{i}" for i in range(60)],
+        LABELS,
+        CLASSES,
+        is_trained=True,
+    )
+
+
+def chosen(problem, num=5, *, pseudo=True, answers=True):
+    """Picks number 20 onwards, which answer the mistakes in turn."""
+    predicted = probabilities(problem, problem.validation_images).argmax(axis=1)
+    is_mistake = predicted != problem.validation_labels
+    mistakes = np.flatnonzero(is_mistake)
+    indices = np.arange(20, 20 + num)
+    targets = mistakes[np.arange(num) % 3] if answers else np.full(num, -1)
+    picks = [
+        Pick(
+            rank + 1,
+            problem.pool_ids[index],
+            None if rank == 1 else 0.5,
+            problem.classes[problem.validation_labels[target]] if pseudo else None,
+            Mistake(
+                problem.validation_ids[target],
+                problem.classes[problem.validation_labels[target]],
+                problem.classes[predicted[target]],
+            )
+            if answers
+            else None,
+            problem.classes[0],
+            0.9,
+            f"Because {HOSTILE}.",
+        )
+        for rank, (index, target) in enumerate(zip(indices, targets, strict=True))
+    ]
+    p = np.tile([0.9, 0.05, 0.05], (num, 1))
+    return Selection(picks, "my_way", indices, targets, is_mistake, 180, p)
+
+
+@pytest.fixture(scope="module")
+def shift():
+    # A cow is what the model takes it for too seldom to be one.
+    labels = np.arange(90) % 3
+    probs = 0.1 + 0.7 * np.eye(3)[np.where(np.arange(90) % 10 == 0, 0, labels)]
+    pool = 0.1 + 0.7 * np.eye(3)[np.where(np.arange(500) % 50 == 0, 2, 0)]
+    return bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
+
+
+def read(source):
+    page = Page(source)
+    return page, " ".join("".join(page.text).split())
+
+
+def pictures(page):
+    sources = [a["src"] for tag, a in page.found if tag == "img"]
+    for source in sources:
+        head, data = source.split(",")
+        assert head == "data:image/png;base64"
+        yield np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def test_the_page_needs_nothing_but_itself_and_escapes_all(problem, shift):
+    source = selection_page(problem, chosen(problem), shift, title=HOSTILE)
+    page, text = read(source)
+    tags = {tag for tag, _ in page.found}
+    assert "<script" not in source and not {"script", "link", "iframe"} & tags
+    for tag, attributes in page.found:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "xlink:href"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:image/png;base64,")), tag
+    assert "@import" not in source and "url(http" not in source
+    ids = [a["id"] for _, a in page.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = {a["href"].removeprefix("#") for tag, a in page.found if tag == "a"}
+    assert links <= set(ids)
+    assert all(a.get("alt") for tag, a in page.found if tag == "img")
+    assert "\x1b" not in source and r"\x1b" in text
+    assert text.count("<script>") > 10 and page.found[0][0] == "html"
+    names = [a for tag, a in page.found if a.get("name") == "generator"]
+    assert names[0]["content"] == "fkjax.select"
+
+
+def test_a_pick_stands_beside_the_mistake_that_it_answers(problem, shift):
+    selection = chosen(problem)
+    page, text = read(selection_page(problem, selection, shift))
+    shown = list(pictures(page))
+    assert len(shown) == 2 * 5
+    for i, (index, target) in enumerate(
+        zip(selection.indices, selection.targets, strict=True)
+    ):
+        np.testing.assert_array_equal(shown[2 * i], POOL[index, ..., 0])
+        np.testing.assert_array_equal(shown[2 * i + 1], VALIDATION[target, ..., 0])
+    assert f"1. {printable(selection.picks[0].id)}" in text and "score 0.5" in text
+    assert "by lot" in text and "Because" in text and "pick, assumed cow" in text
+    assert "answers cow, taken for" in text
+
+
+def test_the_headline_has_the_numbers(problem, shift):
+    selection = chosen(problem)
+    num = int(selection.is_mistake.sum())
+    text = read(selection_page(problem, selection, shift))[1]
+    assert "5 examples of 180 unlabelled, chosen by my_way." in text
+    assert f"Each answers one of the model’s {num} mistakes on the validation" in text
+    assert "pool200" in text and "validation set60" in text
+    assert f"validation accuracy{100 * (1 - num / 60):.1f} %" in text
+    assert "has not learned from any label" not in text
+    untrained = problem._replace(is_trained=False)
+    text = read(selection_page(untrained, selection, shift))[1]
+    assert "has not learned from any label" in text
+
+
+def test_at_most_some_cards_are_shown(problem, shift):
+    num = MOST_CARDS + 7
+    page, text = read(selection_page(problem, chosen(problem, num), shift))
+    assert len(list(pictures(page))) == 2 * MOST_CARDS
+    assert "7 more than the 60 here are in the CSV file" in text
+    assert "48 more picks" in text  # in a fold
+    all_of_them = selection_page(problem, chosen(problem, MOST_CARDS), shift)
+    assert "CSV file" not in all_of_them
+
+
+def test_picks_that_answer_nothing(problem, shift):
+    selection = chosen(problem, pseudo=False, answers=False)
+    page, text = read(selection_page(problem, selection, shift))
+    assert len(list(pictures(page))) == 5
+    assert "They answer no particular mistake" in text
+    assert "the strategy assumed no class" in text and "Mistakes answered" not in text
+
+
+def test_vectors_have_no_pictures(problem, shift):
+    flat = problem._replace(
+        pool_images=POOL.reshape(200, 1, 1, 64).astype(np.float32),
+        validation_images=VALIDATION.reshape(60, 1, 1, 64).astype(np.float32),
+    )
+    selection = chosen(flat)
+    page, text = read(selection_page(flat, selection, shift))
+    assert not list(pictures(page))
+    assert all(printable(pick.id) in text for pick in selection.picks)
+    assert "Because" in text and "0.5" in text
+
+
+def test_other_numbers_than_bytes_are_scaled_to_their_range(problem, shift):
+    pool, known = (x.astype(np.float32) / 255 - 0.5 for x in (POOL, VALIDATION))
+    scaled = problem._replace(pool_images=pool, validation_images=known)
+    selection = chosen(problem)
+    page, _ = read(selection_page(scaled, selection, None))
+    parts = POOL[selection.indices], VALIDATION[np.unique(selection.targets)]
+    low, high = min(p.min() for p in parts), max(p.max() for p in parts)
+    expected = (POOL[20, ..., 0].astype(float) - low) * 255 / (high - low)
+    found = next(pictures(page)).astype(float)
+    np.testing.assert_allclose(found, expected, atol=1.01)
+    constant = module._as_bytes(np.zeros((2, 8, 8, 1)), np.zeros((0, 8, 8, 1)))
+    assert [c.shape[0] for c in constant] == [2, 0] and not constant[0].any()
+
+
+def test_streamed_images_are_read(problem, shift):
+    images = stream(lambda ids, then: POOL[ids], 200, (8, 8, 1))
+    known = stream(lambda ids, then: VALIDATION[ids], 60, (8, 8, 1))
+    streamed = problem._replace(pool_images=images, validation_images=known)
+    page, _ = read(selection_page(streamed, chosen(problem), shift))
+    np.testing.assert_array_equal(next(pictures(page)), POOL[20, ..., 0])
+
+
+def test_the_balances_are_those_of_picks_labels_and_the_pool(
+    problem, shift, monkeypatch
+):
+    drawn = []
+    draw = module.charts.class_balances
+
+    def spy(classes, balances, *, title):
+        drawn.append((list(classes), {b.name: b for b in balances}))
+        return draw(classes, balances, title=title)
+
+    monkeypatch.setattr(module.charts, "class_balances", spy)
+    selection = chosen(problem)
+    source = selection_page(problem, selection, shift, labeled_counts=[6, 3, 1])
+    ((classes, balances),) = drawn
+    assert classes == CLASSES
+    expected = np.bincount(LABELS[selection.targets], minlength=3) / 5
+    np.testing.assert_allclose(balances["these picks"].shares, expected)
+    np.testing.assert_allclose(balances["labelled already"].shares, [0.6, 0.3, 0.1])
+    np.testing.assert_allclose(
+        balances["validation set"].shares, np.bincount(LABELS, minlength=3) / 60
+    )
+    pool = balances["pool, estimated, with 95 % interval"]
+    np.testing.assert_array_equal(pool.shares, shift.bbse.value)
+    np.testing.assert_array_equal(pool.interval, [shift.bbse.low, shift.bbse.high])
+    assert "by the class that the strategy assumed for them." in source
+
+    mixed = selection.picks[:4] + [selection.picks[4]._replace(pseudo_label=None)]
+    source = selection_page(problem, selection._replace(picks=mixed), None)
+    _, balances = drawn[1]
+    assert set(balances) == {"these picks", "validation set"}
+    expected = np.bincount([*LABELS[selection.targets[:4]], 0], minlength=3) / 5
+    np.testing.assert_allclose(balances["these picks"].shares, expected)
+    assert "prediction where it assumed none" in source
+
+
+def test_of_many_classes_those_with_most_picks_are_drawn(problem, monkeypatch):
+    names = [f"c{i}" for i in range(30)]
+    model = MODEL._replace(
+        apply=lambda v, images, tap=None: images[:, 0, 0, :1] * np.ones(30),
+        num_classes=30,
+    )
+    many = problem._replace(classes=names, model=model)
+    selection = chosen(problem)
+    picks = [p._replace(pseudo_label=f"c{29 - p.rank}") for p in selection.picks]
+    drawn = []
+    monkeypatch.setattr(
+        module.charts, "class_balances", lambda classes, *_, **__: drawn.append(classes)
+    )
+    source = selection_page(many, selection._replace(picks=picks), None)
+    assert len(drawn[0]) == 20 and drawn[0] == sorted(
+        drawn[0], key=lambda c: int(c[1:])
+    )
+    assert {f"c{29 - rank}" for rank in range(1, 6)} <= set(drawn[0])
+    assert "The 20 of 30 classes with the most picks." in source
+
+
+def test_the_estimates_are_told_with_what_they_assume(problem, shift):
+    text = read(selection_page(problem, chosen(problem), shift))[1]
+    assert shift.sentence.startswith("The pool is biased: ")
+    for part in (
+        printable(shift.sentence),
+        module.label_shift.ASSUMPTION,
+        module.label_shift.BREAKS,
+        "By 500 examples of the pool and 90 of the validation set; 40 bootstrap",
+        "The last column is BBSE over the validation set",
+    ):
+        assert part in text
+    low, high = (module.percent(x[0]) for x in (shift.bbse.low, shift.bbse.high))
+    assert f"{low.removesuffix(' %')} to {high}" in text
+
+
+def test_what_is_not_determined_is_told(problem, shift):
+    none = Shares(*np.full((3, 3), np.nan))
+    unknown = shift._replace(
+        bbse=none, bbse_problem="of <b>", em=none, em_problem="of it", best="",
+        ratio=none, cautions=["Be <i>careful</i>."], verdict="cannot be told",
+        sentence="Cannot be told: x.",
+    )  # fmt: skip
+    page, text = read(selection_page(problem, chosen(problem), unknown))
+    assert "BBSE is not determined: of <b>." in text
+    assert "EM is not determined: of it." in text and "The last column" not in text
+    assert "Be <i>careful</i>." in text and "nan" not in text
+    assert "pool, estimated" not in text
+    assert {"class": "verdict cannot-be-told"} in [a for _, a in page.found]
+    by_em = shift._replace(bbse=none, bbse_problem="of <b>", best="em")
+    text = read(selection_page(problem, chosen(problem), by_em))[1]
+    assert "The last column is EM" in text and "pool, estimated" in text
+
+
+def test_without_estimates_the_reason_is_told(problem):
+    text = read(
+        selection_page(problem, chosen(problem), None, why_no_shift="No <cow>.")
+    )[1]
+    assert "was not estimated. No <cow>." in text
+    assert "was not estimated." in selection_page(problem, chosen(problem), None)
+
+
+def test_mistakes_are_counted_by_kind(problem):
+    selection = chosen(problem, 7)
+    predicted = VALIDATION[:, 0, 0, 0] % 3
+    kinds = module._kinds(problem, selection)
+    assert sum(k.num_mistakes for k in kinds) == selection.is_mistake.sum()
+    assert sum(k.num_picks for k in kinds) == 7
+    for kind in kinds:
+        y, wrong = CLASSES.index(kind.label), CLASSES.index(kind.predicted)
+        is_kind = (LABELS == y) & (predicted == wrong)
+        assert y != wrong and kind.num_mistakes == is_kind.sum()
+        assert kind.num_picks == is_kind[selection.targets].sum()
+    assert kinds == sorted(kinds, key=lambda k: (-k.num_picks, -k.num_mistakes))
+    text = read(selection_page(problem, selection, None))[1]
+    first = kinds[0]
+    assert isinstance(first, Kind) and (
+        f"{first.label}{first.predicted}{first.num_mistakes}{first.num_picks}" in text
+    )
+
+
+def test_a_model_without_mistakes(problem):
+    right = problem._replace(validation_labels=VALIDATION[:, 0, 0, 0] % 3)
+    selection = chosen(problem, answers=False)._replace(is_mistake=np.zeros(60, bool))
+    text = read(selection_page(right, selection, None))[1]
+    assert "makes no mistake on the validation set" in text
+    assert "validation accuracy100.0 %" in text
+
+
+def test_one_pick(problem, shift):
+    text = read(selection_page(problem, chosen(problem, 1), shift))[1]
+    assert "1 example of 180 unlabelled" in text and "more picks" not in text
+
+
+def test_the_same_selection_gives_the_same_bytes_and_fits_a_phone(problem, shift):
+    source = selection_page(problem, chosen(problem), shift)
+    assert source == selection_page(problem, chosen(problem), shift)
+    assert "width=device-width" in source and "prefers-color-scheme: dark" in source
+    # Whatever is wide scrolls by itself.
+    assert source.count("<table") == source.count('<div class="scroll') == 2

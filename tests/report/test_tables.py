@@ -1,0 +1,120 @@
+import io
+
+import numpy as np
+import pytest
+import rich.console
+
+from fkjax.report import tables
+from tests.records import grid, record
+
+
+def test_curves_by_hand():
+    given = {(1, 1): 0.9, (1, 0): 0.6, (0, 1): 0.7, (0, 0): 0.5}
+    records = [record(seed=s, round=r, accuracy=a) for (s, r), a in given.items()]
+    curve = tables.learning_curves(records)["fisher"]
+    np.testing.assert_array_equal(curve.num_labeled, [100, 200])
+    np.testing.assert_allclose(curve.mean, [0.55, 0.8])
+    np.testing.assert_allclose(curve.std, [np.sqrt(0.005), np.sqrt(0.02)])
+    np.testing.assert_allclose(curve.low, [0.5, 0.7])
+    np.testing.assert_allclose(curve.high, [0.6, 0.9])
+    assert curve.accuracy.shape == (2, 2) and curve.num_seeds.tolist() == [2, 2]
+
+
+def test_curves_of_an_unfinished_run_use_the_seeds_there_are(recwarn):
+    records = grid(["a"], 2, 3)[:-1]
+    records[0]["test_accuracy"] = None  # what NaN is in a file
+    curve = tables.learning_curves(records)["a"]
+    assert curve.num_seeds.tolist() == [1, 2, 1]
+    np.testing.assert_allclose(curve.mean, [0.51, 0.545, 0.58])
+    np.testing.assert_array_equal(np.isnan(curve.std), [True, False, True])
+    assert np.isnan(curve.accuracy).sum() == 2
+    assert not list(recwarn)
+
+
+def test_curves_take_other_metrics_and_the_later_of_two_records():
+    records = [record(accuracy=0.3), record(accuracy=0.5)]
+    curve = tables.learning_curves(records, metric="balanced_accuracy")["fisher"]
+    np.testing.assert_allclose(curve.accuracy, [[0.4]])
+    assert tables.learning_curves([]) == {}
+
+
+def test_one_dataset_at_a_time():
+    with pytest.raises(ValueError, match="one dataset"):
+        tables.learning_curves([record(), record(dataset="mnist")])
+
+
+def shown(table, width=80):
+    console = rich.console.Console(file=io.StringIO(), width=width, force_terminal=True)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def plain(table, width=80):
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+def test_final_table_by_hand_in_80_columns():
+    lines = plain(tables.final_table(grid(["random", "fisher_oracle"], 2, 2)))
+    assert lines[0] == "strategy seeds labels test balanced worst area s/round".split()
+    assert lines[2] == [
+        *("random", "2", "200", "54.50±0.71", "44.50±0.71", "34.50±0.71"),
+        *("52.50±0.71", "3.0"),
+    ]
+    assert lines[3][0] == "fisher_oracle"
+
+
+def test_final_table_stops_where_all_seeds_are():
+    records = grid(["a"], 2, 3)[:-1]
+    assert plain(tables.final_table(records))[2][2] == "200"
+    assert plain(tables.final_table(records, rounds=[0]))[2][2] == "100"
+    assert plain(tables.final_table(records, rounds=[9]))[2][2:] == ["–"] * 6
+
+
+def test_bold_is_for_the_best_of_comparable_strategies():
+    bold = "\x1b[1m"
+    rows = shown(tables.final_table(grid("ab", 2, 2))).splitlines()
+    assert bold not in rows[2] and rows[3].count(bold) == 4
+    alone = shown(tables.final_table(grid("a", 2, 2))).splitlines()
+    assert bold not in alone[2]
+    unequal = [*grid("a", 2, 2), *grid("b", 2, 1)]
+    rows = shown(tables.final_table(unequal)).splitlines()
+    assert bold not in rows[2] + rows[3]
+    ties = [record("a", accuracy=0.900001), record("b", accuracy=0.9)]
+    assert tables.markdown_table(ties).count("**90.00**") == 2 * 3
+
+
+def test_names_are_not_markup():
+    assert "[red]x" in shown(tables.final_table([record("[red]x")]))
+    assert "| a\\|b |" in tables.markdown_table([record("a|b")])
+
+
+def test_markdown_shows_text_as_it_is():
+    text = tables.escape_markdown("fisher_nearest _a_ *b* `c` [d](e) <f> &g; h\\i\nj")
+    assert text == (r"fisher_nearest \_a\_ \*b\* \`c\` \[d\](e) \<f\> \&g; h\\i j")
+
+
+def test_labels_to_reach_by_hand():
+    def reach(target):
+        return tables.labels_to_reach([10, 20, 40], [50, 48, 60], target)
+
+    assert reach(40) == reach(50) == 10
+    assert reach(54) == 30 and reach(60) == 40
+    assert reach(60.1) is None and reach(float("nan")) is None
+    assert tables.labels_to_reach([5], [float("nan")], 1) is None
+
+
+def test_markdown_table_by_hand():
+    text = tables.markdown_table(
+        grid(["a", "b"], 2, 2), {"paper": ([100, 300], [70, 80.5])}
+    )
+    final, points = text.split("\n\n")
+    assert final.splitlines()[0].startswith("| strategy | seeds | labels | test |")
+    assert points.splitlines() == [
+        "| labels | a | b | paper (reference) |",
+        "| --- | ---: | ---: | ---: |",
+        "| 100 | 50.50±0.71 | **52.50±0.71** | 70.00 |",
+        "| 200 | 54.50±0.71 | **56.50±0.71** | – |",
+        "| 300 | – | – | 80.50 |",
+    ]

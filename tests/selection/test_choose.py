@@ -1,0 +1,115 @@
+"""One query, told with ids, names and reasons."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fkjax.acquisition import STRATEGIES, random
+from fkjax.base import Query, Strategy, UserError
+from fkjax.selection.choose import choose
+from fkjax.selection.from_outputs import problem_of_outputs
+from tests.selection.test_from_outputs import CLASSES, LABELS, POOL, VALIDATION
+
+PROBLEM = problem_of_outputs(POOL, VALIDATION, classes=["cat", "dog", "eel"])
+NAMES = np.array(PROBLEM.classes)
+
+
+def test_a_pick_says_which_mistake_it_answers():
+    found = choose(PROBLEM, budget=9)
+    predicted = VALIDATION["logits"].argmax(1)
+    assert (found.is_mistake == (predicted != LABELS)).all()
+    assert [p.rank for p in found.picks] == list(range(1, 10))
+    for pick, index, target in zip(
+        found.picks, found.indices, found.targets, strict=True
+    ):
+        assert pick.id == index and found.is_mistake[target]
+        assert pick.answers == (target, NAMES[LABELS[target]], NAMES[predicted[target]])
+        p = np.exp(POOL["logits"][index].astype(float))
+        assert pick.predicted == NAMES[p.argmax()]
+        assert pick.confidence == pytest.approx(p.max() / p.sum(), rel=1e-5)
+        for said in (str(target), *pick.answers[1:], pick.pseudo_label):
+            assert said in pick.reason
+        assert pick.reason.endswith(".") and -1 <= pick.score <= 1
+
+
+def test_scores_fall_within_the_first_rank():
+    scores = [p.score for p in choose(PROBLEM, budget=9).picks]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_what_is_drawn_by_lot_answers_nothing_and_says_so():
+    picks = choose(PROBLEM, budget=5, strategy="random").picks
+    assert {(p.score, p.pseudo_label, p.answers) for p in picks} == {(None,) * 3}
+    assert all(p.reason.startswith("Drawn by lot") for p in picks)
+
+
+def test_the_seed_and_the_round_decide_what_is_drawn():
+    def drawn(**options):
+        return choose(PROBLEM, budget=5, strategy="random", **options).indices.tolist()
+
+    assert drawn() == drawn() != drawn(seed=1) != drawn(round=1)
+
+
+def test_the_next_query_of_a_model_compiles_nothing_anew(monkeypatch):
+    traced = []
+
+    def make(model, settings):
+        strategy = random(budget=settings.budget)
+
+        def query(key, view):
+            traced.append(model)
+            return strategy.query(key, view)
+
+        return strategy._replace(query=query)
+
+    monkeypatch.setitem(STRATEGIES, "mine", make)
+    for part in (POOL, {name: rows[::-1] for name, rows in POOL.items()}):
+        problem = problem_of_outputs(part, VALIDATION, labeled=[len(traced)])
+        assert choose(problem, budget=9, strategy="mine").num_unlabeled == 399
+    assert len(traced) == 1
+    choose(problem, budget=8, strategy="mine")
+    assert len(traced) == 2
+
+
+def test_a_strategy_of_ones_own_is_a_value():
+    def last(key, view):
+        del key
+        indices = jnp.argsort(view.is_unlabeled)[-3:]
+        nothing = jnp.full(3, -1, jnp.int32)
+        return Query(indices, nothing, nothing, jnp.ones(3))
+
+    found = choose(PROBLEM, budget=3, strategy=Strategy(frozenset(), last))
+    assert sorted(found.indices.tolist()) == [397, 398, 399]
+    assert choose(PROBLEM, budget=3, strategy=random(budget=3)).picks
+
+
+@pytest.mark.parametrize("budget", [0, 401])
+def test_an_impossible_budget_is_refused(budget):
+    with pytest.raises(UserError, match=f"1 to the 400 examples .* got {budget}"):
+        choose(PROBLEM, budget=budget)
+
+
+def test_unknown_strategies_and_the_one_that_sees_hidden_labels_are_refused():
+    with pytest.raises(UserError, match="no strategy 'best'"):
+        choose(PROBLEM, budget=1, strategy="best")
+    with pytest.raises(UserError, match="hidden labels"):
+        choose(PROBLEM, budget=1, strategy="fisher_oracle")
+
+
+@pytest.mark.parametrize(("name", "part"), [("pool", POOL), ("validation", VALIDATION)])
+@pytest.mark.parametrize("strategy", ["fisher_nearest", "feature_match"])
+def test_what_is_not_finite_is_told_by_its_id(name, part, strategy):
+    features = part["features"].copy()
+    features[7, 1] = np.nan
+    parts = {"pool": POOL, "validation": VALIDATION}
+    parts[name] = part | {"features": features}
+    problem = problem_of_outputs(parts["pool"], parts["validation"])
+    with pytest.raises(UserError, match=rf"1 {name} example\(s\) .* \(ids 7\)"):
+        choose(problem, budget=3, strategy=strategy)
+
+
+def test_without_a_mistake_all_is_drawn_by_lot():
+    perfect = VALIDATION | {"logits": 9 * np.eye(CLASSES, dtype=np.float32)[LABELS]}
+    found = choose(problem_of_outputs(POOL, perfect), budget=4)
+    assert not found.is_mistake.any() and (found.targets == -1).all()
+    assert all(p.score is None for p in found.picks)

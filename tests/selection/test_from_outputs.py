@@ -1,0 +1,181 @@
+"""Problems made of features and logits: exact Fisher vectors, streamed as in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition.pseudo_label import given
+from fkjax.base import UserError
+from fkjax.data import columns as arrays
+from fkjax.fisher.kernel import last_layer
+from fkjax.fisher.vectors import descriptor, fisher_vectors, of_parameters
+from fkjax.models import from_outputs, lenet
+from fkjax.selection.choose import choose
+from fkjax.selection.from_outputs import SUFFICE, problem_of_outputs
+
+RNG = np.random.default_rng(0)
+WIDTH, CLASSES, BUDGET = 6, 3, 7
+
+
+def part(num, shift=0.0):
+    labels = RNG.integers(0, CLASSES, num)
+    features = RNG.normal(size=(num, WIDTH)) + 2 * np.eye(CLASSES, WIDTH)[labels]
+    logits = features[:, :CLASSES] + np.arange(CLASSES) * shift
+    made = {"features": features, "logits": logits}
+    return {k: v.astype(np.float32) for k, v in made.items()}, labels
+
+
+POOL, _ = part(400)
+VALIDATION, LABELS = part(60, shift=1.0)
+VALIDATION = VALIDATION | {"labels": LABELS}
+
+
+@pytest.fixture
+def problem():
+    return problem_of_outputs(POOL, VALIDATION)
+
+
+def test_features_and_logits_give_the_last_layers_fisher_vectors_exactly():
+    model = lenet((8, 8, 1), 4)
+    variables = model.init(jax.random.key(0))
+    images = jnp.asarray(RNG.integers(0, 256, (6, 8, 8, 1)), jnp.uint8)
+    labels = jnp.array([0, 1, 2, 3, 0, 1])
+    log_probs_fn, theta = of_parameters(model, variables, ["fc2"])
+    vectors = jax.jit(fisher_vectors, static_argnums=0)(
+        log_probs_fn, theta, images, labels
+    )
+    flat = jnp.concatenate([x.reshape(6, -1) for x in jax.tree.leaves(vectors)], 1)
+    flat /= jnp.linalg.norm(flat, axis=1, keepdims=True)
+
+    seen = {}
+
+    def tap(name, activation):
+        seen[name] = activation
+        return activation
+
+    logits = model.apply(variables, images, tap)
+    rows = jnp.concatenate([seen["fc1"], logits], 1)[:, None, None]
+    outside = from_outputs(50, 4)
+    kernel = last_layer("features", "logits", 4)
+
+    def embed(row, label):
+        d = descriptor(
+            outside, outside.init(None), row, given(label), taps=("features", "logits")
+        )
+        return kernel.embed(d.z, d.g)
+
+    embeddings = jax.jit(jax.vmap(embed))(rows, labels)
+    found = kernel.similarity(embeddings, embeddings)
+    np.testing.assert_allclose(found, flat @ flat.T, atol=2e-6)
+
+
+@pytest.mark.parametrize("strategy", ["fisher_nearest", "feature_match", "margin"])
+def test_a_pool_that_is_streamed_gives_what_one_in_memory_gives(
+    strategy, problem, monkeypatch
+):
+    monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
+    told = []
+    streamed = problem_of_outputs(POOL, VALIDATION, tell=lambda *n: told.append(n))
+    problem, streamed = (p._replace(batch_size=64) for p in (problem, streamed))
+    expected, found = (
+        choose(p, budget=BUDGET, strategy=strategy) for p in (problem, streamed)
+    )
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert [p._replace(score=None) for p in found.picks] == [
+        p._replace(score=None) for p in expected.picks
+    ]
+    if strategy == "fisher_nearest":
+        assert sum(rows for rows, _ in told) >= 400 and {n for _, n in told} == {400}
+
+
+def test_what_is_wrong_far_into_a_file_is_told_when_it_is_reached(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
+    rows = POOL["features"].tolist()
+    rows[300] = None
+    table = {"features": rows, "logits": POOL["logits"].tolist()}
+    path = tmp_path / "pool.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(table), path, row_group_size=64)
+    with pytest.raises(UserError, match="features has empty cells"):
+        choose(problem_of_outputs(path, VALIDATION), budget=BUDGET)
+
+
+def test_those_that_suffice_are_those_that_make_no_pass_of_their_own():
+    model = from_outputs(WIDTH, CLASSES)
+    for name in set(STRATEGIES) - set(SUFFICE):
+        needs_the_network = name in ("vaal", "fisher_oracle") or "fisher_" in name
+        if not needs_the_network:
+            with pytest.raises(UserError, match="dropout"):
+                STRATEGIES[name](model, Settings(("features",), 1))
+
+
+def test_uncertainty_is_not_drawn_by_lot_when_the_network_is_trained(problem):
+    margins = np.sort(np.exp(POOL["logits"]) / np.exp(POOL["logits"]).sum(1)[:, None])
+    expected = np.argsort(margins[:, -1] - margins[:, -2])[:BUDGET]
+    found = choose(problem, budget=BUDGET, strategy="margin")
+    assert sorted(found.indices.tolist()) == sorted(expected.tolist())
+
+
+def test_labels_may_be_names_and_ids_anything():
+    ids = np.array([f"p{i}.png" for i in range(400)])
+    names = np.array(["cat", "dog", "eel"])
+    known = VALIDATION | {"labels": names[LABELS], "ids": np.arange(60) + 1000}
+    problem = problem_of_outputs(POOL | {"ids": ids}, known, classes=names)
+    (pick,) = choose(problem, budget=1).picks
+    assert pick.id in ids and pick.pseudo_label in names
+    assert pick.answers.label == names[LABELS[pick.answers.id - 1000]]
+    by_number = choose(problem_of_outputs(POOL, VALIDATION), budget=1)
+    assert by_number.indices[0] == int(pick.id[1:-4])
+
+
+def test_what_is_labelled_is_not_chosen():
+    first = choose(problem_of_outputs(POOL, VALIDATION), budget=BUDGET)
+    ids = [p.id for p in first.picks]
+    second = choose(problem_of_outputs(POOL, VALIDATION, labeled=ids), budget=BUDGET)
+    assert second.num_unlabeled == 400 - BUDGET
+    assert not set(ids) & {p.id for p in second.picks}
+    as_text = problem_of_outputs(POOL, VALIDATION, labeled=map(str, ids))
+    assert (as_text.is_unlabeled == problem_of_outputs(
+        POOL, VALIDATION, labeled=ids
+    ).is_unlabeled).all()  # fmt: skip
+
+
+def changed(part, **changes):
+    made = part | changes
+    return {name: value for name, value in made.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("pool", "validation", "options", "match"),
+    [
+        ({"logits": None}, {}, {}, "pool must have logits, but has features"),
+        ({}, {"labels": None}, {}, "validation set must have labels"),
+        ({"features": POOL["features"][:, 0]}, {}, {}, r"shape \[examples, numbers\]"),
+        ({"features": POOL["features"][:0], "logits": POOL["logits"][:0]}, {}, {}, "0"),
+        ({"features": POOL["features"][:9]}, {}, {}, "equally long"),
+        ({"features": POOL["features"][:, 1:]}, {}, {}, "5 features .* set 6"),
+        ({"logits": POOL["logits"][:, 1:]}, {}, {}, "2 logits"),
+        ({"features": np.full((400, 6), "a")}, {}, {}, "must be numbers, got <U1"),
+        ({}, {"labels": LABELS + 1}, {}, r"is 3, but the classes, .* are 0, 1, 2"),
+        ({}, {"labels": LABELS.astype(str)}, {"classes": "abc"}, "are a, b, c"),
+        ({}, {"labels": LABELS[:, None]}, {}, r"got shape \(60, 1\)"),
+        ({}, {}, {"classes": ["a", "b"]}, "3 classes"),
+        ({}, {}, {"classes": ["a", "b", "b"]}, "3 classes"),
+        ({}, {}, {"labeled": [400]}, "400 is not in the pool"),
+        ({}, {}, {"labeled": ["x"]}, "x is not in the pool"),
+        ({"ids": np.zeros(400)}, {}, {}, "distinct"),
+        ({"logits": POOL["logits"][:, :1]}, {"logits": VALIDATION["logits"][:, :1]}, {},
+         "2 or more classes"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_in_a_sentence(pool, validation, options, match):
+    with pytest.raises(UserError, match=match) as caught:
+        problem_of_outputs(
+            changed(POOL, **pool), changed(VALIDATION, **validation), **options
+        )
+    assert "\n" not in str(caught.value)

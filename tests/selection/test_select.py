@@ -1,0 +1,144 @@
+"""`fkjax.select` as a function and as a command."""
+
+import csv
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fkjax
+import fkjax.commands.select
+from fkjax.commands.select import main, read_ids
+from tests.selection.test_from_outputs import POOL, VALIDATION
+
+
+@pytest.fixture
+def files(tmp_path):
+    np.savez(tmp_path / "pool.npz", **POOL)
+    np.savez(tmp_path / "validation.npz", **VALIDATION)
+    return [
+        *("--pool", str(tmp_path / "pool.npz")),
+        *("--validation", str(tmp_path / "validation.npz")),
+    ]
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_package_has_the_function_and_the_module_may_be_called():
+    first = fkjax.commands.select(POOL, VALIDATION, budget=3)
+    assert first.picks == fkjax.commands.select.select(POOL, VALIDATION, budget=3).picks
+    done = subprocess.run(
+        [sys.executable, "-c", "import fkjax, sys; print('jax' in sys.modules);"
+         "print(fkjax.select.__name__, 'jax' in sys.modules)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["False", "fkjax.select", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'selekt'"):
+        _ = fkjax.selekt
+
+
+def test_the_command_writes_what_the_function_gives(files, tmp_path, capsys):
+    output = tmp_path / "picks.csv"
+    argv = [*files, "--budget", "12", "--output", str(output)]
+    assert main(argv) == 0
+    picks = fkjax.commands.select(POOL, VALIDATION, budget=12).picks
+    rows = rows_of(output)
+    assert [int(row["id"]) for row in rows] == [p.id for p in picks]
+    for row, pick in zip(rows, picks, strict=True):
+        assert row["reason"] == pick.reason and int(row["rank"]) == pick.rank
+        assert float(row["score"]) == pytest.approx(pick.score, rel=1e-5)
+        assert (row["answers"], row["answers_label"], row["answers_predicted"]) == (
+            str(pick.answers.id), *pick.answers[1:]
+        )  # fmt: skip
+    said = capsys.readouterr().out
+    assert "12 of 400 unlabelled examples" in said and "2 more are in" in said
+    assert str(picks[0].id) in said
+    before = output.read_bytes()
+    assert main(argv) == 0 and output.read_bytes() == before
+
+
+def test_the_page_tells_how_biased_the_pool_is(files, tmp_path):
+    page = tmp_path / "page.html"
+    argv = [*files, "--budget", "3", "--report", str(page)]
+    assert main(argv) == 0
+    source = page.read_text(encoding="utf-8")
+    picks = fkjax.commands.select(POOL, VALIDATION, budget=3).picks
+    assert all(f"<td>{pick.id}<" in source for pick in picks)
+    assert "Is the pool biased?" in source and 'class="verdict' in source
+    before = page.read_bytes()
+    assert main(argv) == 0 and page.read_bytes() == before
+
+
+def test_the_page_does_without_an_estimate_if_the_validation_set_lacks_a_class(
+    tmp_path,
+):
+    known = np.flatnonzero(VALIDATION["labels"] != 2)
+    np.savez(tmp_path / "pool.npz", **POOL)
+    lacking = {name: np.asarray(x)[known] for name, x in VALIDATION.items()}
+    np.savez(tmp_path / "validation.npz", **lacking)
+    page = tmp_path / "page.html"
+    argv = ["--pool", str(tmp_path / "pool.npz"), "--budget", "3"]
+    argv += ["--validation", str(tmp_path / "validation.npz"), "--report", str(page)]
+    assert main(argv) == 0
+    source = page.read_text(encoding="utf-8")
+    assert (
+        "was not estimated. The validation set must have an example of each" in source
+    )
+
+
+def test_earlier_picks_are_left_out(files, tmp_path):
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    assert main([*files, "--budget", "9", "--output", str(first)]) == 0
+    more = ["--budget", "9", "--output", str(second), "--labeled", str(first)]
+    assert main([*files, *more]) == 0
+    assert not {r["id"] for r in rows_of(first)} & {r["id"] for r in rows_of(second)}
+
+
+def test_ids_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
+    ids = np.array([f"=HYPERLINK({i})" for i in range(400)])
+    np.savez(tmp_path / "pool.npz", **POOL, ids=ids)
+    np.savez(tmp_path / "validation.npz", **VALIDATION)
+    argv = ["--pool", str(tmp_path / "pool.npz"), "--budget", "2"]
+    argv += ["--validation", str(tmp_path / "validation.npz")]
+    output = tmp_path / "picks.csv"
+    assert main([*argv, "--output", str(output)]) == 0
+    assert all(r["id"].startswith("'=") for r in rows_of(output))
+    assert set(read_ids(output)) <= set(ids.tolist())
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        (["--budget", "401"], "from 1 to the 400"),
+        (["--strategy", "bald"], "bald needs the network itself"),
+        (["--strategy", "fisher_nerest"], "did you mean 'fisher_nearest'"),
+        (["--labeled", "none.csv"], "Could not read none.csv"),
+        (["--labeled", "{tmp}/pool.npz"], "no CSV file|column id"),
+        (["--classes", "a", "b"], "3 classes"),
+        (["--output", "{tmp}/pool.npz"], "was not made by this command"),
+        (["--output", "{tmp}/none/picks.csv"], "folder that exists"),
+        (["--pool", "{tmp}/none.npz"], "could not be read"),
+        (["--report", "{tmp}"], "--report must be a file"),
+        (["--images", "{tmp}", "--labels", "{tmp}/a.csv"], "give either --pool"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence(files, tmp_path, capsys, more, match):
+    before = (tmp_path / "pool.npz").read_bytes()
+    more = [word.replace("{tmp}", str(tmp_path)) for word in more]
+    assert main([*files, *more]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert re.search(match, said.err) and said.err.startswith("fkjax: ")
+    assert (tmp_path / "pool.npz").read_bytes() == before
+
+
+def test_without_files_it_says_what_is_needed(capsys):
+    assert main([]) == 2
+    assert "--pool and --validation or --images and --labels" in capsys.readouterr().err
+    assert main(["--images", "a", "--labels", "b", "--classes", "c", "d"]) == 2
+    assert "--classes does not go with --images" in capsys.readouterr().err

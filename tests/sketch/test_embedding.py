@@ -1,0 +1,217 @@
+"""The fused route against plain Fisher vectors, projected one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fkjax.base import UserError
+from fkjax.fisher import vectors as fisher
+from fkjax.fisher.kernel import check_finite
+from fkjax.models import lenet
+from fkjax.sketch.base import balanced_fold, count_sketch, khatri_rao, tensor_sketch
+from fkjax.sketch.embedding import embed, embed_all_classes, predicted, sampled
+from fkjax.sketch.planner import auto
+from fkjax.sketch.projection import identity, project
+
+NUM = 7
+
+
+@pytest.fixture(scope="module")
+def world():
+    model = lenet((16, 16, 1), 10)
+    log_probs_fn, theta = fisher.of_parameters(model, model.init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (NUM, 16, 16, 1), dtype=np.uint8))
+    labels = jnp.asarray(rng.integers(0, 10, NUM))
+    return log_probs_fn, theta, images, labels
+
+
+def sketches(theta, rank=32):
+    """A different kind on every layer, one of which uses the factors themselves."""
+    kinds = {"conv1": count_sketch, "conv2": balanced_fold, "fc1": khatri_rao}
+    return {
+        f"{layer}/{leaf}": kinds.get(layer, balanced_fold)(rank=rank)
+        for layer, leaves in theta.items()
+        for leaf in leaves
+    }
+
+
+@pytest.mark.parametrize("batch_size", [3, NUM])
+def test_it_is_the_projection_of_each_fisher_vector(world, batch_size):
+    log_probs_fn, theta, images, labels = world
+    projection = project(sketches(theta))
+    state = projection.init(jax.random.key(1), theta)
+    got = jax.jit(
+        lambda theta: embed(
+            log_probs_fn,
+            theta,
+            images,
+            labels,
+            projection,
+            state,
+            batch_size=batch_size,
+        )
+    )(theta)
+    vectors = fisher.fisher_vectors(log_probs_fn, theta, images, labels)
+    expected = jax.vmap(projection.apply, (None, 0))(state, vectors)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_transposed_kernel_is_not_taken_for_a_plain_one():
+    """Its leaf is (a^T d)^T, which a sketch of factors must not see as a^T d."""
+    theta = {"w": jax.random.normal(jax.random.key(0), (4, 4))}
+    xs = jax.random.normal(jax.random.key(1), (5, 4))
+    labels = jnp.arange(5) % 4
+
+    def log_probs_fn(theta, x):
+        return jax.nn.log_softmax(theta["w"] @ x)
+
+    projection = project(khatri_rao(rank=8))
+    state = projection.init(jax.random.key(2), theta)
+    got = embed(log_probs_fn, theta, xs, labels, projection, state)
+    vectors = fisher.fisher_vectors(log_probs_fn, theta, xs, labels)
+    expected = jax.vmap(projection.apply, (None, 0))(state, vectors)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+# Labels.
+
+
+def regression(theta, x):
+    return jax.nn.log_softmax(x @ theta["w"] + theta["b"])
+
+
+@pytest.fixture(scope="module")
+def small():
+    keys = jax.random.split(jax.random.key(0), 3)
+    theta = {
+        "w": jax.random.normal(keys[0], (4, 3)),
+        "b": jax.random.normal(keys[1], (3,)),
+    }
+    xs = jax.random.normal(keys[2], (11, 4))
+    exact = identity()
+    return theta, xs, exact, exact.init(jax.random.key(0), theta)
+
+
+def test_predicted_labels_are_the_models_own(small):
+    theta, xs, projection, state = small
+    labels = jax.vmap(lambda x: regression(theta, x))(xs).argmax(axis=1)
+    np.testing.assert_array_equal(
+        embed(regression, theta, xs, predicted, projection, state),
+        embed(regression, theta, xs, labels, projection, state),
+    )
+
+
+def test_sampled_labels_follow_the_model_and_not_the_microbatch(small):
+    theta, xs, projection, state = small
+    xs = jnp.broadcast_to(xs[0], (3000, 4))
+    one, other = (
+        embed(
+            regression,
+            theta,
+            xs,
+            sampled(jax.random.key(3)),
+            projection,
+            state,
+            batch_size=batch_size,
+        )
+        for batch_size in (64, 1000)
+    )
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    each = embed_all_classes(regression, theta, xs[:1], projection, state)[0]
+    drawn = (abs(one[:, None] - each).max(axis=2) < 1e-5).mean(axis=0)
+    p = np.exp(regression(theta, xs[0]))
+    assert (abs(drawn - p) <= 4 * np.sqrt(p * (1 - p) / 3000)).all()
+
+
+def test_all_classes_at_once_are_the_labels_one_by_one(world):
+    log_probs_fn, theta, images, _ = world
+    projection = project(auto(log_probs_fn, theta, images[0], rank=64).sketches)
+    state = projection.init(jax.random.key(1), theta)
+    found = embed_all_classes(
+        log_probs_fn, theta, images, projection, state, batch_size=3
+    )
+    for label in (0, 7):
+        labels = jnp.full(NUM, label)
+        expected = embed(log_probs_fn, theta, images, labels, projection, state)
+        np.testing.assert_allclose(found[:, label], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_score_has_zero_mean_under_the_model(world):
+    """sum_s p(s | x) u(x, s) = 0, and so of its sketch."""
+    log_probs_fn, theta, images, _ = world
+    projection = project(tensor_sketch(rank=64))
+    state = projection.init(jax.random.key(1), theta)
+    each = embed_all_classes(log_probs_fn, theta, images, projection, state)
+    p = jnp.exp(jax.vmap(lambda x: log_probs_fn(theta, x))(images))
+    mean = jnp.einsum("nc,nck->nk", p, each)
+    assert abs(mean).max() < 1e-5 * abs(each).max()
+
+
+def test_softmax_regression_has_its_closed_form(small):
+    """U(x, s) = x (e_s - p)^T for the weights, e_s - p for the bias."""
+    theta, xs, projection, state = small
+    found = embed_all_classes(regression, theta, xs, projection, state)
+    p = np.exp(jax.vmap(lambda x: regression(theta, x))(xs))
+    d = np.eye(3) - p[:, None]
+    w = np.asarray(xs)[:, None, :, None] * d[:, :, None]
+    expected = np.concatenate([d, w.reshape(11, 3, -1)], axis=2)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# Leaves that are used more than once.
+
+
+def test_shared_weights_are_sketched_once_as_a_sum(small):
+    theta = {"w": jax.random.normal(jax.random.key(4), (4, 4))}
+    xs, labels = small[1], jnp.arange(11) % 4
+
+    def tied(theta, x):
+        return jax.nn.log_softmax(jnp.tanh(x @ theta["w"]) @ theta["w"])
+
+    for sketch in (khatri_rao(rank=8), tensor_sketch(rank=8), count_sketch(rank=8)):
+        projection = project(sketch)
+        state = projection.init(jax.random.key(2), theta)
+        got = embed(tied, theta, xs, labels, projection, state)
+        vectors = fisher.fisher_vectors(tied, theta, xs, labels)
+        expected = jax.vmap(projection.apply, (None, 0))(state, vectors)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+# Errors.
+
+
+def test_nan_stays_with_its_example_and_is_told(small):
+    theta, xs, projection, state = small
+    xs = xs.at[4].set(jnp.nan)
+    embeddings = embed(regression, theta, xs, predicted, projection, state)
+    assert np.isfinite(np.delete(embeddings, 4, axis=0)).all()
+    with pytest.raises(UserError, match=r"Fisher vectors of 1 of 11 .* \[4\]"):
+        check_finite("Fisher vectors", embeddings)
+    check_finite("Fisher vectors", embeddings[:4])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (jnp.zeros(10, int), r"11 whole numbers.*\(10,\)"),
+        (jnp.zeros(11), "got float32"),
+        (jnp.zeros((11, 1), int), r"\(11, 1\)"),
+    ],
+)
+def test_labels_must_be_one_whole_number_each(small, labels, message):
+    theta, xs, projection, state = small
+    with pytest.raises(ValueError, match=message):
+        embed(regression, theta, xs, labels, projection, state)
+
+
+def test_examples_and_outputs_must_have_the_right_axes(small):
+    theta, xs, projection, state = small
+    arguments = (predicted, projection, state)
+    with pytest.raises(ValueError, match="the same leading axis"):
+        embed(lambda t, x: x["a"], theta, {"a": xs, "b": xs[:3]}, *arguments)
+    with pytest.raises(ValueError, match="of one example"):
+        embed(lambda t, x: (x @ t["w"])[None], theta, xs, *arguments)
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        embed(regression, theta, xs, *arguments, batch_size=0)
