@@ -13,8 +13,8 @@ import numpy as np
 from benchmarks import harness, workload
 from benchmarks.harness import Contender
 from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition.access import restrict
 from fkjax.base import View
-from fkjax.experiment.oracle import restrict
 from fkjax.models.ensemble import ensemble
 from fkjax.training import evaluation
 

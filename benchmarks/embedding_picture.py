@@ -16,11 +16,11 @@ from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.base import Model, Variables, key_for
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
-from fkjax.experiment.config import defaults
 from fkjax.experiment.oracle import array_oracle
+from fkjax.experiment.presets import defaults
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play_round
+from fkjax.fisher.descriptors import features
 from fkjax.fisher.kernel import pearson_features
-from fkjax.fisher.vectors import features
 from fkjax.models import lenet
 from fkjax.parallel.mapping import map_examples
 from fkjax.training import evaluation, pretraining

@@ -15,12 +15,13 @@ from benchmarks import harness, per_example_peers, workload
 from benchmarks.harness import Contender
 from benchmarks.peers import TorchLeNet, TorchResNet10
 from fkjax.acquisition.pseudo_label import given
+from fkjax.fisher import descriptors as descriptors_module
 from fkjax.fisher import vectors as fisher
 from fkjax.models import resnet10, resnet18
-from fkjax.sketch.base import balanced_fold, count_sketch, gaussian
 from fkjax.sketch.embedding import embed
 from fkjax.sketch.planner import auto
 from fkjax.sketch.projection import project
+from fkjax.sketch.unstructured import balanced_fold, count_sketch, gaussian
 
 TAPS = ("conv1", "conv2", "fc1")
 CHUNK = 100
@@ -46,7 +47,9 @@ def pooled(arguments, work: workload.Workload) -> None:
     def descriptors(variables, images, labels):
         def one(image_and_label):
             image, label = image_and_label
-            d = fisher.descriptor(work.model, variables, image, given(label), taps=TAPS)
+            d = descriptors_module.descriptor(
+                work.model, variables, image, given(label), taps=TAPS
+            )
             return d.z, d.g
 
         return jax.lax.map(one, (images, labels), batch_size=CHUNK)

@@ -26,7 +26,7 @@ from PIL import Image
 import fkjax
 from benchmarks import harness
 from fkjax.data import datasets
-from fkjax.experiment.config import defaults
+from fkjax.experiment.presets import defaults
 from fkjax.models import lenet
 from fkjax.training import fit
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fkjax.report import tables
+from fkjax.report import curves as curves_module
 
 VALIDATION_SIZES = (50, 100, 500, 2000, 10_000)
 TRAINED = "random, trained on validation"
@@ -35,7 +35,7 @@ def draw_validation_sizes(
     """
     from matplotlib.figure import Figure
 
-    curves = tables.learning_curves(records)
+    curves = curves_module.learning_curves(records)
     strategies = list(dict.fromkeys(c.rsplit(", ", 1)[0] for c in curves))
     picture = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
     grid = picture.subplots(1, len(SHOWN_LABELS), sharey=True)

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Contender
 from fkjax.fisher.kernel import similarity
-from fkjax.sketch import base
+from fkjax.sketch import structured, unstructured
 
 
 def main() -> None:
@@ -42,11 +42,11 @@ def rows(arguments, rank: int, *, num: int, size: int) -> None:
     exact = np.asarray(similarity(x, x))
     contenders = []
     for kind in (
-        base.count_sketch(rank=rank),
-        base.count_sketch(rank=rank, num_nonzeros=4),
-        base.balanced_fold(rank=rank),
-        base.srht(rank=rank),
-        base.gaussian(rank=rank),
+        unstructured.count_sketch(rank=rank),
+        unstructured.count_sketch(rank=rank, num_nonzeros=4),
+        unstructured.balanced_fold(rank=rank),
+        unstructured.srht(rank=rank),
+        unstructured.gaussian(rank=rank),
     ):
         state = kind.init(jax.random.key(1), (size,))
         run = jax.jit(
@@ -108,7 +108,11 @@ def factors(arguments, rank: int, *, num: int, shape: tuple[int, int]) -> None:
     d = jax.random.normal(keys[1], (num, 1, shape[1]))
     exact = np.asarray(similarity(a[:, 0], a[:, 0]) * similarity(d[:, 0], d[:, 0]))
     contenders = []
-    for factory in (base.tensor_sketch, base.khatri_rao, base.count_sketch):
+    for factory in (
+        structured.tensor_sketch,
+        structured.khatri_rao,
+        unstructured.count_sketch,
+    ):
         kind = factory(rank=rank)
         state = kind.init(jax.random.key(1), shape)
         run = jax.jit(

@@ -20,7 +20,8 @@ import tyro
 from benchmarks import paper, pictures
 from benchmarks.runs import Part, records_of
 from fkjax.base import UserError
-from fkjax.report import figures, tables
+from fkjax.report import curves as curves_module
+from fkjax.report import figures
 
 Records = list[dict[str, Any]]
 Reference = dict[str, dict[int, float]]
@@ -80,13 +81,15 @@ def _labels_needed(records: Records, reference: Reference) -> list[str]:
     """The labels at which a curve of means first reaches an accuracy."""
     rows = [["labels to reach", *(f"{t} %" for t in TARGETS)]]
     rows.append(["---", *["---:"] * len(TARGETS)])
-    for name, curve in tables.learning_curves(records).items():
+    for name, curve in curves_module.learning_curves(records).items():
         points = {"": dict(zip(curve.num_labeled, 100 * curve.mean, strict=True))}
         if name in reference:
             points["*paper*"] = reference[name]
         for label, line in points.items():
             line = dict(sorted(line.items()))
-            needed = (tables.labels_to_reach(line, line.values(), t) for t in TARGETS)
+            needed = (
+                curves_module.labels_to_reach(line, line.values(), t) for t in TARGETS
+            )
             shown = ("–" if n is None else f"{n:,.0f}" for n in needed)
             cells = (f"*{n}*" if label and n != "–" else n for n in shown)
             rows.append([label or name, *cells])
@@ -315,7 +318,7 @@ def _in_order(figure: Figure, records: Records) -> Records:
 
 def table(records: Records, reference: Reference) -> str:
     """A row for each column of the figure, the paper's numbers below fkjax's."""
-    curves = tables.learning_curves(records)
+    curves = curves_module.learning_curves(records)
     labels = sorted({n for c in curves.values() for n in c.num_labeled.tolist()})
     header = ["", "seeds", *(f"{n:,}" for n in labels)]
     rows = [header, ["---", *["---:"] * (len(header) - 1)]]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from fkjax.base import UserError
 from fkjax.commands.run import run
-from fkjax.experiment.config import Config, defaults
+from fkjax.experiment.config import Config
+from fkjax.experiment.presets import defaults
 from fkjax.runs.folder import RunFolder
 
 

@@ -9,8 +9,9 @@ Shape letters, used in every docstring:
     R  rounds                           H, W  height and width of an image
 """
 
+import difflib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -132,19 +133,6 @@ def log_probs(
     return jax.nn.log_softmax(model.apply(variables, image[None], tap)[0])
 
 
-class Factors(NamedTuple):
-    """A gradient of weights as backpropagation has it before it adds: sum_t a_t d_t^T.
-
-    Attributes:
-        a: the layer's inputs (patches, for a convolution) at its T positions, T = 1 for
-            a dense layer. Shape [T, m], or [N, T, m] of N examples.
-        d: the errors d log p(s | x) / d outputs there. Shape [T, n] or [N, T, n].
-    """
-
-    a: jax.Array
-    d: jax.Array
-
-
 def path_of(path: tuple[Any, ...]) -> str:
     """The name of a leaf in a pytree, such as "conv1/kernel"; seeds are made of it."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -231,3 +219,21 @@ def key_for(key: jax.Array, purpose: str, *numbers: int | jax.Array) -> jax.Arra
     for number in numbers:
         key = jax.random.fold_in(key, number)
     return key
+
+
+def check_name(name: str, known: Iterable[str], kind: str) -> None:
+    """Refuses a name that is not known, and offers the nearest that is.
+
+    Raises:
+        UserError: with the nearest name, if one is near, and all known ones.
+    """
+    known = list(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(f"There is no {kind} {name!r}: {hint}Known are {', '.join(known)}.")
+
+
+LogProbs = Callable[..., jax.Array]
+"""`log_probs_fn(theta, x)`: log p(y | x, theta) of one example. Shape [C]."""

@@ -35,8 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition.access import LabelAccessError, restrict
 from fkjax.base import Model, Query, Strategy, Tap, Variables, View, no_tap
-from fkjax.experiment.oracle import LabelAccessError, restrict
 from fkjax.models import lenet
 from fkjax.training.evaluation import predictions
 

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax.sketch import base as fkjax_sketch
+from fkjax.sketch import structured, unstructured
 
 SKETCHES = {
-    "gaussian": fkjax_sketch.gaussian(rank=4),
-    "rademacher": fkjax_sketch.rademacher(rank=4),
-    "count_sketch": fkjax_sketch.count_sketch(rank=4),
-    "count_sketch of 2": fkjax_sketch.count_sketch(rank=4, num_nonzeros=2),
-    "balanced_fold": fkjax_sketch.balanced_fold(rank=4),
-    "srht": fkjax_sketch.srht(rank=4),
-    "kronecker": fkjax_sketch.kronecker(row_rank=2, column_rank=2),
-    "khatri_rao": fkjax_sketch.khatri_rao(rank=4),
-    "tensor_sketch": fkjax_sketch.tensor_sketch(rank=4),
-    "tensor_sketch, odd rank": fkjax_sketch.tensor_sketch(rank=5),
+    "gaussian": unstructured.gaussian(rank=4),
+    "rademacher": unstructured.rademacher(rank=4),
+    "count_sketch": unstructured.count_sketch(rank=4),
+    "count_sketch of 2": unstructured.count_sketch(rank=4, num_nonzeros=2),
+    "balanced_fold": unstructured.balanced_fold(rank=4),
+    "srht": unstructured.srht(rank=4),
+    "kronecker": structured.kronecker(row_rank=2, column_rank=2),
+    "khatri_rao": structured.khatri_rao(rank=4),
+    "tensor_sketch": structured.tensor_sketch(rank=4),
+    "tensor_sketch, odd rank": structured.tensor_sketch(rank=5),
 }
 SHAPE = (2, 2, 3)  # as a convolution's kernel: a matrix [4, 3]
 

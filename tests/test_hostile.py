@@ -25,11 +25,12 @@ from PIL import Image
 
 import fkjax.commands.run
 from fkjax.base import UserError, printable
+from fkjax.commands import run
 from fkjax.data import datasets, tfds
 from fkjax.data.decoding import decode
 from fkjax.data.idx import read_idx
 from fkjax.data.svhn import read_svhn
-from fkjax.experiment import config
+from fkjax.experiment import checks, config, presets
 from fkjax.runs.folder import RunFolder
 from tests.records import record
 
@@ -311,7 +312,7 @@ def test_any_command_line_is_accepted_or_refused(pairs):
     stderr, stdout = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
-            outcome(lambda: config.check(config.parse(argv)))
+            outcome(lambda: checks.check(run.parse(argv)))
     except SystemExit as end:
         assert end.code in (0, 2) and "Traceback" not in stderr.getvalue()
         assert end.code == 2 or "usage" in stdout.getvalue()
@@ -377,7 +378,7 @@ HALF = [b"[" * 100_000 + b"\n", b'{"seed": 1' + b"0" * 5000 + b"}\n", b"\xff\xfe
 def run_folder(folder):
     shutil.rmtree(folder / "run", ignore_errors=True)
     made = RunFolder.create(folder / "run")
-    made.write_config(dataclasses.asdict(config.defaults("digits")))
+    made.write_config(dataclasses.asdict(presets.defaults("digits")))
     return made
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from fkjax import testing
 from fkjax.acquisition import STRATEGIES, random
+from fkjax.acquisition.access import LabelAccessError
 from fkjax.acquisition.ranking import highest
 from fkjax.base import Query, Strategy
-from fkjax.experiment.oracle import LabelAccessError
 from fkjax.testing import SMALL, check_strategy
 
 # Nothing of these is drawn by lot where the mistakes are fewer than the budget.

@@ -17,8 +17,8 @@ from fkjax.acquisition import pseudo_label
 from fkjax.acquisition.matching import match_rows
 from fkjax.acquisition.perturbation import copies
 from fkjax.base import Images, Model, Query, Strategy, View, key_for
+from fkjax.fisher.descriptors import LabelFn, descriptor, features
 from fkjax.fisher.kernel import Kernel, multi_scale, pearson_features
-from fkjax.fisher.vectors import LabelFn, descriptor, features
 from fkjax.parallel.mapping import map_examples, map_rows
 
 _VALIDATION = frozenset({"validation_images", "validation_mistakes"})

@@ -1,7 +1,7 @@
 """The label assumed for an example whose label nobody has told.
 
-Each function makes a `fkjax.fisher.vectors.LabelFn`, so that the Fisher vector under
-the assumed label costs the backward pass alone.
+Each function makes a `fkjax.fisher.descriptors.LabelFn`, so that the Fisher vector
+under the assumed label costs the backward pass alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from fkjax.acquisition.information import diagonal_information, mutual_information
 from fkjax.base import Model, Variables
+from fkjax.fisher.descriptors import LabelFn, all_gradients, feature_derivatives
 from fkjax.fisher.kernel import Kernel, multi_scale, pearson_features, similarity
-from fkjax.fisher.vectors import LabelFn, all_gradients, feature_derivatives
 from fkjax.parallel.mapping import map_apart
 
 Estimator = Callable[..., LabelFn]

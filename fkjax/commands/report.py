@@ -10,11 +10,12 @@ from typing import Annotated
 import tyro
 
 from fkjax.base import UserError
+from fkjax.files.spreadsheet import csv_bytes
+from fkjax.files.writing import check_replaceable, replace_file
 from fkjax.report import comparison, export, run_page
 from fkjax.report.analysis import Analysis, analyse
 from fkjax.report.comparison import Comparison
 from fkjax.report.galleries import galleries
-from fkjax.runs.folder import check_replaceable, csv_bytes, replace_file
 
 _PAGE_MARK = '<meta name="generator" content="fkjax.report">'
 _MARKS = {
@@ -128,7 +129,3 @@ def _check_output(path: Path, *, overwrite: bool) -> None:
     if mark is None:
         raise UserError(f"--output must end in .html, .csv or .md, got {path}.")
     check_replaceable(path, mark, flag="--output", overwrite=overwrite)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

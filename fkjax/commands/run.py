@@ -3,36 +3,34 @@
 Parses, opens the folder of the run, plays what is not in it yet, and draws.
 """
 
-import contextlib
-import dataclasses
+import argparse
 import hashlib
-import importlib.metadata
 import io
-import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import rich.console
+import tyro
 
 from fkjax.base import UserError, printable
+from fkjax.commands.label import label
 from fkjax.data import datasets
-from fkjax.data.labeled_folder import list_images
 from fkjax.data.reading import plain_errors
-from fkjax.experiment.config import Config, check, parse
-from fkjax.experiment.play import groups, play_seeds, prepare
+from fkjax.experiment.checks import check
+from fkjax.experiment.config import Config
+from fkjax.experiment.play import groups, play_seeds
+from fkjax.experiment.presets import defaults, image_defaults
 from fkjax.experiment.progress import Progress
-from fkjax.labeling.loop import play_labeling
+from fkjax.experiment.resuming import open_run
+from fkjax.experiment.setup import prepare
 from fkjax.parallel.images import Streamed
 from fkjax.parallel.processes import agreed, connect, is_first, stopping_together
 from fkjax.report import figures, tables
-from fkjax.runs.folder import FIGURES, RunFolder, plain
+from fkjax.runs.folder import FIGURES, RunFolder
 from fkjax.runs.journal import Journal
-
-PACKAGES = ("fkjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +60,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     """Runs every strategy with every seed; goes on where a run of the folder ended.
 
     Args:
-        config: what to run, such as `fkjax.experiment.config.defaults("mnist")`.
+        config: what to run, such as `fkjax.experiment.presets.defaults("mnist")`.
 
     Returns:
         The records of all rounds, as they are in rounds.jsonl.
@@ -73,7 +71,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     check(config)
     _meet(config)
     with jax.enable_x64(config.precision == "float64"):
-        return _run(config) if config.oracle == "dataset" else _label(config)
+        return _run(config) if config.oracle == "dataset" else label(config)
 
 
 def _run(config: Config) -> list[dict[str, Any]]:
@@ -84,7 +82,7 @@ def _run(config: Config) -> list[dict[str, Any]]:
     experiment.parts(config.seed)  # a pool that cannot be: told before anything is made
     total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
     with (
-        _opened(config, {"data": _fingerprint(dataset)}) as folder,
+        open_run(config, {"data": _fingerprint(dataset)}) as folder,
         Progress(total, console=None if is_first() else _nowhere()) as progress,
     ):
         journal = Journal(folder, tell=progress.tell, agreed=agreed)
@@ -100,37 +98,6 @@ def _run(config: Config) -> list[dict[str, Any]]:
     return journal.records
 
 
-def _label(config: Config) -> list[dict[str, Any]]:
-    """Asks a person: does what can be done, and says what it waits for."""
-    assert config.images and config.labels and config.output_dir  # by `check`
-    home, output = map(os.path.realpath, (config.images, config.output_dir))
-    if os.path.commonpath([home, output]) == home:
-        raise UserError(
-            f"--output-dir {config.output_dir} is in --images {config.images}, where "
-            "its figures would be taken for images: choose another."
-        )
-    listing = list_images(config.images, config.labels)
-    data = json.dumps(
-        [listing.names, listing.sizes, *map(np.ndarray.tolist, listing[3:8])]
-    )
-    known = {
-        "data": hashlib.sha256(data.encode()).hexdigest(),
-        "known_classes": listing.classes,
-        "num_pool": len(listing.pool),
-        "num_validation": len(listing.validation),
-    }
-    with (
-        _opened(config, known) as folder,
-        Progress(len(listing.names) + 3) as progress,
-    ):
-        assert folder is not None
-        outcome = play_labeling(config, listing, folder, progress)
-    if outcome.records:
-        rich.console.Console().print(tables.labeling_table(outcome.records))
-    print(printable(outcome.sentence))
-    return outcome.records
-
-
 def _meet(config: Config) -> None:
     """Meets the other processes, if there are to be any."""
     given = (config.coordinator, config.num_processes, config.process_id)
@@ -143,51 +110,6 @@ def _meet(config: Config) -> None:
         )
 
 
-@contextlib.contextmanager
-def _opened(config: Config, data: dict[str, Any]) -> Iterator[RunFolder | None]:
-    """The folder to write to, locked: new, cleared, or of this run's beginning.
-
-    None of a process that does not write.
-
-    Args:
-        config: of the run.
-        data: what must be the same of its data when it goes on.
-    """
-    if config.output_dir is None or not is_first():
-        yield None
-        return
-    wanted = plain(_identity(config) | data)
-    is_there = RunFolder.holds_run(config.output_dir)
-    folder = (RunFolder.open if is_there else RunFolder.create)(config.output_dir)
-    with folder.locked():
-        if is_there and config.overwrite:
-            folder.clear()
-        elif is_there:
-            _refuse_other(folder, wanted, config)
-        if config.overwrite or not is_there:
-            folder.write_config(wanted)
-        yield folder
-
-
-_ELSEWHERE = ("output_dir", "data_dir", "overwrite")
-_ELSEWHERE += ("distributed", "coordinator", "num_processes", "process_id")
-"""Settings that may differ when a run goes on: where things are, not what they are."""
-
-_HOW_LONG = ("images", "labels", "new_classes", "label_studio", "rounds")
-"""Of a labelling too: how long a person goes on, and how they are asked."""
-
-_OF_A_PERSON = ("oracle", "images", "labels", "new_classes", "label_studio")
-"""What says nothing where nobody is asked."""
-
-
-def _identity(config: Config) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    settings = dataclasses.asdict(config)
-    if config.oracle == "dataset":
-        settings = {k: v for k, v in settings.items() if k not in _OF_A_PERSON}
-    return settings | {"versions": versions}
-
-
 def _fingerprint(dataset: datasets.Dataset) -> str:
     """SHA-256 of the labels, and of images that are in memory."""
     sha = hashlib.sha256()
@@ -195,25 +117,6 @@ def _fingerprint(dataset: datasets.Dataset) -> str:
         if not isinstance(array, Streamed):
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
-
-
-def _refuse_other(folder: RunFolder, wanted: dict[str, Any], config: Config) -> None:
-    """Refuses to go on with what another configuration, data or version began."""
-    was, may_differ = folder.read_config(), {*_ELSEWHERE}
-    delete = ", or add --overwrite to delete that run"
-    if config.oracle == "file":
-        may_differ |= {*_HOW_LONG}
-        delete = ""  # a person's answers are not deleted
-    differences = [
-        f"{name} was {was.get(name)!r} and is {wanted.get(name)!r}"
-        for name in sorted({*was, *wanted} - may_differ)
-        if was.get(name) != wanted.get(name)
-    ]
-    if differences:
-        raise UserError(
-            f"{folder.path} holds another run ({'; '.join(differences)}): give the "
-            f"same settings to go on with it, choose another folder{delete}."
-        )
 
 
 def _nowhere() -> rich.console.Console:
@@ -234,5 +137,27 @@ def _conclude(
     print(f"Records and figures are in {printable(str(folder.path))}.")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def parse(argv: Sequence[str] | None) -> Config:
+    """Reads the command line; exits with status 2 at a flag that is not one.
+
+    Raises:
+        UserError: as `defaults`.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("dataset", "model", "preset", "oracle", "images"):
+        first.add_argument(f"--{flag}")
+    for flag in ("--image-size", "--image_size"):
+        first.add_argument(flag, dest="image_size", type=_size, default=224)
+    known, _ = first.parse_known_args(argv)
+    if known.oracle == "file" or known.images is not None:
+        default = image_defaults(image_size=known.image_size, model=known.model)
+    else:
+        default = defaults(
+            known.dataset, model=known.model, preset=known.preset or "none"
+        )
+    return tyro.cli(Config, prog="python -m fkjax.run", args=argv, default=default)
+
+
+def _size(text: str) -> int:
+    """A number; what is none is told when all flags are read."""
+    return int(text) if text.isdecimal() else 224

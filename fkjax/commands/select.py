@@ -4,14 +4,11 @@ The module may be called like the function `select` in it.
 """
 
 import contextlib
-import csv
 import dataclasses
 import importlib
 import inspect
-import io
 import sys
-import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,118 +22,26 @@ import rich.text
 import tyro
 
 from fkjax.acquisition import STRATEGIES
-from fkjax.base import Strategy, UserError, key_for, printable
+from fkjax.base import UserError, check_name, key_for, printable
 from fkjax.data.columns import Tell
 from fkjax.data.labeled_folder import read_own_images
-from fkjax.experiment.config import check_name, image_defaults
-from fkjax.files.opening import open_file
-from fkjax.files.spreadsheet import as_it_was
-from fkjax.label_shift import bias
+from fkjax.experiment.presets import image_defaults
+from fkjax.files.spreadsheet import csv_bytes
+from fkjax.files.writing import check_replaceable, replace_file
+from fkjax.label_shift import bias, types
 from fkjax.labeling.own_model import problem_of_images
 from fkjax.models import restore_variables
 from fkjax.report import selection_page
-from fkjax.runs.folder import (
-    check_replaceable,
-    csv_bytes,
-    explained,
-    inert,
-    replace_file,
-)
-from fkjax.selection.choose import Problem, Selection, choose, probabilities
+from fkjax.selection.choose import Selection, choose, probabilities
 from fkjax.selection.from_network import problem_of_network
-from fkjax.selection.from_outputs import SUFFICE, problem_of_outputs
-
-COLUMNS = (
-    *("rank", "id", "score", "pseudo_label", "answers", "answers_label"),
-    *("answers_predicted", "predicted", "confidence", "reason"),
-)
-"""The columns of the CSV file."""
+from fkjax.selection.from_outputs import problem_of_outputs
+from fkjax.selection.picks import COLUMNS, picks_csv, read_ids
+from fkjax.selection.problem import Problem
+from fkjax.selection.select import require_sufficient
 
 _PAGE_MARK = '<meta name="generator" content="fkjax.select">'
 _SHOWN = 10  # picks on the screen
 _LOOKED_AT = 100_000  # examples of the pool by which its bias is estimated
-
-
-def select(
-    pool: Any,
-    validation: Any,
-    *,
-    budget: int,
-    strategy: str | Strategy = "fisher_nearest",
-    network: Any = None,
-    variables: Any = None,
-    taps: Sequence[str] | None = None,
-    labeled: Iterable[Any] = (),
-    classes: Sequence[Any] | None = None,
-    seed: int = 0,
-    tell: Tell | None = None,
-) -> Selection:
-    """Chooses what to label next, by what a network makes of a pool.
-
-    Either from what the network gave already:
-
-    >>> import numpy as np
-    >>> features = np.eye(4, dtype=np.float32)
-    >>> logits = np.array([[2, 0], [2, 0], [0, 2], [0, 1]], np.float32)
-    >>> pool = {"features": features, "logits": logits}
-    >>> validation = {"features": features[2:], "logits": logits[2:], "labels": [1, 0]}
-    >>> (pick,) = select(pool, validation, budget=1).picks
-    >>> pick.id, pick.pseudo_label, pick.answers.label, pick.answers.predicted
-    (3, '0', '0', '1')
-
-    Or by a Flax network, which is run:
-
-    >>> from flax import nnx
-    >>> network = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu,
-    ...                          nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
-    >>> pool = {"images": features}
-    >>> validation = {"images": features[2:], "labels": [1, 0]}
-    >>> len(select(pool, validation, network=network, budget=2).picks)
-    2
-
-    Args:
-        pool: the unlabelled pool: a mapping of arrays (NumPy's, PyTorch's or JAX's), or
-            files that hold them: features [N, d], the input of the network's last
-            layer, and logits [N, C], its output; or, if the network is given, images
-            [N, ...] as it takes them. And ids [N], if they are not to be positions.
-        validation: the same of the validation set, and labels [M].
-        budget: B, how many to choose.
-        strategy: a name in `fkjax.acquisition.STRATEGIES`, without a network one of
-            `fkjax.selection.from_outputs.SUFFICE`; or a strategy of one's own.
-        network: a Flax NNX or Linen module, or a `fkjax.base.Model`.
-        variables: of the network, where it does not hold them.
-        taps: names of the network's layers to describe examples by; None finds them.
-        labeled: ids of the pool that have a label already.
-        classes: names of the classes, in the order of the logits.
-        seed: of every random choice.
-        tell: `tell(rows, N)` is called whenever rows of a large pool were read.
-
-    Returns:
-        The picks, each with its score, its pseudo-label, the validation mistake that it
-        answers, and a sentence on why.
-
-    Raises:
-        UserError: if something is missing or does not fit.
-    """
-    if isinstance(strategy, str):
-        check_name(strategy, STRATEGIES, "strategy")
-    known: dict[str, Any] = {"labeled": labeled, "classes": classes, "tell": tell}
-    if network is not None:
-        problem = problem_of_network(
-            pool, validation, network, variables, taps=taps, **known
-        )
-    else:
-        _require_sufficient(strategy)
-        problem = problem_of_outputs(pool, validation, **known)
-    return choose(problem, budget=budget, strategy=strategy, seed=seed)
-
-
-def _require_sufficient(strategy: str | Strategy) -> None:
-    if isinstance(strategy, str) and strategy not in SUFFICE:
-        raise UserError(
-            f"{strategy} needs the network itself, not only its features and logits: "
-            f"take one of {', '.join(SUFFICE)}, or give the network"
-        )
 
 
 _file, _folder = tyro.conf.arg(metavar="FILE"), tyro.conf.arg(metavar="DIR")
@@ -267,7 +172,7 @@ def _problem(options: Options, tell: Tell) -> Problem:
     if options.images is not None and options.labels is not None:
         return _problem_of_images(options, options.images, options.labels, tell)
     if options.network is None:
-        _require_sufficient(options.strategy)
+        require_sufficient(options.strategy)
         return problem_of_outputs(options.pool, options.validation, **options_of_arrays)
     network = named(options.network)
     variables = None
@@ -326,7 +231,7 @@ def named(name: str) -> Any:
         sys.path.pop(0)
 
 
-def _shift(problem: Problem, seed: int) -> tuple[bias.Shift | None, str]:
+def _shift(problem: Problem, seed: int) -> tuple[types.Shift | None, str]:
     """How biased the pool is, by a part of it if it is large; or why that is unknown.
 
     A page without it is better than none: all classes must be in the validation set.
@@ -350,47 +255,6 @@ def _shift(problem: Problem, seed: int) -> tuple[bias.Shift | None, str]:
         text = str(error)
         return None, f"{text[:1].upper()}{text[1:]}."
     return shift, ""
-
-
-def picks_csv(selection: Selection) -> bytes:
-    """The picks as a CSV file."""
-    rows: list[Sequence[Any]] = [COLUMNS]
-    for pick in selection.picks:
-        mistake = pick.answers
-        answers = ("", "", "")
-        if mistake is not None:
-            answers = (str(mistake.id), mistake.label, mistake.predicted)
-        rows.append(
-            [
-                pick.rank,
-                inert(str(pick.id)),
-                "" if pick.score is None else f"{pick.score:.6g}",
-                inert(pick.pseudo_label or ""),
-                *map(inert, answers),
-                inert(pick.predicted),
-                f"{pick.confidence:.6g}",
-                inert(pick.reason),
-            ]
-        )
-    return csv_bytes(rows)
-
-
-def read_ids(path: Path) -> list[str]:
-    """The column `id` of a CSV file.
-
-    Raises:
-        UserError: if the file cannot be read, or has no such column.
-    """
-    try:
-        with explained("read", path), open_file(path) as file:
-            lines = csv.DictReader(
-                io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            )
-            if "id" not in (lines.fieldnames or ()):
-                raise UserError(f"{path} must be a CSV file with a column id")
-            return [as_it_was(line["id"] or "") for line in lines]
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file ({error}); mend it") from error
 
 
 @contextlib.contextmanager
@@ -440,16 +304,3 @@ def _show(selection: Selection) -> None:
         f"{len(selection.is_mistake):,} validation examples wrong."
         + (f" {more:,} more are in --output FILE." if more > 0 else "")
     )
-
-
-class _Callable(types.ModuleType):
-    """`fkjax.select` is this module, and called as its function."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Selection:
-        return select(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _Callable
-
-if __name__ == "__main__":
-    sys.exit(main())

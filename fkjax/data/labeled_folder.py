@@ -14,9 +14,9 @@ from fkjax.base import UserError
 from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
 from fkjax.data.decoding import decode
 from fkjax.data.reading import stream_in_parallel
-from fkjax.files.spreadsheet import Problems, as_it_was, read_rows
+from fkjax.files.opening import explained
+from fkjax.files.spreadsheet import Problems, as_it_was, inert, read_rows
 from fkjax.parallel.images import Streamed
-from fkjax.runs.folder import explained, inert
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SETS = ("validation", "train", "test")

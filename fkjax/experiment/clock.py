@@ -1,7 +1,8 @@
-"""The most memory that this process has held at once."""
+"""Seconds and peak memory of the phases of a round."""
 
 import resource
 import sys
+import time
 from pathlib import Path
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -26,3 +27,23 @@ def forget_peak() -> None:
         _RESET.write_text("5")
     except OSError:
         return  # not Linux, or not allowed: the peak is then that of the process
+
+
+class Clock:
+    """Measures the seconds and the peak memory of the phases of a round."""
+
+    def __init__(self) -> None:
+        """Starts the first phase."""
+        self.seconds: dict[str, float] = {}
+        self.peak_memory_mb: dict[str, float] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        forget_peak()
+        self._since = time.perf_counter()
+
+    def stop(self, phase: str) -> None:
+        """Ends a phase, and starts the next."""
+        self.seconds[phase] = time.perf_counter() - self._since
+        self.peak_memory_mb[phase] = peak_memory_mb()
+        self._begin()

@@ -1,223 +1,39 @@
 """An experiment: strategies and seeds on biased pools, played round by round."""
 
-import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax import models
-from fkjax.acquisition import STRATEGIES, Settings, with_random_share
-from fkjax.base import Images, Model, Strategy, UserError, Variables, key_for
+from fkjax.base import Images, UserError, Variables
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import forget_peak, peak_memory_mb
-from fkjax.experiment.config import Config, check_name
+from fkjax.experiment.config import Config
 from fkjax.experiment.oracle import Oracle, array_oracle, noisy_labels
 from fkjax.experiment.progress import Progress
+from fkjax.experiment.records import (
+    held_out_accuracy,
+    is_over,
+    mark_stop,
+    measures,
+    queries_of,
+)
 from fkjax.experiment.rounds import (
     Arrays,
-    Driver,
     NotFiniteError,
     Record,
     RoundState,
-    make_driver,
     play,
     side_by_side,
 )
-from fkjax.experiment.stopping import STOP_RULES
-from fkjax.models.ensemble import ensemble
-from fkjax.parallel.devices import device_mesh, on_all_devices, shard
+from fkjax.experiment.setup import Experiment
+from fkjax.parallel.devices import shard
 from fkjax.parallel.images import Streamed
 from fkjax.runs.journal import Journal
-from fkjax.training import evaluation, pretraining
-
-
-class Experiment(NamedTuple):
-    """What all seeds share; everything in it is compiled once.
-
-    Attributes:
-        config: what was asked for.
-        dataset: its data.
-        model: the classifier, or an ensemble of them.
-        driver: the parts of a round.
-        strategies: by name, their queries compiled.
-        start: `start(key, pool_images) -> variables` before the first round.
-        mesh: of all devices; None if there is one.
-    """
-
-    config: Config
-    dataset: datasets.Dataset
-    model: Model
-    driver: Driver
-    strategies: dict[str, Strategy]
-    start: Callable[[jax.Array, Images], Variables]
-    mesh: jax.sharding.Mesh | None
-
-    def parts(self, seed: int) -> splits.Splits:
-        """The pool, validation, tuning and test sets of a seed.
-
-        Raises:
-            UserError: if the data cannot supply them.
-        """
-        config = self.config
-        parts = splits.split(
-            jax.random.key(seed),
-            self.dataset,
-            validation_size=config.validation_size,
-            tuning_size=config.tuning_size,
-            imbalance=config.imbalance,
-            imbalance_ratio=config.imbalance_ratio,
-            rare_classes=config.rare_classes,
-        )
-        wanted = config.rounds * config.budget
-        if wanted > len(parts.pool.ids):
-            raise UserError(
-                f"--rounds {config.rounds} x --budget {config.budget} asks for "
-                f"{wanted} labels, but the pool of {config.dataset} has "
-                f"{len(parts.pool.ids)} images: lower either."
-            )
-        return parts
-
-
-def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
-    """Wires the parts of an experiment together.
-
-    Args:
-        config: what to run, checked by `fkjax.experiment.config.check`.
-        dataset: on what.
-
-    Raises:
-        UserError: if the configuration and the data do not fit.
-    """
-    height, width, _ = image_shape = dataset.train_images.shape[1:]
-    make = functools.partial(
-        make_model, config, image_shape, mean=dataset.mean, std=dataset.std
-    )
-    model, rotation_model = make(dataset.num_classes), make(pretraining.ROTATIONS)
-    for tap in config.taps:
-        check_name(tap, model.taps, "tap")
-    if config.pretraining == "rotation" and height != width:
-        raise UserError(
-            "--pretraining rotation needs square images, but those of "
-            f"{config.dataset} are {height} x {width}: use --pretraining none."
-        )
-
-    mesh, compiled = None, jax.jit
-    if jax.device_count() > 1:
-        mesh = device_mesh()
-        compiled = functools.partial(on_all_devices, mesh=mesh)
-        if config.side_by_side == "yes" and config.seeds > 1:
-            raise UserError(
-                "--side-by-side yes plays all seeds on one device, but there are "
-                f"{mesh.size}, over which each seed is played: leave it out."
-            )
-
-    start = starter(config, model, rotation_model)
-    strategies = {}
-    for name in config.strategies:
-        strategy = make_strategy(config, model, name)
-        strategies[name] = strategy._replace(query=compiled(strategy.query))
-    driver = make_driver(
-        model,
-        schedule=config.training(),
-        capacity=config.rounds * config.budget,
-        selects_epoch=config.checkpoint_selection != "last",
-        trains_on_validation=config.train_on_validation,
-        compiled=compiled,
-    )
-    return Experiment(config, dataset, model, driver, strategies, compiled(start), mesh)
-
-
-def make_model(
-    config: Config,
-    image_shape: Sequence[int],
-    num_classes: int,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Model:
-    """The classifier that is asked for, or an ensemble of them.
-
-    Args:
-        config: what was asked for.
-        image_shape: (H, W, channels).
-        num_classes: C.
-        mean: per channel, of images / 255.
-        std: per channel, of images / 255.
-
-    Raises:
-        UserError: if there is none of that kind for such images.
-    """
-    try:
-        model = models.MODELS[config.model].make(
-            tuple(image_shape),
-            num_classes,
-            mean=mean,
-            std=std,
-            conv_dropout=config.conv_dropout,
-            dense_dropout=config.dense_dropout,
-        )
-    except ValueError as error:
-        raise UserError(f"--model {config.model}: {error}.") from error
-    model = model._replace(init=lambda key, init=model.init: _in_precision(init(key)))
-    return ensemble(model, config.ensemble) if config.ensemble > 1 else model
-
-
-def starter(
-    config: Config, model: Model, rotation_model: Model
-) -> Callable[[jax.Array, Images], Variables]:
-    """What gives the variables before the first round.
-
-    Args:
-        config: says whether the model is pretrained, and how.
-        model: the classifier.
-        rotation_model: the same for four classes.
-
-    Returns:
-        `start(key, pool_images) -> variables`.
-    """
-
-    def start(key: jax.Array, pool_images: Images) -> Variables:
-        fresh = model.init(key_for(key, "initialization"))
-        if config.pretraining == "none":
-            return fresh
-        pretrained = pretraining.pretrain(
-            key_for(key, "pretraining order"),
-            rotation_model,
-            rotation_model.init(key_for(key, "pretraining initialization")),
-            pool_images,
-            schedule=config.rotation_pretraining(),
-        )
-        return pretraining.transfer(model, pretrained, fresh)
-
-    return start
-
-
-def make_strategy(config: Config, model: Model, name: str) -> Strategy:
-    """The strategy of that name, as it is asked for."""
-    settings = Settings(
-        config.taps,
-        config.budget,
-        config.passes,
-        vaal_steps=config.vaal_steps,
-        num_copies=config.copies,
-    )
-    strategy = STRATEGIES[name](model, settings)
-    if config.random_share > 0:
-        strategy = with_random_share(strategy, config.random_share)
-    return strategy
-
-
-def _in_precision(variables: Variables) -> Variables:
-    """In JAX's own float: 64 bits where they are enabled."""
-    return jax.tree.map(
-        lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-        variables,
-    )
 
 
 def groups(config: Config, dataset: datasets.Dataset) -> list[range]:
@@ -296,7 +112,7 @@ def play_seeds(
     unfinished = [
         name
         for name in experiment.strategies
-        if not all(_is_over(config, rounds) for rounds in committed(name).values())
+        if not all(is_over(config, rounds) for rounds in committed(name).values())
     ]
     if not unfinished:
         journal.conclude(seeds)
@@ -345,7 +161,7 @@ def play_seeds(
         done = min(
             len(rounds)
             for rounds in committed(name).values()
-            if not _is_over(config, rounds)
+            if not is_over(config, rounds)
         )
         number, kept = journal.resume(name, seeds, done)
         state = RoundState(key, pool, _variables(began))
@@ -362,11 +178,11 @@ def play_seeds(
         )
         for state, all_played in _named_errors(rounds, name, seeds, worlds, number):
             number += 1
-            held_out = _held_out_accuracy(config, driver, state, arrays)
+            held_out = held_out_accuracy(config, driver, state, arrays)
             rows = []
             for i, (seed, world) in enumerate(zip(seeds, worlds, strict=True)):
                 earlier = journal.rounds(name, seed)
-                if _is_over(config, earlier):  # it stopped, and waits for the others
+                if is_over(config, earlier):  # it stopped, and waits for the others
                     continue
                 played = all_played.of_run(i, len(seeds)) if is_together else all_played
                 if number == 1:
@@ -378,13 +194,13 @@ def play_seeds(
                 record = {
                     "dataset": config.dataset,
                     **position,
-                    **_measures(config, played),
+                    **measures(config, played),
                     "num_labeled": number * config.budget,
                 }
                 if held_out is not None:
                     record["held_out_accuracy"] = held_out[i]
-                    _mark_stop(config, [*earlier, record])
-                rows.append((record, {**position, **_queries(played, world.parts)}))
+                    mark_stop(config, [*earlier, record])
+                rows.append((record, {**position, **queries_of(played, world.parts)}))
             kept = {
                 "pool": state.pool._asdict(),
                 "variables": state.variables._asdict(),
@@ -397,7 +213,7 @@ def play_seeds(
                     round=number,
                     accuracy=record["test_accuracy"],
                 )
-            if all(_is_over(config, rounds) for rounds in committed(name).values()):
+            if all(is_over(config, rounds) for rounds in committed(name).values()):
                 break
         journal.conclude(seeds, name)
     journal.conclude(seeds)
@@ -438,58 +254,3 @@ def _require_finite(variables: Variables, config: Config) -> None:
 
 def _variables(kept: dict[str, Any]) -> Variables:
     return Variables(**kept["variables"])
-
-
-def _is_over(config: Config, rounds: Sequence[dict[str, Any]]) -> bool:
-    """Whether these are all the rounds that a strategy and a seed will have."""
-    return len(rounds) >= config.rounds or (bool(rounds) and "stop" in rounds[-1])
-
-
-def _held_out_accuracy(
-    config: Config, driver: Driver, state: RoundState, arrays: Arrays
-) -> list[float] | None:
-    """On the validation set, of each seed, if a stop rule wants to know."""
-    if config.stop_when == "budget":
-        return None
-    is_mistake = np.atleast_2d(driver.mistakes(state.variables, arrays))
-    return (1 - is_mistake.mean(axis=1)).tolist()
-
-
-def _mark_stop(config: Config, rounds: Sequence[dict[str, Any]]) -> None:
-    """Notes in the last record that no round follows, if that is so."""
-    num_labeled = [r["num_labeled"] for r in rounds]
-    accuracy = [r["held_out_accuracy"] for r in rounds]
-    if STOP_RULES[config.stop_when](config.stop_rule(), num_labeled, accuracy):
-        rounds[-1]["stop"] = config.stop_when
-
-
-def _measures(config: Config, played: Record) -> dict[str, Any]:
-    confusion = played.confusion
-    by_class = evaluation.class_accuracy(confusion)
-    members = played.member_accuracy.tolist()
-    return {
-        "checkpoint_selection": config.checkpoint_selection,
-        "test_accuracy": float(np.trace(confusion) / confusion.sum()),
-        "balanced_accuracy": float(np.nanmean(by_class)),
-        "class_accuracy": by_class.tolist(),
-        "queried_per_class": np.bincount(
-            played.labels, minlength=len(confusion)
-        ).tolist(),
-        "num_random": int(np.isnan(played.query.scores).sum()),
-        "num_mistakes": int(played.num_mistakes),
-        "confusion": confusion.tolist(),
-        **({"member_accuracy": members} if members else {}),
-        "seconds": played.seconds,
-        "peak_memory_mb": played.peak_memory_mb,
-    }
-
-
-def _queries(played: Record, parts: splits.Splits) -> dict[str, Any]:
-    """Dataset ids in place of positions; -1 stays where there is none."""
-    targets = np.asarray(played.query.targets)
-    return {
-        "ids": parts.pool.ids[np.asarray(played.query.indices)],
-        "labels": played.labels,
-        "pseudo_labels": np.asarray(played.query.pseudo_labels),
-        "target_ids": np.where(targets < 0, -1, parts.validation.ids[targets]),
-    }

@@ -1,6 +1,5 @@
 """The round: query -> oracle -> update, as pure functions of a small state."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fkjax.acquisition.access import restrict
 from fkjax.base import Images, Model, Query, Strategy, Variables, View, key_for
 from fkjax.experiment import pool as pools
-from fkjax.experiment.clock import forget_peak, peak_memory_mb
-from fkjax.experiment.oracle import Oracle, restrict
+from fkjax.experiment.clock import Clock
+from fkjax.experiment.oracle import Oracle
 from fkjax.parallel.images import concatenated
 from fkjax.training import evaluation, fit
 
@@ -258,7 +258,7 @@ def play_round(
     Raises:
         NotFiniteError: if an embedding, a score or the loss is NaN or infinite.
     """
-    clock = _Clock()
+    clock = Clock()
     sees_mistakes = "validation_mistakes" in strategy.sees
     is_mistake = (
         driver.mistakes(state.variables, arrays)
@@ -339,19 +339,3 @@ def play(
             driver, strategy, state, arrays, oracle, hidden_labels=hidden_labels
         )
         yield state, record
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.peak_memory_mb: dict[str, float] = {}
-        self._begin()
-
-    def _begin(self) -> None:
-        forget_peak()
-        self._since = time.perf_counter()
-
-    def stop(self, phase: str) -> None:
-        self.seconds[phase] = time.perf_counter() - self._since
-        self.peak_memory_mb[phase] = peak_memory_mb()
-        self._begin()

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.files.opening import open_file
-from fkjax.runs.folder import explained, replace_file
+from fkjax.files.opening import explained, open_file
+from fkjax.files.writing import replace_file
 
 
 class DamagedError(Exception):

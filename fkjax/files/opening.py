@@ -1,11 +1,16 @@
 """Files that others wrote: opened without waiting, read no further than they may be."""
 
+import contextlib
 import math
 import os
 import stat
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
+
+from fkjax.base import UserError
 
 MAX_BYTES = 4 << 30
 """The largest array that fkjax takes."""
@@ -60,3 +65,18 @@ def read_into(file: Readable, array: np.ndarray) -> int:
         view[done : done + len(chunk)] = chunk
         done += len(chunk)
     return done
+
+
+@contextlib.contextmanager
+def explained(doing: str, path: Path) -> Iterator[None]:
+    """Turns an OSError into a sentence for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError: of a NUL in the path
+        what = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"Could not {doing} {path}: {what}; free some space, mend the permissions "
+            "or choose another folder."
+        ) from error

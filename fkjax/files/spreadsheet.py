@@ -3,13 +3,13 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from fkjax.base import UserError
-from fkjax.files.opening import open_file
-from fkjax.runs.folder import explained, inert
+from fkjax.base import UserError, printable
+from fkjax.files.opening import explained, open_file
+from fkjax.files.writing import encoded
 
 MAX_BYTES = 256 << 20
 """The largest file that is read."""
@@ -119,9 +119,22 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
 
 
 def as_it_was(cell: str) -> str:
-    """The text that `fkjax.runs.folder.inert` kept a spreadsheet from running.
+    """The text that `fkjax.files.spreadsheet.inert` kept a spreadsheet from running.
 
     >>> as_it_was("'=1+1"), as_it_was("'tis")
     ('=1+1', "'tis")
     """
     return cell[1:] if cell.startswith("'") and inert(cell[1:]) == cell else cell
+
+
+def inert(text: str) -> str:
+    """Keeps a spreadsheet from running the text of a CSV cell as a formula."""
+    text = printable(text)  # for a carriage return would begin another row
+    return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
+
+
+def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
+    """The rows of a CSV file, as UTF-8; text cells go through `inert` before."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return encoded(buffer.getvalue())

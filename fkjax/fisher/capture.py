@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Factors, path_of
-from fkjax.fisher.gram import weight_gradient
+from fkjax.base import LogProbs, path_of
+from fkjax.fisher.factors import Factors, weight_gradient
 from fkjax.fisher.layers import Layer, View, evaluate_views
-from fkjax.fisher.vectors import LogProbs
 
 
 class Captured(NamedTuple):

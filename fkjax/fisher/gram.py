@@ -17,36 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Factors
+from fkjax.fisher.factors import Factors, with_bias
 from fkjax.fisher.kernel import similarity
 
 _CHUNK_BYTES = 2**28
 _BLOCK_BYTES = 2**24  # of the result: what is added up there stays near the processor
 _MICROBATCH = 16
-
-
-def with_bias(a: jax.Array) -> jax.Array:
-    """Inputs with a trailing 1, whose weights are the bias. Shape [..., m + 1]."""
-    return jnp.concatenate([a, jnp.ones((*a.shape[:-1], 1), a.dtype)], axis=-1)
-
-
-def weight_gradient(a: jax.Array, d: jax.Array) -> jax.Array:
-    """The Fisher vector sum_t a_t d_t^T itself, of one example.
-
-    Args:
-        a: inputs, with a trailing 1 where there is a bias. Shape [m] or [T, m].
-        d: errors. Shape [n] or [T, n].
-
-    Returns:
-        Shape [m, n].
-    """
-    a, d = (jnp.atleast_2d(x) for x in (a, d))
-    if len(a) == 1:
-        return a[0, :, None] * d[0]
-    # Else XLA computes the patches anew inside the product, and, mapped over examples,
-    # multiplies in the layout of the convolutions, where a matrix is strided.
-    a_transposed, d = jax.lax.optimization_barrier((a.T, d))
-    return jnp.matmul(a_transposed, d, precision=jax.lax.Precision.HIGHEST)
 
 
 def product_gram(

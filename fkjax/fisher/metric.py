@@ -4,7 +4,7 @@ A metric is fitted to the Fisher vectors of some examples, where F = E[u u^T]. I
 whitens others, so that inner products of the whitened are those of the kernel. Each
 takes what it can: `identity` and `diagonal` vectors, as a pytree; `kronecker` and
 `eigenvalue_corrected` the factors of layers, with the bias's 1 among the inputs (see
-`fkjax.fisher.gram.with_bias`); `low_rank` embeddings, such as sketches.
+`fkjax.fisher.factors.with_bias`); `low_rank` embeddings, such as sketches.
 
 Damping adds a multiple of the identity: F is otherwise singular whenever there are
 fewer examples than parameters. Arithmetic is float32, so damping that is less than some
@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Factors
-from fkjax.fisher.gram import weight_gradient
+from fkjax.fisher.factors import Factors, weight_gradient
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import Listing
-from fkjax.files.opening import open_file
+from fkjax.files.opening import explained, open_file
+from fkjax.files.spreadsheet import csv_bytes, inert
+from fkjax.files.writing import replace_file
 from fkjax.labeling import answers, label_studio, request
 from fkjax.labeling.answers import CANNOT_TELL, Source
 from fkjax.labeling.request import Request
-from fkjax.runs.folder import csv_bytes, explained, inert, replace_file
 
 COLUMNS = ("file", "label", "guess", "confidence", "answers", "reason")
 _SHOWN = 5

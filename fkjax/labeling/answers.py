@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import flaw_of_class
-from fkjax.files.opening import open_file
-from fkjax.files.spreadsheet import Problems, as_it_was, read_rows
+from fkjax.files.opening import explained, open_file
+from fkjax.files.spreadsheet import Problems, as_it_was, csv_bytes, inert, read_rows
+from fkjax.files.writing import replace_file
 from fkjax.labeling.label_studio import Answer
-from fkjax.runs.folder import csv_bytes, explained, inert, replace_file
 
 CANNOT_TELL = "can't tell"
 """The answer that takes an image out of the pool without a class."""

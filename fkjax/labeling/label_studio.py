@@ -14,9 +14,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from fkjax.base import UserError
-from fkjax.files.opening import open_file
+from fkjax.files.opening import explained, open_file
 from fkjax.labeling.request import Asked
-from fkjax.runs.folder import explained
 
 MAX_BYTES = 2 << 30
 """The largest export that is read."""

@@ -21,9 +21,9 @@ from fkjax.data.reading import plain_errors
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import forget_peak, peak_memory_mb
 from fkjax.experiment.config import Config
-from fkjax.experiment.play import make_strategy
 from fkjax.experiment.progress import Progress
 from fkjax.experiment.rounds import Arrays, Driver, RoundState, make_driver
+from fkjax.experiment.setup import make_strategy
 from fkjax.experiment.stopping import STOP_RULES
 from fkjax.labeling.annotator import Desk
 from fkjax.labeling.answers import CANNOT_TELL
@@ -32,7 +32,8 @@ from fkjax.labeling.own_model import enlarged, model_of_images, require_finite, 
 from fkjax.labeling.request import Asked, Request
 from fkjax.runs.folder import RunFolder
 from fkjax.runs.journal import Journal
-from fkjax.selection.choose import Problem, choose
+from fkjax.selection.choose import choose
+from fkjax.selection.problem import Problem
 from fkjax.training import evaluation
 
 _URLS = {"local-files": local_url, "embedded": data_uri}
@@ -56,7 +57,7 @@ def play_labeling(
     """Goes on until an answer is missing or nothing is left to ask.
 
     Args:
-        config: with `oracle` "file", checked by `fkjax.experiment.config.check`.
+        config: with `oracle` "file", checked by `fkjax.experiment.checks.check`.
         listing: of the images and what is known of them.
         folder: locked; holds what was done before.
         progress: is told of each image that is read and of each round.

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Model, UserError, Variables, key_for
+from fkjax.base import Model, UserError, Variables, check_name, key_for
 from fkjax.data.labeled_folder import OwnImages
 from fkjax.data.reading import plain_errors
-from fkjax.experiment.config import Config, check_name
-from fkjax.experiment.play import make_model, starter
-from fkjax.selection.choose import Problem
+from fkjax.experiment.config import Config
+from fkjax.experiment.setup import make_model, starter
+from fkjax.selection.problem import Problem
 from fkjax.training import fit as training
 from fkjax.training.pretraining import ROTATIONS
 
@@ -62,7 +62,7 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
     Args:
         own: from `fkjax.data.labeled_folder.read_own_images`.
         config: the settings of the model, its training and its seed, such as
-            `fkjax.experiment.config.image_defaults(image_size=S)`.
+            `fkjax.experiment.presets.image_defaults(image_size=S)`.
 
     Returns:
         Of the whole pool, under the names of the files.

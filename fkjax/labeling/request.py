@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fkjax.files.opening import open_file
-from fkjax.runs.folder import explained, plain, replace_file
+from fkjax.files.opening import explained, open_file
+from fkjax.files.writing import plain, replace_file
 
 
 class Asked(NamedTuple):

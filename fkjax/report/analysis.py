@@ -9,7 +9,7 @@ import numpy as np
 
 from fkjax.report import statistics
 from fkjax.report.comparison import Comparison, Strategy
-from fkjax.report.tables import (
+from fkjax.report.curves import (
     Curve,
     final_measures,
     labels_to_reach,

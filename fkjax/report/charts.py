@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from fkjax.base import printable
 from fkjax.report.analysis import COMPARED, Cost, Pair
-from fkjax.report.figures import (
+from fkjax.report.curves import Curve
+from fkjax.report.plots import (
     COLORS,
     MARKERS,
     blank,
@@ -25,8 +26,7 @@ from fkjax.report.figures import (
     plot_confusion,
     plot_curves,
 )
-from fkjax.report.tables import Curve
-from fkjax.runs.folder import Record
+from fkjax.runs.record import Record
 
 _INK, _GRID = "#1b1f24", "#e5e5e5"
 _WIDTH = (

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fkjax.base import UserError, printable
-from fkjax.report.tables import group_records, shared_rounds
-from fkjax.runs.folder import Record
+from fkjax.report.curves import group_records, shared_rounds
 from fkjax.runs.past_run import Run, has_stopped, read_run, unfinished
+from fkjax.runs.record import Record
 
 # What says where and how often a run ran, not what it did.
 _NO_SETTINGS = frozenset(

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fkjax.files.spreadsheet import csv_bytes, inert
 from fkjax.report import findings
 from fkjax.report.analysis import COMPARED, MEASURES, Analysis, Summary
 from fkjax.report.comparison import Comparison
 from fkjax.report.tables import escape_markdown, markdown
-from fkjax.runs.folder import csv_bytes, inert
 
 COLUMNS = (
     "table strategy against seed labels measure value low high seeds wins ties losses "

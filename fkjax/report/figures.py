@@ -4,29 +4,22 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fkjax.base import UserError
-from fkjax.report.tables import (
-    Curve,
-    Reference,
-    group_records,
-    learning_curves,
-    shared_rounds,
+from fkjax.files.writing import replace_file
+from fkjax.report.curves import Reference, group_records, learning_curves, shared_rounds
+from fkjax.report.plots import (
+    GRAYS,
+    blank,
+    frame_curves,
+    literal,
+    plot_confusion,
+    plot_curves,
 )
-from fkjax.runs.folder import Record, replace_file
-
-# Okabe and Ito's colours without the yellow, then three of Tol's "muted".
-COLORS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
-    *("#882255", "#999933", "#332288"),
-)
-MARKERS = "os^DvPX<>p"
-_GRAYS = ("#555555", "#8a8a8a", "#b0b0b0")
+from fkjax.runs.record import Record
 
 
 def draw_learning_curve(
@@ -61,7 +54,7 @@ def draw_learning_curve(
         colors = {name: line.get_color() for name, line in lines.items()}
         handles = [(line.get_ydata()[-1], name, line) for name, line in lines.items()]
         for index, (name, (x, percent)) in enumerate(reference.items()):
-            color = colors.get(name, _GRAYS[index % len(_GRAYS)])
+            color = colors.get(name, GRAYS[index % len(GRAYS)])
             (line,) = panels[-1].plot(x, percent, "--", color=color, linewidth=1.4)
             if name not in colors or not is_beside:
                 handles.append((percent[-1], f"{name} (reference)", line))
@@ -132,130 +125,6 @@ def draw_confusion(records: Iterable[Record], path: str | os.PathLike[str]) -> N
         bar.set_label(f"% of the true class{note}")
 
 
-def plot_curves(axes: Any, curves: Mapping[str, Curve]) -> dict[str, Any]:
-    """Plots each curve's mean, and its band from `low` to `high`, in percent.
-
-    Args:
-        axes: of matplotlib.
-        curves: of each strategy; all over the same numbers of labels where they have
-            but one round.
-
-    Returns:
-        The line of each strategy.
-    """
-    ticks = _ticks(curves)
-    # A single round: side by side, or the bars would hide each other.
-    dodge = 0.02 * ticks[0] if len(ticks) == 1 else 0
-    has_bands = any(len(curve.accuracy) > 1 for curve in curves.values())
-    lines = {}
-    for index, (strategy, curve) in enumerate(curves.items()):
-        color = COLORS[index % len(COLORS)]
-        x = curve.num_labeled + dodge * (index - (len(curves) - 1) / 2)
-        y = 100 * curve.mean
-        band = 100 * curve.low, 100 * curve.high
-        if len(x) > 1 and has_bands:
-            alpha = 0.18 if len(curves) <= 4 else 0.1
-            axes.fill_between(x, *band, color=color, alpha=alpha, linewidth=0)
-        elif has_bands:
-            axes.vlines(x, *band, color=color, alpha=0.5)
-        style: dict[str, Any] = {"color": color, "markersize": 5}
-        style["marker"] = marker(index)
-        (lines[strategy],) = axes.plot(x, y, **style, linewidth=1.8)
-        some = curve.num_seeds < len(curve.accuracy)
-        axes.plot(x[some], y[some], **style, ls="", mfc="white")
-    return lines
-
-
-def marker(index: int) -> str:
-    """The marker of a strategy: another where the colours begin anew."""
-    return MARKERS[(index + index // len(COLORS)) % len(MARKERS)]
-
-
-def frame_curves(
-    axes: Any, curves: Mapping[str, Curve], *, num_ticks: int, is_alone: bool = True
-) -> None:
-    """Sets the ticks, the limits and the grid of plotted curves.
-
-    Args:
-        axes: where they are.
-        curves: as they were plotted.
-        num_ticks: how many numbers of labels have room.
-        is_alone: whether nothing but the curves is plotted there.
-    """
-    ticks = _ticks(curves)
-    axes.set_xlabel("labelled examples")
-    if len(ticks) == 1 or np.diff(ticks).min() >= np.ptp(ticks) / num_ticks:
-        axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    if len(ticks) == 1 and is_alone:
-        axes.set_xlim(ticks[0] * 0.8, ticks[0] * 1.2)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 101))
-    axes.grid(color="#e5e5e5")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def plot_confusion(axes: Any, last: Sequence[Record], *, width: float) -> Any:
-    """Plots confusion matrices summed over seeds, each row scaled to 100 %.
-
-    Args:
-        axes: of matplotlib; its title becomes the seeds and the accuracy.
-        last: a record of each seed.
-        width: of the axes, in inches.
-
-    Returns:
-        The image, for a colour bar.
-    """
-    import matplotlib.colors
-
-    # The square root lets a confusion of a few percent be seen beside the diagonal.
-    norm = matplotlib.colors.PowerNorm(0.5, 0, 100)
-    total = np.sum([record["confusion"] for record in last], axis=0)
-    with np.errstate(invalid="ignore"):
-        percent = 100 * total / total.sum(axis=1, keepdims=True)
-    accuracy = 100 * total.trace() / total.sum()
-    image = axes.imshow(percent, cmap="Blues", norm=norm)
-    axes.set_facecolor("#eeeeee")
-    num_seeds = f"{len(last)} seed{'s' if len(last) > 1 else ''}"
-    axes.set_title(f"{num_seeds}, {accuracy:.1f} % right", fontsize="medium")
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    classes = len(total)
-    if classes > 20:
-        return image
-    fontsize = min(11, 72 * 0.8 * width / classes * 0.4)
-    for name in ("x", "y"):
-        axes.tick_params(name, labelsize=min(10, fontsize + 1.5), length=0)
-    axes.set_xticks(range(classes))
-    axes.set_yticks(range(classes))
-    style: dict[str, Any] = {"ha": "center", "va": "center"}
-    for (row, column), value in np.ndenumerate(percent):
-        if value > 0.5:
-            color = "white" if value > 35 else "black"
-            text = f"{value:.0f}"
-            axes.text(column, row, text, size=fontsize, color=color, **style)
-    return image
-
-
-@contextlib.contextmanager
-def blank(size: tuple[float, float], **settings: Any) -> Iterator[Any]:
-    """Gives an empty figure in matplotlib's own style.
-
-    Args:
-        size: width and height, in inches.
-        **settings: of matplotlib, where they differ from its own, such as svg_hashsalt.
-    """
-    import matplotlib
-    import matplotlib.style
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    own: Any = {key.replace("_", ".", 1): value for key, value in settings.items()}
-    with matplotlib.style.context("default"), matplotlib.rc_context(own):
-        layout: Any = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
-        yield Figure(figsize=size, dpi=150, layout=layout)
-
-
 @contextlib.contextmanager
 def _file(path: str | os.PathLike[str], *, size: tuple[float, float]) -> Iterator[Any]:
     """Gives an empty figure, and writes what is drawn.
@@ -267,15 +136,6 @@ def _file(path: str | os.PathLike[str], *, size: tuple[float, float]) -> Iterato
         yield figure
         figure.savefig(buffer, format="png", metadata={"Software": None})
     replace_file(Path(path), buffer.getvalue())
-
-
-def _ticks(curves: Mapping[str, Curve]) -> np.ndarray:
-    return np.unique(np.concatenate([c.num_labeled for c in curves.values()]))
-
-
-def literal(text: str) -> str:
-    """Keeps matplotlib from reading a dollar sign as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _require_some(groups: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -12,10 +12,11 @@ from fkjax.base import UserError
 from fkjax.data import datasets
 from fkjax.data.reading import plain_errors
 from fkjax.files.opening import open_file
+from fkjax.files.spreadsheet import inert
 from fkjax.parallel.images import take
 from fkjax.report.comparison import Comparison, Strategy
 from fkjax.report.html import thumbnail
-from fkjax.runs.folder import QUERY_COLUMNS, inert
+from fkjax.runs.folder import QUERY_COLUMNS
 from fkjax.runs.past_run import Run
 
 PER_ROUND = 6

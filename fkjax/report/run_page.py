@@ -1,19 +1,16 @@
 """A report as one HTML page that needs no network, no script and no other file."""
 
 import importlib.metadata
-import importlib.resources
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
-import markupsafe
 import numpy as np
 
-from fkjax.base import printable
 from fkjax.report import charts, findings
 from fkjax.report.analysis import COMPARED, Analysis, Pair
 from fkjax.report.comparison import Comparison, Strategy, shown
 from fkjax.report.galleries import Gallery
+from fkjax.report.html import environment
 
 _MOST_PAIRS = 21  # in a chart: those of seven strategies
 _METRICS = {
@@ -84,23 +81,6 @@ def render(
         p_value=findings.p_value,
         seconds=_seconds,
     )
-
-
-def environment() -> jinja2.Environment:
-    """Finds the package's templates, and makes what is put into them harmless."""
-    files = importlib.resources.files("fkjax.report") / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(
-            lambda name: files.joinpath(name).read_text(encoding="utf-8")
-        ),
-        autoescape=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    return environment
 
 
 def _subtitle(comparison: Comparison) -> str:
@@ -176,11 +156,6 @@ def _confusions(strategies: Sequence[Strategy]) -> list[tuple[str, Any]]:
         alt = f"Confusion matrix of {title}"
         made.append((title, charts.confusion(last, title=alt)))
     return made
-
-
-def _breakable(name: str) -> markupsafe.Markup:
-    """A name that may be broken after an underscore."""
-    return markupsafe.Markup("_<wbr>").join(map(markupsafe.escape, name.split("_")))
 
 
 def _seconds(value: float | None) -> str:

@@ -10,13 +10,14 @@ import numpy as np
 
 from fkjax.base import Images
 from fkjax.data.reading import plain_errors
-from fkjax.label_shift import bias
-from fkjax.label_shift.bias import Shift, percent, times
+from fkjax.label_shift import wording
+from fkjax.label_shift.types import Shift
+from fkjax.label_shift.wording import percent, times
 from fkjax.parallel.images import take
 from fkjax.report import charts
-from fkjax.report.html import thumbnail
-from fkjax.report.run_page import environment
-from fkjax.selection.choose import Pick, Problem, Selection, probabilities
+from fkjax.report.html import environment, thumbnail
+from fkjax.selection.choose import Pick, Selection, probabilities
+from fkjax.selection.problem import Problem
 
 MOST_CARDS = 60
 _MOST_CLASSES = 20  # in the chart
@@ -98,8 +99,8 @@ def selection_page(
             why_no_shift=why_no_shift,
             estimates=_estimates(shift) if shift is not None else [],
             kinds=_kinds(problem, selection),
-            assumption=bias.ASSUMPTION,
-            breaks=bias.BREAKS,
+            assumption=wording.ASSUMPTION,
+            breaks=wording.BREAKS,
             percent=percent,
             times=times,
             version=importlib.metadata.version("fkjax"),

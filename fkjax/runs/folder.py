@@ -14,20 +14,18 @@ import csv
 import fcntl
 import io
 import json
-import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fkjax.base import UserError, printable
-from fkjax.files.opening import open_file
-from fkjax.runs.record import flaw
-
-Record = Mapping[str, Any]
+from fkjax.base import UserError
+from fkjax.files.opening import explained, open_file
+from fkjax.files.spreadsheet import csv_bytes, inert
+from fkjax.files.writing import encoded, is_leftover, plain, replace_file
+from fkjax.runs.record import Record, flaw
 
 _DATA = ("rounds.jsonl", "queries.csv")
 FIGURES = ("learning_curve.png", "confusion.png")
@@ -53,7 +51,7 @@ class RunFolder(NamedTuple):
         """
         path = Path(path)
         with explained("create the output folder", path):
-            if path.is_dir() and not all(map(_is_leftover, path.iterdir())):
+            if path.is_dir() and not all(map(is_leftover, path.iterdir())):
                 raise UserError(
                     "The output folder must be new, empty or of an earlier run, but "
                     f"{path} holds other files: choose another, or move them away."
@@ -106,7 +104,7 @@ class RunFolder(NamedTuple):
                 "another folder."
             ) from error
         try:
-            for path in filter(_is_leftover, self.path.iterdir()):
+            for path in filter(is_leftover, self.path.iterdir()):
                 path.unlink()
             yield
         finally:
@@ -128,7 +126,7 @@ class RunFolder(NamedTuple):
             ensure_ascii=False,
             allow_nan=False,
         )
-        replace_file(self.path / "config.json", _encode(text + "\n"))
+        replace_file(self.path / "config.json", encoded(text + "\n"))
 
     def read_config(self) -> dict[str, Any]:
         """Reads config.json.
@@ -147,7 +145,7 @@ class RunFolder(NamedTuple):
     def append_record(self, record: Record) -> None:
         """Appends one line to rounds.jsonl; NaN and the infinities become null."""
         text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
-        _append(self.path / "rounds.jsonl", _encode(text + "\n"))
+        _append(self.path / "rounds.jsonl", encoded(text + "\n"))
 
     def read_records(self) -> list[dict[str, Any]]:
         """Reads the whole lines of rounds.jsonl; a torn last line is left out.
@@ -227,115 +225,6 @@ class RunFolder(NamedTuple):
             replace_file(path, csv_bytes([first, *kept] if first else []))
 
 
-_HEAD = 1000  # bytes within which a mark stands
-
-
-def check_replaceable(path: Path, mark: bytes, *, flag: str, overwrite: bool) -> None:
-    """Refuses, before anything is computed, what cannot or must not be written.
-
-    Args:
-        path: what is to be written.
-        mark: stands at the beginning of each file that may be replaced.
-        flag: that named the path.
-        overwrite: replace other files, too.
-
-    Raises:
-        UserError: if it is in no folder, is a folder, or is another file.
-    """
-    if not path.parent.is_dir():
-        raise UserError(
-            f"{flag} {path} must be in a folder that exists, but {path.parent} is "
-            "none: make it first."
-        )
-    if path.is_dir():
-        raise UserError(
-            f"{flag} must be a file, but {path} is a folder: name a file in it."
-        )
-    if not path.exists() or overwrite:
-        return
-    try:
-        with open_file(path) as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise UserError(
-            f"Could not read {path} to see whether it may be replaced: "
-            f"{error.strerror or error}; choose another {flag}."
-        ) from error
-    if mark not in head:
-        raise UserError(
-            f"The file {path} was not made by this command and is kept: choose "
-            f"another {flag}, or give --overwrite to replace it."
-        )
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all.
-
-    Args:
-        path: the file, which may exist.
-        data: all that it is to hold.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    with explained("write", path):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def plain(value: Any) -> Any:
-    """Turns arrays, tuples and paths into what JSON has; NaN and inf into None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def inert(text: str) -> str:
-    """Keeps a spreadsheet from running the text of a CSV cell as a formula."""
-    text = printable(text)  # for a carriage return would begin another row
-    return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
-
-
-def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
-    """The rows of a CSV file, as UTF-8; text cells go through `inert` before."""
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return _encode(buffer.getvalue())
-
-
-def _encode(text: str) -> bytes:
-    """UTF-8; of an undecodable file name, the escapes that JSON reads back."""
-    return text.encode("utf-8", "backslashreplace")
-
-
-@contextlib.contextmanager
-def explained(doing: str, path: Path) -> Iterator[None]:
-    """Turns an OSError into a sentence for the user."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:  # a ValueError: of a NUL in the path
-        what = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"Could not {doing} {path}: {what}; free some space, mend the permissions "
-            "or choose another folder."
-        ) from error
-
-
 def _contents(path: Path) -> bytes:
     with explained("read", path), open_file(path) as file:
         return file.read()
@@ -359,8 +248,3 @@ def _whole_lines(path: Path) -> list[bytes]:
 def _append(path: Path, data: bytes) -> None:
     """Adds whole lines, or nothing: whoever reads the file meets no half line."""
     replace_file(path, b"".join(line + b"\n" for line in _whole_lines(path)) + data)
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether `replace_file` was killed before it could remove this."""
-    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None

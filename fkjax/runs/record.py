@@ -88,3 +88,6 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "held_out_accuracy": _NUMBER,
     "stop": (_is_text, "text"),
 }
+
+
+Record = Mapping[str, Any]

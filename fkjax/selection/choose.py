@@ -1,7 +1,7 @@
 """What to label next: one query of a pool, told with ids, names and reasons."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition.access import restrict
 from fkjax.base import (
     Images,
     Model,
@@ -21,45 +22,9 @@ from fkjax.base import (
     log_probs,
 )
 from fkjax.data.reading import plain_errors
-from fkjax.experiment.oracle import restrict
-from fkjax.fisher.kernel import Kernel, multi_scale
 from fkjax.parallel.mapping import map_examples
+from fkjax.selection.problem import Problem
 from fkjax.training import evaluation
-
-
-class Problem(NamedTuple):
-    """All that a query may be made from, whichever way it came in.
-
-    Attributes:
-        model: the classifier.
-        variables: its variables.
-        taps: the activations in the descriptors.
-        pool_images: Shape [N, H, W, channels].
-        pool_ids: what the user calls each: a sequence of length N.
-        is_unlabeled: what may be queried. Shape [N] bool.
-        validation_images: Shape [M, H, W, channels].
-        validation_ids: a sequence of length M.
-        validation_labels: the true ones. Shape [M] int.
-        classes: the names of the classes. Length C.
-        kernel: by which Fisher strategies match.
-        batch_size: images described at a time.
-        is_trained: whether the model has learned from labels; if not, and nothing of
-            the pool has one, the uncertain are drawn by lot, as in a first round.
-    """
-
-    model: Model
-    variables: Variables
-    taps: Sequence[str]
-    pool_images: Images
-    pool_ids: Any
-    is_unlabeled: np.ndarray
-    validation_images: Images
-    validation_ids: Any
-    validation_labels: np.ndarray
-    classes: Sequence[str]
-    kernel: Kernel = multi_scale
-    batch_size: int = 100
-    is_trained: bool = False
 
 
 class Mistake(NamedTuple):

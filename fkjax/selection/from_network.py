@@ -6,16 +6,10 @@ from typing import Any
 import numpy as np
 
 from fkjax.base import Images, Model, UserError, Variables
-from fkjax.data.columns import Column, Tell, as_columns, images_of, take_rows
+from fkjax.data.column_files import as_columns, ids_of, require_equal_lengths
+from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
-from fkjax.selection.choose import Problem
-from fkjax.selection.from_outputs import (
-    class_names,
-    class_numbers,
-    ids_of,
-    is_unlabeled,
-    require_equal_lengths,
-)
+from fkjax.selection.problem import Problem, class_names, class_numbers, is_unlabeled
 
 _AT_ONCE = 1 << 20  # numbers of the examples of a batch
 
@@ -34,8 +28,9 @@ def problem_of_network(
     """A pool on which a network is run.
 
     Args:
-        pool: a mapping of arrays, or files as of `fkjax.data.columns.read_columns`,
-            with images [N, ...] as the network takes them, of any shape; and ids [N].
+        pool: a mapping of arrays, or files as of
+            `fkjax.data.column_files.read_columns`, with images [N, ...] as the network
+            takes them, of any shape; and ids [N].
         validation: likewise, and with labels [M].
         network: a Flax NNX or Linen module, as of `fkjax.models.from_module`; or a
             `fkjax.base.Model`.

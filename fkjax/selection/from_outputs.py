@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from fkjax.base import Images, UserError, Variables
-from fkjax.data.columns import Columns, Tell, as_columns, images_of, take_rows
+from fkjax.data.column_files import as_columns, ids_of, require_equal_lengths
+from fkjax.data.columns import Columns, Tell, images_of, take_rows
 from fkjax.fisher.kernel import last_layer
 from fkjax.models.precomputed import FEATURES, LOGITS, from_outputs
-from fkjax.selection.choose import Problem
+from fkjax.selection.problem import Problem, class_names, class_numbers, is_unlabeled
 
 SUFFICE = (
     *("random", "margin", "least_confidence", "feature_match"),
@@ -36,9 +37,10 @@ def problem_of_outputs(
     """A pool of which features and logits are known.
 
     Args:
-        pool: a mapping of arrays, or files as of `fkjax.data.columns.read_columns`,
-            with features [N, d], logits [N, C], or log-probabilities in their place,
-            and ids [N] if they are to be called anything but their positions.
+        pool: a mapping of arrays, or files as of
+            `fkjax.data.column_files.read_columns`, with features [N, d], logits [N, C],
+            or log-probabilities in their place, and ids [N] if they are to be called
+            anything but their positions.
         validation: likewise, and with labels [M]: classes' numbers from 0 on, in the
             order of the logits, or their names.
         labeled: the ids of the pool's examples that have a label already.
@@ -102,107 +104,6 @@ def _check(part: Columns, what: str) -> None:
     require_equal_lengths(part, what)
     if part[LOGITS].shape[1] < 2:
         raise UserError(f"the {what}'s logits must be of 2 or more classes, got 1")
-
-
-def require_equal_lengths(part: Columns, what: str) -> None:
-    """Refuses arrays that have not one row for each example.
-
-    Raises:
-        UserError: with their lengths.
-    """
-    lengths = {name: len(column) for name, column in part.items()}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {n}" for name, n in lengths.items())
-        raise UserError(f"the {what}'s arrays must be equally long, got {shown}")
-
-
-def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
-    """The names of the classes; their numbers, if none are given.
-
-    Raises:
-        UserError: if they are not C different ones.
-    """
-    names = [str(c) for c in (range(num_classes) if classes is None else classes)]
-    if len(names) != num_classes or len(set(names)) < len(names):
-        raise UserError(
-            f"the network has {num_classes} classes: give as many different names, "
-            f"got {len(names)} ({', '.join(names[:10])})"
-        )
-    return names
-
-
-def class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The numbers of classes that are given by number or by name. Shape [M] int32.
-
-    Raises:
-        UserError: if there is none, or one that is no class.
-    """
-    if labels.ndim != 1 or len(labels) == 0:
-        raise UserError(
-            f"validation labels must be one for each example, got shape {labels.shape}"
-        )
-    if np.issubdtype(labels.dtype, np.integer):
-        bad = np.flatnonzero((labels < 0) | (labels >= len(names)))
-        if len(bad) == 0:
-            return labels.astype(np.int32)
-    else:
-        numbers = {name: number for number, name in enumerate(names)}
-        found = [numbers.get(str(label), -1) for label in labels.tolist()]
-        bad = np.flatnonzero(np.array(found) < 0)
-        if len(bad) == 0:
-            return np.array(found, np.int32)
-    raise UserError(
-        f"validation label {bad[0]} is {labels[bad[0]]!s}, but the classes, in the "
-        f"order of the logits, are {', '.join(names[:10])}"
-        f"{', ...' if len(names) > 10 else ''}: mend it, or name the classes"
-    )
-
-
-def ids_of(part: Columns, num: int) -> Any:
-    """What examples are called: their ids, or a range of positions. Length N."""
-    return np.asarray(part["ids"][:]) if "ids" in part else range(num)
-
-
-def is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
-    """Which examples are not among the labelled ones.
-
-    Args:
-        ids: of all, a range or an array. Length N.
-        labeled: ids, which may have become text in a file.
-
-    Returns:
-        Shape [N] bool.
-
-    Raises:
-        UserError: if a labelled id is not in the pool, or ids are not distinct.
-    """
-    labeled, free = list(labeled), np.ones(len(ids), bool)
-    if isinstance(ids, range):
-        positions = [_number(i, len(ids)) for i in labeled]
-    else:
-        if len(np.unique(ids)) < len(ids):
-            raise UserError("the pool's ids must be distinct, but one comes twice")
-        wanted = [str(i) for i in labeled]
-        text = ids.astype(str)
-        at = np.flatnonzero(np.isin(text, wanted))
-        found = dict(zip(text[at].tolist(), at.tolist(), strict=True))
-        positions = [found.get(i) for i in wanted]
-    for example, position in zip(labeled, positions, strict=True):
-        if position is None:
-            raise UserError(
-                f"the labelled example {example} is not in the pool: give ids as the "
-                "pool has them"
-            )
-        free[position] = False
-    return free
-
-
-def _number(example: Any, num: int) -> int | None:
-    try:
-        number = int(example)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 <= number < num else None
 
 
 def _rows(part: Columns, tell: Tell | None, *, is_small: bool = False) -> Images:

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Factors, key_for
+from fkjax.base import LogProbs, key_for
 from fkjax.fisher import capture
-from fkjax.fisher.vectors import LogProbs
+from fkjax.fisher.factors import Factors
 from fkjax.sketch.projection import Projection, State
 
 LabelRule = Callable[[jax.Array, jax.Array], jax.Array]

@@ -9,16 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fkjax.base import path_of
+from fkjax.base import LogProbs, path_of
 from fkjax.fisher import capture
-from fkjax.fisher.vectors import LogProbs
-from fkjax.sketch.base import (
-    Sketch,
-    balanced_fold,
-    count_sketch,
-    khatri_rao,
-    tensor_sketch,
-)
+from fkjax.sketch.base import Sketch
+from fkjax.sketch.structured import khatri_rao, tensor_sketch
+from fkjax.sketch.unstructured import balanced_fold, count_sketch
 
 # c, in the order in which equals are preferred. `kronecker` has no such bound: its
 # variance falls as 1 / sqrt K, if its ranks are equal.

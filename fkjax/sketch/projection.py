@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Factors, key_for, path_of
-from fkjax.fisher.gram import weight_gradient
-from fkjax.sketch.base import Sketch, State, gaussian
+from fkjax.base import key_for, path_of
+from fkjax.fisher.factors import Factors, weight_gradient
+from fkjax.sketch.base import Sketch, State
+from fkjax.sketch.unstructured import gaussian
 
 
 class Projection(NamedTuple):

@@ -5,8 +5,8 @@ import pytest
 
 from fkjax.acquisition import pseudo_label
 from fkjax.acquisition.perturbation import copies
+from fkjax.fisher.descriptors import descriptor
 from fkjax.fisher.kernel import pearson_features
-from fkjax.fisher.vectors import descriptor
 from fkjax.models import lenet
 from tests.acquisition.test_information import by_channel, by_numpy
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from fkjax import acquisition
-from fkjax.acquisition import STRATEGIES, Settings, pseudo_label
+from fkjax.acquisition import STRATEGIES, Settings, access, pseudo_label
 from fkjax.acquisition.perturbation import copies
 from fkjax.base import Query, Strategy, View, key_for
-from fkjax.experiment import oracle
-from fkjax.fisher import vectors
+from fkjax.fisher import descriptors
 from fkjax.models import MODELS, lenet
 from fkjax.training import evaluation, fit
 
@@ -88,7 +87,7 @@ def ask(model):
 
     def ask(name, world, key=0):
         made, (view, truth) = strategy(name), world
-        view = oracle.restrict(view, made, hidden_labels=lambda: truth)
+        view = access.restrict(view, made, hidden_labels=lambda: truth)
         return jax.tree.map(np.asarray, made.query(jax.random.key(key), view))
 
     return ask
@@ -206,9 +205,9 @@ def test_a_strategy_that_declares_less_is_refused_what_it_reads(
     strategy = STRATEGIES[name](model, SETTINGS)
     fewer = strategy._replace(sees=strategy.sees - {field})
     view, truth = world
-    kept = oracle.restrict(view, fewer, hidden_labels=lambda: truth)
+    kept = access.restrict(view, fewer, hidden_labels=lambda: truth)
     # `lax.map` refuses an empty pytree before the `Withheld` in it can speak.
-    refused = (oracle.LabelAccessError, ValueError)
+    refused = (access.LabelAccessError, ValueError)
     with pytest.raises(refused, match=f"'{field}'|got no values"):
         jax.eval_shape(fewer.query, jax.random.key(0), kept)
 
@@ -226,11 +225,11 @@ def test_no_strategy_can_cheat_without_saying_so(name, use, model, world):
     view, truth = world
     declared = honest.sees - {"pool_labels"}
     cheat = Strategy(declared, use(query))
-    kept = oracle.restrict(view, cheat, hidden_labels=lambda: truth)
-    with pytest.raises(oracle.LabelAccessError, match="pool_labels"):
+    kept = access.restrict(view, cheat, hidden_labels=lambda: truth)
+    with pytest.raises(access.LabelAccessError, match="pool_labels"):
         cheat.query(jax.random.key(0), kept)
     allowed = cheat._replace(sees=declared | {"pool_labels"})
-    kept = oracle.restrict(view, allowed, hidden_labels=lambda: truth)
+    kept = access.restrict(view, allowed, hidden_labels=lambda: truth)
     cheat.query(jax.random.key(0), kept)
 
 
@@ -257,7 +256,9 @@ def test_fisher_nearest_joint_assumes_by_gradients_under_the_predictions(
     @jax.vmap
     def gradients(image):
         label_fn = pseudo_label.argmax()
-        return vectors.descriptor(model, view.variables, image, label_fn, taps=TAPS).g
+        return descriptors.descriptor(
+            model, view.variables, image, label_fn, taps=TAPS
+        ).g
 
     r_g = correlations(gradients(view.pool_images), gradients(view.validation_images))
     labels = np.asarray(view.validation_labels)
@@ -357,7 +358,7 @@ def test_permuting_the_pool_permutes_the_query(name, ask, world):
 def test_the_batch_size_does_not_change_the_query(name, ask, model, world):
     view, truth = world
     strategy = getattr(acquisition, name)(model, taps=TAPS, budget=BUDGET, batch_size=7)
-    view = oracle.restrict(view, strategy, hidden_labels=lambda: truth)
+    view = access.restrict(view, strategy, hidden_labels=lambda: truth)
     chunked = jax.jit(strategy.query)(jax.random.key(0), view)
     whole = ask(name, world)
     np.testing.assert_array_equal(chunked.indices, whole.indices)
@@ -368,7 +369,7 @@ def test_the_batch_size_does_not_change_the_query(name, ask, model, world):
 def test_the_taps_are_what_is_compared(model, world, ask):
     view, truth = world
     strategy = STRATEGIES["feature_match"](model, Settings(("fc1",), BUDGET))
-    kept = oracle.restrict(view, strategy, hidden_labels=lambda: truth)
+    kept = access.restrict(view, strategy, hidden_labels=lambda: truth)
     query = jax.jit(strategy.query)(jax.random.key(0), kept)
     assert float(abs(query.scores).max()) <= 49.01  # one block of 50: n - 1
     assert ask("feature_match", world).scores.max() > 49.01
@@ -392,6 +393,6 @@ def test_every_strategy_works_on_a_residual_network(name):
     is_so = jax.ShapeDtypeStruct((20,), bool)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     view = View(variables, images, is_so, images, labels, is_so, labels)
-    kept = oracle.restrict(view, made, hidden_labels=lambda: labels)
+    kept = access.restrict(view, made, hidden_labels=lambda: labels)
     query = jax.eval_shape(made.query, jax.random.key(0), kept)
     assert all(part.shape == (BUDGET,) for part in query[:4])

@@ -11,9 +11,9 @@ import pytest
 
 from fkjax.base import printable
 from fkjax.commands import report
+from fkjax.files.spreadsheet import inert
 from fkjax.report import export
 from fkjax.report.tables import escape_markdown
-from fkjax.runs.folder import inert
 from tests.pages import Page
 from tests.records import grid, record, write_run
 

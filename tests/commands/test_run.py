@@ -18,7 +18,8 @@ import fkjax.commands.run
 from fkjax import models
 from fkjax.data import splits
 from fkjax.experiment import play as experiment
-from fkjax.experiment.config import Config, defaults
+from fkjax.experiment.config import Config
+from fkjax.experiment.presets import defaults
 from fkjax.models import resnet10
 
 SMALL = (

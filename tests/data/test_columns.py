@@ -7,7 +7,8 @@ import pytest
 import safetensors.numpy
 
 from fkjax.base import UserError
-from fkjax.data.columns import as_columns, read_columns, take_rows
+from fkjax.data.column_files import as_columns, read_columns
+from fkjax.data.columns import take_rows
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(30, 4)).astype(np.float32)

@@ -6,9 +6,12 @@ import io
 
 import pytest
 
-from fkjax.base import UserError
-from fkjax.experiment import config
-from fkjax.experiment.config import Config, check, check_name, defaults, parse
+from fkjax.base import UserError, check_name
+from fkjax.commands.run import parse
+from fkjax.experiment import config, presets
+from fkjax.experiment.checks import check
+from fkjax.experiment.config import Config
+from fkjax.experiment.presets import defaults
 from fkjax.models import MODELS
 from fkjax.training.fit import Schedule
 
@@ -58,7 +61,7 @@ def test_a_dataset_is_not_labelled_by_a_person():
     with pytest.raises(UserError, match="--dataset mnist does not go with --oracle"):
         check(
             dataclasses.replace(
-                config.image_defaults(),
+                presets.image_defaults(),
                 dataset="mnist",
                 images="d",
                 labels="l",
@@ -67,7 +70,7 @@ def test_a_dataset_is_not_labelled_by_a_person():
         )
 
 
-@pytest.mark.parametrize("preset", config.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_the_presets_are_accepted(preset):
     check(defaults(preset=preset))
 

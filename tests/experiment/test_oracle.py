@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fkjax.acquisition import access
 from fkjax.base import Strategy, View
 from fkjax.experiment import oracle
 
@@ -25,7 +26,7 @@ def full_view():
 
 def restricted(sees, reads=lambda key, view: None):
     strategy = Strategy(frozenset(sees), reads)
-    return oracle.restrict(full_view(), strategy, hidden_labels=lambda: jnp.arange(4))
+    return access.restrict(full_view(), strategy, hidden_labels=lambda: jnp.arange(4))
 
 
 @pytest.mark.parametrize(
@@ -45,13 +46,13 @@ def restricted(sees, reads=lambda key, view: None):
 @pytest.mark.parametrize("field", [*FIELDS, "pool_labels"])
 def test_an_undeclared_field_cannot_be_read(field, use):
     view = restricted(())
-    with pytest.raises(oracle.LabelAccessError, match=field):
+    with pytest.raises(access.LabelAccessError, match=field):
         use(getattr(view, field))
 
 
 def test_nor_under_jit():
     peek = jax.jit(lambda view: view.pool_labels.sum())
-    with pytest.raises(oracle.LabelAccessError, match="pool_labels"):
+    with pytest.raises(access.LabelAccessError, match="pool_labels"):
         peek(restricted(FIELDS))
 
 
@@ -67,7 +68,7 @@ def test_hidden_labels_are_only_fetched_for_who_declared_them():
     def alarm():
         raise AssertionError("hidden labels were fetched")
 
-    oracle.restrict(
+    access.restrict(
         full_view(), Strategy(frozenset(FIELDS), lambda k, v: None), hidden_labels=alarm
     )
 

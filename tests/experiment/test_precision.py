@@ -13,8 +13,8 @@ import fkjax.commands.run
 from fkjax.acquisition.pseudo_label import argmax
 from fkjax.data import splits
 from fkjax.experiment import play
+from fkjax.fisher.descriptors import descriptor
 from fkjax.fisher.kernel import pearson_features
-from fkjax.fisher.vectors import descriptor
 from fkjax.models import lenet
 
 SMALL = (

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition.access import LabelAccessError
 from fkjax.base import Strategy, key_for
 from fkjax.experiment import pool as pools
-from fkjax.experiment.oracle import LabelAccessError, array_oracle
+from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, play_round
 from fkjax.models import lenet
 from fkjax.training.fit import Schedule, fit

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from fkjax.base import UserError
 from fkjax.files import spreadsheet
-from fkjax.files.spreadsheet import Problems, as_it_was, read_rows
-from fkjax.runs.folder import csv_bytes, inert
+from fkjax.files.spreadsheet import Problems, as_it_was, csv_bytes, inert, read_rows
 
 
 @pytest.fixture

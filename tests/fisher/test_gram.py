@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax.base import Factors
 from fkjax.fisher import gram
+from fkjax.fisher.factors import Factors
 from fkjax.fisher.vectors import fisher_vectors
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax.base import Factors
 from fkjax.fisher import gram, metric
+from fkjax.fisher.factors import Factors
 
 
 def normal(rng, *shape):

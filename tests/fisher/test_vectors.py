@@ -7,10 +7,10 @@ import pytest
 
 from fkjax.acquisition.pseudo_label import argmax, given
 from fkjax.base import path_of
-from fkjax.fisher import vectors
+from fkjax.fisher import descriptors, vectors
 from fkjax.models import lenet
-from fkjax.sketch.base import count_sketch
 from fkjax.sketch.projection import project
+from fkjax.sketch.unstructured import count_sketch
 from tests.numpy_lenet import lenet_descriptors
 
 TAPS = ("conv1", "conv2", "fc1", "logits")
@@ -104,7 +104,7 @@ def test_descriptors_agree_with_a_numpy_restatement(model, variables, images, la
 
     def one(image, label):
         make = given(label) if label_fn == "given" else argmax()
-        return vectors.descriptor(model, variables, image, make, taps=TAPS)
+        return descriptors.descriptor(model, variables, image, make, taps=TAPS)
 
     d = jax.vmap(one)(jnp.asarray(images), jnp.asarray(labels))
     weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables.parameters)
@@ -128,8 +128,8 @@ def test_gradients_under_all_labels_and_their_products_with_z(
     @jax.jit
     @jax.vmap
     def one(image):
-        products = vectors.feature_derivatives(model, variables, image, taps=taps)
-        return *vectors.all_gradients(model, variables, image, taps=taps), products
+        products = descriptors.feature_derivatives(model, variables, image, taps=taps)
+        return *descriptors.all_gradients(model, variables, image, taps=taps), products
 
     z, g, products = one(jnp.asarray(images[:2]))
     assert products.shape == (2, 10)
@@ -156,12 +156,12 @@ def test_a_label_may_follow_from_the_gradient_under_another(model, variables, im
         del log_probs, z
         return (gradient(jnp.int32(4))["logits"].argmax() + 1) % 10
 
-    d = vectors.descriptor(model, variables, images[0], label_fn, taps=("logits",))
+    d = descriptors.descriptor(model, variables, images[0], label_fn, taps=("logits",))
     assert d.label == 5 and d.g["logits"].argmax() == 5
 
 
 def test_the_gradient_of_the_logits_is_the_residual(model, variables, images):
-    d = vectors.descriptor(
+    d = descriptors.descriptor(
         model, variables, images[0], given(jnp.int32(2)), taps=("logits",)
     )
     residual = np.eye(10)[2] - np.exp(d.log_probs)
@@ -169,15 +169,15 @@ def test_the_gradient_of_the_logits_is_the_residual(model, variables, images):
 
 
 def test_features_are_those_of_the_descriptor(model, variables, images):
-    d = vectors.descriptor(model, variables, images[0], argmax(), taps=TAPS)
-    log_p, z = vectors.features(model, variables, images[0], taps=TAPS)
+    d = descriptors.descriptor(model, variables, images[0], argmax(), taps=TAPS)
+    log_p, z = descriptors.features(model, variables, images[0], taps=TAPS)
     np.testing.assert_array_equal(log_p, d.log_probs)
     jax.tree.map(np.testing.assert_array_equal, z, d.z)
 
 
 def test_descriptors_do_not_depend_on_the_other_examples(model, variables, images):
     def one(image):
-        return vectors.descriptor(model, variables, image, argmax(), taps=TAPS)
+        return descriptors.descriptor(model, variables, image, argmax(), taps=TAPS)
 
     together = jax.vmap(one)(images)
     backwards = jax.vmap(one)(images[::-1])

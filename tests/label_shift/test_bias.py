@@ -6,7 +6,10 @@ from scipy import stats
 
 from fkjax.base import UserError
 from fkjax.label_shift import bias as label_shift
-from fkjax.label_shift.bias import bbse_prior, bias, calibrated, calibration, em_prior
+from fkjax.label_shift import calibration as calibration_module
+from fkjax.label_shift.bias import bias
+from fkjax.label_shift.calibration import calibrated, calibration
+from fkjax.label_shift.estimators import bbse_prior, em_prior
 
 CLASSES = ["cat", "dog", "eel"]
 
@@ -132,7 +135,7 @@ def test_calibration_is_where_its_loss_has_no_slope(data):
     best = calibration(probs, labels)
 
     def loss(theta):
-        p = calibrated(label_shift.Calibration(theta[0], theta[1:]), probs)
+        p = calibrated(calibration_module.Calibration(theta[0], theta[1:]), probs)
         away = theta - np.eye(4)[0]
         return -np.log(p[np.arange(len(p)), labels]).sum() + away @ away / 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import OwnImages
-from fkjax.experiment.config import image_defaults
+from fkjax.experiment.presets import image_defaults
 from fkjax.labeling.own_model import enlarged, model_of_images, problem_of_images
 from fkjax.selection.choose import choose
 from fkjax.training import evaluation

@@ -8,7 +8,7 @@ import pytest
 from fkjax.acquisition.pseudo_label import given
 from fkjax.acquisition.uncertainty import stochastic_log_probs
 from fkjax.base import log_probs
-from fkjax.fisher.vectors import descriptor
+from fkjax.fisher.descriptors import descriptor
 from fkjax.models import lenet
 from fkjax.models.ensemble import each_member, ensemble
 from fkjax.training import evaluation, fit, pretraining

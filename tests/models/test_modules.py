@@ -9,9 +9,10 @@ from flax import nnx
 
 from fkjax.acquisition.pseudo_label import argmax
 from fkjax.base import UserError, Variables
-from fkjax.fisher.vectors import descriptor
+from fkjax.fisher.descriptors import descriptor
 from fkjax.models import as_images, from_linen, from_module, from_nnx, layers
-from fkjax.selection.choose import Problem, choose
+from fkjax.selection.choose import choose
+from fkjax.selection.problem import Problem
 
 LIST = getattr(nnx, "List", list)  # which flax 0.11 does not ask for
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.uint8)

@@ -9,6 +9,7 @@ import pytest
 from fkjax.acquisition.pseudo_label import argmax, given
 from fkjax.base import Variables, no_tap, path_of
 from fkjax.fisher import capture, vectors
+from fkjax.fisher import descriptors as descriptors_module
 from fkjax.models import from_linen, resnet10, resnet18
 from fkjax.training import fit, pretraining
 
@@ -284,7 +285,7 @@ def test_fisher_vectors_in_factors_are_the_plain_ones():
 def test_descriptors_of_the_last_taps_have_their_closed_form(model, variables):
     image, label = pictures(1)[0], 1
     d = jax.jit(
-        lambda: vectors.descriptor(
+        lambda: descriptors_module.descriptor(
             model, variables, image, given(jnp.int32(label)), taps=model.taps
         )
     )()
@@ -306,7 +307,9 @@ def test_descriptors_do_not_depend_on_the_other_examples(model, variables):
     @jax.jit
     @jax.vmap
     def descriptors(image):
-        return vectors.descriptor(model, variables, image, argmax(), taps=model.taps)
+        return descriptors_module.descriptor(
+            model, variables, image, argmax(), taps=model.taps
+        )
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b[::-1], rtol=1e-4, atol=1e-5),

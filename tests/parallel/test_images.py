@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition.access import Withheld, restrict
 from fkjax.base import Model, Strategy, Variables, View, no_tap
 from fkjax.experiment import pool as pools
-from fkjax.experiment.oracle import Withheld, array_oracle, restrict
+from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, side_by_side
 from fkjax.models import lenet
 from fkjax.parallel.images import Streamed, stream, take

@@ -4,9 +4,10 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from fkjax.report import charts, statistics, tables
+from fkjax.report import charts, statistics
+from fkjax.report import curves as curves_module
 from fkjax.report.analysis import Cost, Pair
-from fkjax.report.figures import COLORS
+from fkjax.report.plots import COLORS
 from tests.records import grid, record
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -21,7 +22,7 @@ def texts(svg):
 
 
 def test_a_learning_curve_is_drawn_in_the_page_s_colours():
-    curves = tables.learning_curves(grid(["a", "b"], 3, 4))
+    curves = curves_module.learning_curves(grid(["a", "b"], 3, 4))
     svg = charts.learning_curve(curves, title=HOSTILE)
     assert {"100", "400", "labelled examples"} <= set(texts(svg))
     assert 'aria-label="&lt;b&gt;&#34;$x$&#34; &amp; &lt;/svg&gt; #0072b2"' in svg
@@ -34,7 +35,7 @@ def test_a_learning_curve_is_drawn_in_the_page_s_colours():
 
 
 def test_names_within_two_charts_do_not_meet():
-    curves = tables.learning_curves(grid(["a"], 2, 3))
+    curves = curves_module.learning_curves(grid(["a"], 2, 3))
     one, two = (
         set(re.findall(r'\bid="([^"]*)"', charts.learning_curve(curves, title=title)))
         for title in ("one", "two")

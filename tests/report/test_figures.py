@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from fkjax.base import UserError
-from fkjax.report import figures
+from fkjax.report import figures, plots
 from tests.records import grid, one_sentence, record
 
 
@@ -20,7 +20,7 @@ def test_learning_curve_is_drawn(tmp_path, strategies, seeds, rounds):
     image = imread(path)[..., :3]
     assert image.shape == (750, 1200, 3)
     assert 0.01 < (image < 0.9).any(axis=-1).mean() < 0.5
-    for color in figures.COLORS[:strategies]:
+    for color in plots.COLORS[:strategies]:
         rgb = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         assert (np.abs(image - rgb).max(axis=-1) < 0.01).sum() > 20, color
     assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]

@@ -6,11 +6,13 @@ import pytest
 from PIL import Image
 
 from fkjax.base import Model, Variables, printable
-from fkjax.label_shift.bias import Shares, bias
+from fkjax.label_shift.bias import bias
+from fkjax.label_shift.types import Shares
 from fkjax.parallel.images import stream
 from fkjax.report import selection_page as module
 from fkjax.report.selection_page import MOST_CARDS, Kind, selection_page
-from fkjax.selection.choose import Mistake, Pick, Problem, Selection, probabilities
+from fkjax.selection.choose import Mistake, Pick, Selection, probabilities
+from fkjax.selection.problem import Problem
 from tests.pages import Page
 
 HOSTILE = "<script>alert(1)</script> & $y$ “q”\x1b"

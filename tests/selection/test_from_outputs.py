@@ -11,8 +11,9 @@ from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.acquisition.pseudo_label import given
 from fkjax.base import UserError
 from fkjax.data import columns as arrays
+from fkjax.fisher.descriptors import descriptor
 from fkjax.fisher.kernel import last_layer
-from fkjax.fisher.vectors import descriptor, fisher_vectors, of_parameters
+from fkjax.fisher.vectors import fisher_vectors, of_parameters
 from fkjax.models import from_outputs, lenet
 from fkjax.selection.choose import choose
 from fkjax.selection.from_outputs import SUFFICE, problem_of_outputs

@@ -10,7 +10,8 @@ import pytest
 
 import fkjax
 import fkjax.commands.select
-from fkjax.commands.select import main, read_ids
+from fkjax.commands.select import main
+from fkjax.selection.picks import read_ids
 from tests.selection.test_from_outputs import POOL, VALIDATION
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from fkjax.sketch import base as sketches
+from fkjax.sketch import structured, unstructured
 from tests.sketches import SHAPE, SKETCHES, assert_moments, draw, every_sketch, matrix
 
 # Structure.
@@ -25,7 +26,7 @@ def test_a_sketch_is_its_matrix(sketch, shape):
 
 @pytest.mark.parametrize("num_nonzeros", [1, 2, 4])
 def test_count_sketch_has_one_entry_a_column_and_block(num_nonzeros):
-    sketch = sketches.count_sketch(rank=8, num_nonzeros=num_nonzeros)
+    sketch = unstructured.count_sketch(rank=8, num_nonzeros=num_nonzeros)
     s = matrix(sketch, (50,))
     magnitude = num_nonzeros**-0.5
     assert set(np.unique(s)) == {-np.float32(magnitude), 0, np.float32(magnitude)}
@@ -34,25 +35,25 @@ def test_count_sketch_has_one_entry_a_column_and_block(num_nonzeros):
 
 
 def test_balanced_fold_has_one_sign_a_column_and_equal_rows():
-    s = matrix(sketches.balanced_fold(rank=8), (40,))
+    s = matrix(unstructured.balanced_fold(rank=8), (40,))
     assert set(np.unique(s)) == {-1, 0, 1}
     assert ((s != 0).sum(axis=0) == 1).all()
     assert ((s != 0).sum(axis=1) == 5).all()
 
 
 def test_balanced_fold_keeps_a_small_leaf():
-    s = matrix(sketches.balanced_fold(rank=8), (5,))
+    s = matrix(unstructured.balanced_fold(rank=8), (5,))
     np.testing.assert_array_equal(s.T @ s, np.eye(5))
 
 
 def test_srht_is_rows_of_a_hadamard_matrix():
-    s = matrix(sketches.srht(rank=8), (4, 8)) * np.sqrt(8)
+    s = matrix(unstructured.srht(rank=8), (4, 8)) * np.sqrt(8)
     np.testing.assert_allclose(abs(s), 1, rtol=1e-6)
     np.testing.assert_allclose(s @ s.T, 32 * np.eye(8), atol=1e-4)
 
 
 def test_srht_of_a_small_leaf_keeps_every_row():
-    s = matrix(sketches.srht(rank=8), (5,))
+    s = matrix(unstructured.srht(rank=8), (5,))
     np.testing.assert_allclose(s.T @ s, np.eye(5), atol=1e-6)
 
 
@@ -62,7 +63,7 @@ def test_the_walsh_hadamard_transform_is_its_matrix(size):
     while len(h) < size:
         h = np.block([[h, h], [h, -h]])
     x = draw(0, size)
-    np.testing.assert_allclose(sketches._walsh_hadamard(x), h @ x, atol=1e-3)
+    np.testing.assert_allclose(unstructured._walsh_hadamard(x), h @ x, atol=1e-3)
 
 
 def test_kronecker_is_a_kronecker_product():
@@ -125,10 +126,10 @@ def test_embeddings_have_a_round_second_moment(sketch):
 
 
 def test_rank_one_leaves_have_the_kronecker_variance_of_the_docs():
-    sketch = sketches.kronecker(row_rank=3, column_rank=5)
+    sketch = structured.kronecker(row_rank=3, column_rank=5)
     (a, a2), (d, d2) = draw(0, 2, 6), draw(1, 2, 4)
-    v_a = sketches.rademacher(rank=3).variance(a, a2)
-    v_d = sketches.rademacher(rank=5).variance(d, d2)
+    v_a = unstructured.rademacher(rank=3).variance(a, a2)
+    v_d = unstructured.rademacher(rank=5).variance(d, d2)
     aa, dd = jnp.vdot(a, a2), jnp.vdot(d, d2)
     np.testing.assert_allclose(
         sketch.variance(jnp.outer(a, d), jnp.outer(a2, d2)),
@@ -231,13 +232,13 @@ def test_embeddings_are_float32(sketch):
 @pytest.mark.parametrize(
     "factory",
     [
-        sketches.gaussian,
-        sketches.rademacher,
-        sketches.count_sketch,
-        sketches.balanced_fold,
-        sketches.srht,
-        sketches.khatri_rao,
-        sketches.tensor_sketch,
+        unstructured.gaussian,
+        unstructured.rademacher,
+        unstructured.count_sketch,
+        unstructured.balanced_fold,
+        unstructured.srht,
+        structured.khatri_rao,
+        structured.tensor_sketch,
     ],
 )
 @pytest.mark.parametrize("rank", [0, -3])
@@ -248,20 +249,20 @@ def test_a_rank_must_be_positive(factory, rank):
 
 def test_both_ranks_of_kronecker_must_be_positive():
     with pytest.raises(ValueError, match="column_rank must be 1 or more, got 0"):
-        sketches.kronecker(row_rank=3, column_rank=0)
+        structured.kronecker(row_rank=3, column_rank=0)
     with pytest.raises(ValueError, match="row_rank must be 1 or more, got 0"):
-        sketches.kronecker(row_rank=0, column_rank=3)
+        structured.kronecker(row_rank=0, column_rank=3)
 
 
 @pytest.mark.parametrize("num_nonzeros", [3, 16])
 def test_nonzeros_must_divide_the_rank(num_nonzeros):
     with pytest.raises(ValueError, match=f"rank 8 and num_nonzeros {num_nonzeros}"):
-        sketches.count_sketch(rank=8, num_nonzeros=num_nonzeros)
+        unstructured.count_sketch(rank=8, num_nonzeros=num_nonzeros)
 
 
 def test_nonzeros_must_be_positive():
     with pytest.raises(ValueError, match="num_nonzeros must be 1 or more"):
-        sketches.count_sketch(rank=8, num_nonzeros=0)
+        unstructured.count_sketch(rank=8, num_nonzeros=0)
 
 
 @every_sketch

@@ -9,10 +9,11 @@ from fkjax.base import UserError
 from fkjax.fisher import vectors as fisher
 from fkjax.fisher.kernel import check_finite
 from fkjax.models import lenet
-from fkjax.sketch.base import balanced_fold, count_sketch, khatri_rao, tensor_sketch
 from fkjax.sketch.embedding import embed, embed_all_classes, predicted, sampled
 from fkjax.sketch.planner import auto
 from fkjax.sketch.projection import identity, project
+from fkjax.sketch.structured import khatri_rao, tensor_sketch
+from fkjax.sketch.unstructured import balanced_fold, count_sketch
 
 NUM = 7
 

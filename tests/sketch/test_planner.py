@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fkjax.sketch.base import count_sketch, gaussian, khatri_rao, tensor_sketch
 from fkjax.sketch.planner import auto
+from fkjax.sketch.structured import khatri_rao, tensor_sketch
+from fkjax.sketch.unstructured import count_sketch, gaussian
 
 
 def net(theta, x):

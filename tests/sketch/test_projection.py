@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax.base import Factors, key_for
+from fkjax.base import key_for
+from fkjax.fisher.factors import Factors
 from fkjax.sketch import projection
-from fkjax.sketch.base import srht
 from fkjax.sketch.projection import project
+from fkjax.sketch.unstructured import srht
 from tests.sketches import SKETCHES, assert_moments, draw, every_sketch, example
 
 

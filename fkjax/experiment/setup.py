@@ -1,0 +1,210 @@
+"""The parts of an experiment: splits, model, strategies."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fkjax import models
+from fkjax.acquisition import STRATEGIES, Settings, with_random_share
+from fkjax.base import (
+    Images,
+    Model,
+    Strategy,
+    UserError,
+    Variables,
+    check_name,
+    key_for,
+)
+from fkjax.data import datasets, splits
+from fkjax.experiment.config import Config
+from fkjax.experiment.rounds import Driver, make_driver
+from fkjax.models.ensemble import ensemble
+from fkjax.parallel.devices import device_mesh, on_all_devices
+from fkjax.training import pretraining
+
+
+class Experiment(NamedTuple):
+    """What all seeds share; everything in it is compiled once.
+
+    Attributes:
+        config: what was asked for.
+        dataset: its data.
+        model: the classifier, or an ensemble of them.
+        driver: the parts of a round.
+        strategies: by name, their queries compiled.
+        start: `start(key, pool_images) -> variables` before the first round.
+        mesh: of all devices; None if there is one.
+    """
+
+    config: Config
+    dataset: datasets.Dataset
+    model: Model
+    driver: Driver
+    strategies: dict[str, Strategy]
+    start: Callable[[jax.Array, Images], Variables]
+    mesh: jax.sharding.Mesh | None
+
+    def parts(self, seed: int) -> splits.Splits:
+        """The pool, validation, tuning and test sets of a seed.
+
+        Raises:
+            UserError: if the data cannot supply them.
+        """
+        config = self.config
+        parts = splits.split(
+            jax.random.key(seed),
+            self.dataset,
+            validation_size=config.validation_size,
+            tuning_size=config.tuning_size,
+            imbalance=config.imbalance,
+            imbalance_ratio=config.imbalance_ratio,
+            rare_classes=config.rare_classes,
+        )
+        wanted = config.rounds * config.budget
+        if wanted > len(parts.pool.ids):
+            raise UserError(
+                f"--rounds {config.rounds} x --budget {config.budget} asks for "
+                f"{wanted} labels, but the pool of {config.dataset} has "
+                f"{len(parts.pool.ids)} images: lower either."
+            )
+        return parts
+
+
+def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
+    """Wires the parts of an experiment together.
+
+    Args:
+        config: what to run, checked by `fkjax.experiment.checks.check`.
+        dataset: on what.
+
+    Raises:
+        UserError: if the configuration and the data do not fit.
+    """
+    height, width, _ = image_shape = dataset.train_images.shape[1:]
+    make = functools.partial(
+        make_model, config, image_shape, mean=dataset.mean, std=dataset.std
+    )
+    model, rotation_model = make(dataset.num_classes), make(pretraining.ROTATIONS)
+    for tap in config.taps:
+        check_name(tap, model.taps, "tap")
+    if config.pretraining == "rotation" and height != width:
+        raise UserError(
+            "--pretraining rotation needs square images, but those of "
+            f"{config.dataset} are {height} x {width}: use --pretraining none."
+        )
+
+    mesh, compiled = None, jax.jit
+    if jax.device_count() > 1:
+        mesh = device_mesh()
+        compiled = functools.partial(on_all_devices, mesh=mesh)
+        if config.side_by_side == "yes" and config.seeds > 1:
+            raise UserError(
+                "--side-by-side yes plays all seeds on one device, but there are "
+                f"{mesh.size}, over which each seed is played: leave it out."
+            )
+
+    start = starter(config, model, rotation_model)
+    strategies = {}
+    for name in config.strategies:
+        strategy = make_strategy(config, model, name)
+        strategies[name] = strategy._replace(query=compiled(strategy.query))
+    driver = make_driver(
+        model,
+        schedule=config.training(),
+        capacity=config.rounds * config.budget,
+        selects_epoch=config.checkpoint_selection != "last",
+        trains_on_validation=config.train_on_validation,
+        compiled=compiled,
+    )
+    return Experiment(config, dataset, model, driver, strategies, compiled(start), mesh)
+
+
+def make_model(
+    config: Config,
+    image_shape: Sequence[int],
+    num_classes: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Model:
+    """The classifier that is asked for, or an ensemble of them.
+
+    Args:
+        config: what was asked for.
+        image_shape: (H, W, channels).
+        num_classes: C.
+        mean: per channel, of images / 255.
+        std: per channel, of images / 255.
+
+    Raises:
+        UserError: if there is none of that kind for such images.
+    """
+    try:
+        model = models.MODELS[config.model].make(
+            tuple(image_shape),
+            num_classes,
+            mean=mean,
+            std=std,
+            conv_dropout=config.conv_dropout,
+            dense_dropout=config.dense_dropout,
+        )
+    except ValueError as error:
+        raise UserError(f"--model {config.model}: {error}.") from error
+    model = model._replace(init=lambda key, init=model.init: _in_precision(init(key)))
+    return ensemble(model, config.ensemble) if config.ensemble > 1 else model
+
+
+def starter(
+    config: Config, model: Model, rotation_model: Model
+) -> Callable[[jax.Array, Images], Variables]:
+    """What gives the variables before the first round.
+
+    Args:
+        config: says whether the model is pretrained, and how.
+        model: the classifier.
+        rotation_model: the same for four classes.
+
+    Returns:
+        `start(key, pool_images) -> variables`.
+    """
+
+    def start(key: jax.Array, pool_images: Images) -> Variables:
+        fresh = model.init(key_for(key, "initialization"))
+        if config.pretraining == "none":
+            return fresh
+        pretrained = pretraining.pretrain(
+            key_for(key, "pretraining order"),
+            rotation_model,
+            rotation_model.init(key_for(key, "pretraining initialization")),
+            pool_images,
+            schedule=config.rotation_pretraining(),
+        )
+        return pretraining.transfer(model, pretrained, fresh)
+
+    return start
+
+
+def make_strategy(config: Config, model: Model, name: str) -> Strategy:
+    """The strategy of that name, as it is asked for."""
+    settings = Settings(
+        config.taps,
+        config.budget,
+        config.passes,
+        vaal_steps=config.vaal_steps,
+        num_copies=config.copies,
+    )
+    strategy = STRATEGIES[name](model, settings)
+    if config.random_share > 0:
+        strategy = with_random_share(strategy, config.random_share)
+    return strategy
+
+
+def _in_precision(variables: Variables) -> Variables:
+    """In JAX's own float: 64 bits where they are enabled."""
+    return jax.tree.map(
+        lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+        variables,
+    )

@@ -1,0 +1,115 @@
+"""Bias-corrected temperature scaling of probabilities."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fkjax.label_shift.checks import (
+    TINY,
+    checked_labels,
+    checked_names,
+    checked_probabilities,
+)
+
+
+class Calibration(NamedTuple):
+    """Bias-corrected temperature scaling: p'(y | x) ~ p(y | x)^slope exp(bias_y).
+
+    Attributes:
+        slope: 1 / temperature.
+        bias: Shape [C].
+    """
+
+    slope: float
+    bias: np.ndarray
+
+
+def calibration(probs: Any, labels: Any) -> Calibration:
+    """Fits bias-corrected temperature scaling to labelled examples.
+
+    Alexandari, Kundaje and Shrikumar 2020 ("BCTS"). A Gaussian prior of variance 1 on
+    the slope, around 1, and on each bias keeps them finite where no example is wrong.
+
+    Args:
+        probs: the classifier's probabilities. Shape [M, C].
+        labels: the true classes. Shape [M].
+
+    Raises:
+        UserError: as `bias`.
+    """
+    probs = checked_probabilities(probs, "validation set")
+    labels = checked_labels(labels, len(probs), checked_names(range(probs.shape[1])))
+    return fit_calibration(
+        log_probabilities(probs),
+        labels,
+        np.ones(len(probs)),
+        no_calibration(probs.shape[1]),
+    )
+
+
+def calibrated(calibration: Calibration, probs: Any) -> np.ndarray:
+    """The probabilities that a calibration makes of others. Shape [N, C]."""
+    return softmax(calibration, log_probabilities(np.asarray(probs, float)))
+
+
+def no_calibration(num_classes: int) -> Calibration:
+    """Returns the calibration that changes nothing."""
+    return Calibration(1.0, np.zeros(num_classes))
+
+
+def log_probabilities(probs: np.ndarray) -> np.ndarray:
+    """Returns logarithms of probabilities, finite at zero."""
+    return np.log(np.maximum(probs, TINY))
+
+
+def softmax(calibration: Calibration, z: np.ndarray) -> np.ndarray:
+    """Returns calibrated probabilities from z = log p. Shape [N, C]."""
+    logits = calibration.slope * z + calibration.bias
+    logits -= logits.max(axis=1, keepdims=True)
+    probs = np.exp(logits, out=logits)
+    probs /= probs.sum(axis=1, keepdims=True)
+    return probs
+
+
+def fit_calibration(
+    z: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: Calibration
+) -> Calibration:
+    """Newton's method on the penalised cross entropy, which is convex."""
+    rows, num_classes = np.arange(len(z)), z.shape[1]
+    at_one = np.eye(num_classes + 1)[0]
+
+    def unpack(theta: np.ndarray) -> Calibration:
+        return Calibration(float(theta[0]), theta[1:])
+
+    def loss(theta: np.ndarray) -> float:
+        true = softmax(unpack(theta), z)[rows, labels]
+        away = theta - at_one
+        return float(-weights @ log_probabilities(true) + away @ away / 2)
+
+    theta = np.concatenate([[start.slope], start.bias])
+    value = loss(theta)
+    for _ in range(50):
+        probs = softmax(unpack(theta), z)
+        weighted = probs * weights[:, None]
+        mean = (probs * z).sum(axis=1)
+        gradient = theta - at_one
+        gradient[0] += weights @ (mean - z[rows, labels])
+        gradient[1:] += weighted.sum(axis=0)
+        gradient[1:] -= np.bincount(labels, weights, num_classes)
+        hessian = np.eye(num_classes + 1)
+        hessian[0, 0] += (weighted * (z - mean[:, None]) ** 2).sum()
+        mixed = (weighted * (z - mean[:, None])).sum(axis=0)
+        hessian[0, 1:] += mixed
+        hessian[1:, 0] += mixed
+        hessian[1:, 1:] += np.diag(weighted.sum(axis=0)) - weighted.T @ probs
+        move = np.linalg.solve(hessian, gradient)
+        decrement = gradient @ move
+        size = 1.0
+        while (new := loss(theta - size * move)) > value and size > 1e-6:
+            size /= 2
+        if new > value:  # rounding
+            break
+        theta, value = theta - size * move, new
+        if decrement < 1e-6:
+            break
+    return unpack(theta)

@@ -1,0 +1,152 @@
+"""The bias of a pool in words."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fkjax.label_shift.checks import listed
+from fkjax.label_shift.types import Bootstrap, Distance, Shares
+
+ASSUMPTION = (
+    "This assumes label shift: within each class, the examples of the pool look like "
+    "those of the validation set, and only the shares of the classes differ."
+)
+BREAKS = (
+    "It does not hold, and the estimates mislead, where the pool's examples of a class "
+    "look different (another camera, site or season), where the pool has classes that "
+    "the validation set lacks, or where the model was trained on examples of either."
+)
+ALPHA = 0.05
+_LARGE = 0.2  # a distance that must be excluded before one says "no sign"
+_FEW = 10  # examples of a class, of whose scatter a bootstrap sees too little
+_GAP = 0.02  # between two shares, or two means of confidence, that is worth a word
+_SURE = 4  # standard errors from zero, for one of many classes
+
+
+def verdict_of(p: float, distance: Distance, problem: str) -> str:
+    """Returns whether the pool is biased: one of three verdicts."""
+    if p < ALPHA:
+        return "biased"
+    return "cannot be told" if problem or distance.high > _LARGE else "no sign"
+
+
+def sentence_of(
+    verdict: str,
+    p: float,
+    distance: Distance,
+    ratio: Shares,
+    problem: str,
+    names: Sequence[str],
+    num_validation: int,
+) -> str:
+    """Returns the verdict with its evidence, in a sentence or two."""
+    chance = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+    high = percent(distance.high)
+    if verdict == "biased":
+        text = (
+            "The pool is biased: the model predicts its classes in other shares than "
+            f"the validation set's, by more than chance ({chance})"
+        )
+        if problem:
+            return f"{text}; by how much is not determined, for {problem}."
+        low = percent(distance.low).removesuffix(" %")
+        return (
+            f"{text}. Some {percent(distance.value)} of it ({low} to {high}) would "
+            "have to be of other classes for the two balances to agree"
+            f"{_extremes(ratio, names)}."
+        )
+    same = (
+        "the model predicts the classes about as often in the pool as in the "
+        f"validation set ({chance})"
+    )
+    if verdict == "no sign":
+        return (
+            f"No sign that the pool is biased: {same}, and at most about {high} of it "
+            "would have to be of other classes for the two balances to agree."
+        )
+    if problem:
+        return f"Cannot be told: {same}, but {problem}."
+    return (
+        f"Cannot be told: {same}, but for all that {num_validation} validation "
+        f"examples say, up to {high} of it may have to be of other classes for the two "
+        "balances to agree."
+    )
+
+
+def _extremes(ratio: Shares, names: Sequence[str]) -> str:
+    """The class that is surely the most too frequent, and the most too rare."""
+    text = ""
+    for what, is_sure, order in (
+        ("too frequent", ratio.low > 1, -ratio.low),
+        ("too rare", ratio.high < 1, ratio.high),
+    ):
+        sure = [int(y) for y in np.argsort(order, kind="stable") if is_sure[y]]
+        if sure:
+            y, rest = sure[0], len(sure) - 1
+            text += (
+                f"; {what} is class {names[y]}, at {times(ratio.value[y])} times its "
+                f"share ({times(ratio.low[y])} to {times(ratio.high[y])})"
+            )
+            text += f", and {rest} more" if rest else ""
+    return text
+
+
+def cautions_of(
+    counts: np.ndarray, found: Bootstrap, names: Sequence[str]
+) -> Iterator[str]:
+    """Yields a sentence on each reason to doubt the estimates."""
+    few = np.flatnonzero(counts < _FEW)
+    if len(few):
+        yield (
+            f"The validation set has fewer than {_FEW} examples of "
+            f"{listed(names, few)}: that is too few for intervals to be trusted."
+        )
+    (em, em_draws), (bbse, bbse_draws) = found.em, found.bbse
+    difference = em.prior - bbse.prior
+    apart = _is_sure(difference, (em_draws - bbse_draws).std(axis=0))
+    if apart.any():
+        yield (
+            f"The two estimates disagree on {listed(names, np.flatnonzero(apart))} by "
+            "more than chance: then EM's probabilities are not calibrated well enough, "
+            "or label shift does not hold."
+        )
+    gap, draws = found.gap
+    if _is_sure(gap, draws.std()):
+        more = "surer" if gap > 0 else "less sure"
+        yield (
+            f"In the pool the model is {more} of its predictions than the estimated "
+            f"balance explains, by {abs(100 * gap):.0f} percentage points on average: "
+            "that is a sign that label shift does not hold, and that the pool's "
+            "examples look different."
+        )
+
+
+def _is_sure(value: Any, error: Any) -> Any:
+    """Whether a difference is large, and not by chance; not if it is NaN."""
+    return (np.abs(value) > _GAP) & (np.abs(value) > _SURE * error)
+
+
+def times(ratio: float) -> str:
+    """How many times as frequent, to two digits behind the point below one.
+
+    >>> times(120.4), times(2.345), times(0.104), times(0.0001), times(float("nan"))
+    ('120', '2.3', '0.10', 'under 0.01', '–')
+    """
+    if not np.isfinite(ratio):
+        return "–"
+    if ratio < 0.01:
+        return "under 0.01"
+    return f"{ratio:.{0 if ratio >= 9.95 else 1 if ratio >= 0.995 else 2}f}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with a digit behind the point below ten.
+
+    >>> percent(0.382), percent(0.0418), percent(0.0), percent(float("nan"))
+    ('38 %', '4.2 %', '0 %', '–')
+    """
+    if not np.isfinite(share):
+        return "–"
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 9.95 or value == 0 else f"{value:.1f} %"

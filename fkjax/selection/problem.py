@@ -1,0 +1,128 @@
+"""A query's problem: pool, validation set, model and classes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fkjax.base import Images, Model, UserError, Variables
+from fkjax.fisher.kernel import Kernel, multi_scale
+
+
+class Problem(NamedTuple):
+    """All that a query may be made from, whichever way it came in.
+
+    Attributes:
+        model: the classifier.
+        variables: its variables.
+        taps: the activations in the descriptors.
+        pool_images: Shape [N, H, W, channels].
+        pool_ids: what the user calls each: a sequence of length N.
+        is_unlabeled: what may be queried. Shape [N] bool.
+        validation_images: Shape [M, H, W, channels].
+        validation_ids: a sequence of length M.
+        validation_labels: the true ones. Shape [M] int.
+        classes: the names of the classes. Length C.
+        kernel: by which Fisher strategies match.
+        batch_size: images described at a time.
+        is_trained: whether the model has learned from labels; if not, and nothing of
+            the pool has one, the uncertain are drawn by lot, as in a first round.
+    """
+
+    model: Model
+    variables: Variables
+    taps: Sequence[str]
+    pool_images: Images
+    pool_ids: Any
+    is_unlabeled: np.ndarray
+    validation_images: Images
+    validation_ids: Any
+    validation_labels: np.ndarray
+    classes: Sequence[str]
+    kernel: Kernel = multi_scale
+    batch_size: int = 100
+    is_trained: bool = False
+
+
+def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
+    """The names of the classes; their numbers, if none are given.
+
+    Raises:
+        UserError: if they are not C different ones.
+    """
+    names = [str(c) for c in (range(num_classes) if classes is None else classes)]
+    if len(names) != num_classes or len(set(names)) < len(names):
+        raise UserError(
+            f"the network has {num_classes} classes: give as many different names, "
+            f"got {len(names)} ({', '.join(names[:10])})"
+        )
+    return names
+
+
+def class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The numbers of classes that are given by number or by name. Shape [M] int32.
+
+    Raises:
+        UserError: if there is none, or one that is no class.
+    """
+    if labels.ndim != 1 or len(labels) == 0:
+        raise UserError(
+            f"validation labels must be one for each example, got shape {labels.shape}"
+        )
+    if np.issubdtype(labels.dtype, np.integer):
+        bad = np.flatnonzero((labels < 0) | (labels >= len(names)))
+        if len(bad) == 0:
+            return labels.astype(np.int32)
+    else:
+        numbers = {name: number for number, name in enumerate(names)}
+        found = [numbers.get(str(label), -1) for label in labels.tolist()]
+        bad = np.flatnonzero(np.array(found) < 0)
+        if len(bad) == 0:
+            return np.array(found, np.int32)
+    raise UserError(
+        f"validation label {bad[0]} is {labels[bad[0]]!s}, but the classes, in the "
+        f"order of the logits, are {', '.join(names[:10])}"
+        f"{', ...' if len(names) > 10 else ''}: mend it, or name the classes"
+    )
+
+
+def is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
+    """Which examples are not among the labelled ones.
+
+    Args:
+        ids: of all, a range or an array. Length N.
+        labeled: ids, which may have become text in a file.
+
+    Returns:
+        Shape [N] bool.
+
+    Raises:
+        UserError: if a labelled id is not in the pool, or ids are not distinct.
+    """
+    labeled, free = list(labeled), np.ones(len(ids), bool)
+    if isinstance(ids, range):
+        positions = [_number(i, len(ids)) for i in labeled]
+    else:
+        if len(np.unique(ids)) < len(ids):
+            raise UserError("the pool's ids must be distinct, but one comes twice")
+        wanted = [str(i) for i in labeled]
+        text = ids.astype(str)
+        at = np.flatnonzero(np.isin(text, wanted))
+        found = dict(zip(text[at].tolist(), at.tolist(), strict=True))
+        positions = [found.get(i) for i in wanted]
+    for example, position in zip(labeled, positions, strict=True):
+        if position is None:
+            raise UserError(
+                f"the labelled example {example} is not in the pool: give ids as the "
+                "pool has them"
+            )
+        free[position] = False
+    return free
+
+
+def _number(example: Any, num: int) -> int | None:
+    try:
+        number = int(example)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 <= number < num else None
