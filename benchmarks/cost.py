@@ -108,7 +108,7 @@ def contender(
 
 def passes(name: str, view: View, settings: Settings, size: int) -> int:
     """Images that one query puts through a network."""
-    num_pool, num_validation = len(view.pool_images), len(view.validation_images)
+    num_pool, num_validation = len(view.pool), len(view.validation)
     if name == "random":
         return 0
     if name in MC_DROPOUT:

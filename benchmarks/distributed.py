@@ -30,7 +30,7 @@ from fkjax.base import View
 from fkjax.models import lenet
 from fkjax.parallel import processes as cluster
 from fkjax.parallel.devices import device_mesh, on_all_devices, shard
-from fkjax.parallel.images import stream
+from fkjax.parallel.examples import stream
 
 BUDGET = 125
 

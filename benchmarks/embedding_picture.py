@@ -71,7 +71,7 @@ def train(
             images,
             schedule=config.rotation_pretraining(),
         )
-    )(arrays.pool_images)
+    )(arrays.pool)
     fresh = model.init(key_for(key, "initialization"))
     start = pretraining.transfer(model, pretrained, fresh)
     driver = make_driver(

@@ -51,15 +51,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-class Images(Protocol):
-    """A set of N images: an array [N, H, W, channels], or one that is streamed.
+class Examples(Protocol):
+    """A set of N examples: an array [N, ...], or one that is streamed.
 
-    `fkjax.parallel.images` reads them; whatever else is handed them only hands them on.
+    `fkjax.parallel.examples` reads them; all other code only passes them on.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, H, W, channels)."""
+        """(N, ...), such as (N, H, W, channels)."""
         ...
 
     def __len__(self) -> int:
@@ -169,18 +169,18 @@ class View(NamedTuple):
 
     Attributes:
         variables: the model's current variables.
-        pool_images: Shape [N, H, W, channels].
+        pool: Shape [N, H, W, channels].
         is_unlabeled: which pool examples may be queried. Shape [N] bool.
-        validation_images: Shape [M, H, W, channels].
+        validation: Shape [M, H, W, channels].
         validation_labels: the true ones. Shape [M].
         validation_mistakes: which the model gets wrong. Shape [M] bool.
         pool_labels: the hidden labels. Shape [N]. For ablations only.
     """
 
     variables: Variables
-    pool_images: Images
+    pool: Examples
     is_unlabeled: jax.Array
-    validation_images: Images
+    validation: Examples
     validation_labels: jax.Array
     validation_mistakes: jax.Array
     pool_labels: jax.Array

@@ -11,7 +11,7 @@ images:
 >>> def brightest(model, settings):
 ...     def query(key, view):
 ...         scores = map_examples(
-...             lambda image: image.mean(), view.pool_images, batch_size=100
+...             lambda image: image.mean(), view.pool, batch_size=100
 ...         )
 ...         return highest(key, scores, view.is_unlabeled, budget=settings.budget)
 ...
@@ -271,7 +271,7 @@ def _check_undeclared(
 ) -> list[str]:
     """Even a strategy that is handed everything must use what it declared alone."""
     others = {
-        "validation_images": view.validation_images[::-1],
+        "validation": view.validation[::-1],
         "validation_labels": (view.validation_labels + 1) % _NUM_CLASSES,
         "validation_mistakes": ~view.validation_mistakes,
         "pool_labels": (view.pool_labels + 1) % _NUM_CLASSES,
@@ -293,7 +293,7 @@ def _check_permuted(program: _Program, query: Query, view: View) -> list[str]:
         return ["another key gives another query, so that the pool was not permuted"]
     order = np.random.default_rng(1).permutation(_NUM_POOL)
     permuted = view._replace(
-        pool_images=view.pool_images[order],
+        pool=view.pool[order],
         is_unlabeled=view.is_unlabeled[order],
         pool_labels=view.pool_labels[order],
     )
@@ -312,8 +312,8 @@ def _check_permuted(program: _Program, query: Query, view: View) -> list[str]:
 
 def _check_nan(program: _Program, view: View, budget: int) -> list[str]:
     bad = int(np.flatnonzero(view.is_unlabeled)[1])
-    images = jnp.asarray(view.pool_images).at[bad].set(jnp.nan)
-    view = view._replace(pool_images=images)
+    images = jnp.asarray(view.pool).at[bad].set(jnp.nan)
+    view = view._replace(pool=images)
     query = program(0, view)
     if query.is_bad is None:
         _check_query(query, view, budget, "with an image of NaN")

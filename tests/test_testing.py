@@ -56,7 +56,7 @@ def test_the_example_runs():
 
 
 def brightness(view):
-    return jnp.asarray(view.pool_images).mean(axis=(1, 2, 3))
+    return jnp.asarray(view.pool).mean(axis=(1, 2, 3))
 
 
 def query_of(key, view, wanted=None, **changed):
@@ -88,7 +88,7 @@ def too_few(key, view):
 
 
 def not_static(key, view):
-    return query_of(key, view._replace(pool_images=view.pool_images[view.is_unlabeled]))
+    return query_of(key, view._replace(pool=view.pool[view.is_unlabeled]))
 
 
 def by_value(key, view):
@@ -100,7 +100,7 @@ def by_position(key, view):
 
 
 def not_permuted(key, view):
-    first = view.pool_images[0].sum().astype(jnp.int32) % 4
+    first = view.pool[0].sum().astype(jnp.int32) % 4
     return query_of(key, view, pseudo_labels=jnp.full(SMALL.budget, first))
 
 
@@ -156,7 +156,7 @@ def silent(key, view):
 def lost(key, view):
     """Of NaN it makes a position that does not exist."""
     query = query_of(key, view, is_bad=None)
-    total = view.pool_images.sum()
+    total = view.pool.sum()
     return query._replace(indices=jnp.where(jnp.isnan(total), -1, query.indices))
 
 
@@ -190,7 +190,7 @@ BROKEN = {
     **{
         field: (strategy(peeking(field)), f"read '{field}' without declaring it")
         for field in (
-            "validation_images",
+            "validation",
             "validation_labels",
             "validation_mistakes",
             "pool_labels",
@@ -223,7 +223,7 @@ def test_what_breaks_nothing_passes():
 def test_the_problem_is_one_that_a_strategy_can_work_on():
     model, view = testing._problem()
     assert 0 < view.validation_mistakes.sum() < SMALL.budget
-    predicted = model.apply(view.variables, view.validation_images).argmax(axis=1)
+    predicted = model.apply(view.variables, view.validation).argmax(axis=1)
     np.testing.assert_array_equal(
         predicted != view.validation_labels, view.validation_mistakes
     )

@@ -40,7 +40,7 @@ jax.tree_util.register_pytree_node(
 )
 
 
-_DECLARABLE = ("validation_images", "validation_labels", "validation_mistakes")
+_DECLARABLE = ("validation", "validation_labels", "validation_mistakes")
 
 
 def restrict(

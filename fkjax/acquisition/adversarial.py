@@ -14,8 +14,8 @@ import optax
 
 from fkjax.acquisition.ranking import highest
 from fkjax.acquisition.vae import Autoencoder, Discriminator, autoencoder, discriminator
-from fkjax.base import Images, Model, Query, Strategy, View, key_for
-from fkjax.parallel.images import take
+from fkjax.base import Examples, Model, Query, Strategy, View, key_for
+from fkjax.parallel.examples import take
 from fkjax.parallel.mapping import map_examples
 
 
@@ -115,7 +115,7 @@ def vae_loss(
 def train(
     key: jax.Array,
     players: Networks,
-    images: Images,
+    images: Examples,
     is_unlabeled: jax.Array,
     hyperparameters: Hyperparameters,
 ) -> Learned:
@@ -237,19 +237,17 @@ def vaal(
 
     def query(key: jax.Array, view: View) -> Query:
         def learned_scores() -> jax.Array:
-            learned = train(
-                key, players, view.pool_images, view.is_unlabeled, hyperparameters
-            )
+            learned = train(key, players, view.pool, view.is_unlabeled, hyperparameters)
 
             def score(image: jax.Array) -> jax.Array:
                 mean, _ = players.vae.encode(learned.vae, scaled(image)[None])
                 return players.discriminator.apply(learned.discriminator, mean)[0]
 
-            return map_examples(score, view.pool_images, batch_size=batch_size)
+            return map_examples(score, view.pool, batch_size=batch_size)
 
         scores = jax.lax.cond(
             view.is_unlabeled.all(),
-            lambda: jnp.full(len(view.pool_images), jnp.nan),
+            lambda: jnp.full(len(view.pool), jnp.nan),
             learned_scores,
         )
         return highest(key, scores, view.is_unlabeled, budget=budget)

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from fkjax.acquisition import pseudo_label
 from fkjax.acquisition.matching import match_rows
 from fkjax.acquisition.perturbation import copies
-from fkjax.base import Images, Model, Query, Strategy, View, key_for
+from fkjax.base import Examples, Model, Query, Strategy, View, key_for
 from fkjax.fisher.descriptors import LabelFn, descriptor, features
 from fkjax.fisher.kernel import Kernel, multi_scale, pearson_features
 from fkjax.parallel.mapping import map_examples, map_rows
 
-_VALIDATION = frozenset({"validation_images", "validation_mistakes"})
+_VALIDATION = frozenset({"validation", "validation_mistakes"})
 
 
 class _Embedding(NamedTuple):
@@ -53,8 +53,8 @@ def feature_match(
             _, z = features(model, view.variables, image, taps=taps)
             return pearson_features(z)
 
-        pool = map_rows(embed, view.pool_images, batch_size=batch_size)
-        validation = map_examples(embed, view.validation_images, batch_size=batch_size)
+        pool = map_rows(embed, view.pool, batch_size=batch_size)
+        validation = map_examples(embed, view.validation, batch_size=batch_size)
         indices, targets, scores, is_bad = match_rows(
             key,
             pool.map(lambda z: (z, _is_bad(z))),
@@ -117,7 +117,7 @@ def fisher_nearest_joint(
     """
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
-        validation = now.embed(now.view.validation_images, None, _predicted)
+        validation = now.embed(now.view.validation, None, _predicted)
         label_fn = pseudo_label.nearest_joint(
             validation.joint, now.view.validation_labels, kernel
         )
@@ -164,7 +164,7 @@ def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
                 perturbed = copies(key, image, model.std, num_copies=num_copies)
                 return estimator(model, now.view.variables, perturbed, taps=taps)
 
-            return jnp.arange(len(now.view.pool_images)), label_of
+            return jnp.arange(len(now.view.pool)), label_of
 
         return _fisher_strategy(
             model, assume, taps, budget, batch_size, multi_scale, num_copies
@@ -211,7 +211,7 @@ def _fisher_strategy(
     def query(key: jax.Array, view: View) -> Query:
         def embed(
             map_fn: Callable,
-            images: Images,
+            images: Examples,
             hints: Any,
             label_of: _LabelOf,
             num_copies: int = 1,
@@ -227,9 +227,9 @@ def _fisher_strategy(
             return map_fn(one, images, hints, batch_size=at_once)
 
         all_of = functools.partial(embed, map_examples)
-        validation = all_of(view.validation_images, view.validation_labels, _given)
+        validation = all_of(view.validation, view.validation_labels, _given)
         hints, label_of = assume(_Round(key, view, validation, all_of))
-        pool = embed(map_rows, view.pool_images, hints, label_of, num_copies)
+        pool = embed(map_rows, view.pool, hints, label_of, num_copies)
         indices, targets, scores, (labels, is_bad) = match_rows(
             key,
             pool.map(lambda e: (e.joint, (e.label, _is_bad(e.joint)))),

@@ -200,7 +200,7 @@ def _most_uncertain(
     """
 
     def query(key: jax.Array, view: View) -> Query:
-        positions = jnp.arange(len(view.pool_images))
+        positions = jnp.arange(len(view.pool))
 
         def one(image: jax.Array, position: jax.Array) -> jax.Array:
             return score_one(key_for(key, "masks", position), view.variables, image)
@@ -208,9 +208,7 @@ def _most_uncertain(
         scores = jax.lax.cond(
             view.is_unlabeled.all() & (not is_trained),
             lambda: jnp.full(len(positions), jnp.nan),
-            lambda: map_examples(
-                one, view.pool_images, positions, batch_size=batch_size
-            ),
+            lambda: map_examples(one, view.pool, positions, batch_size=batch_size),
         )
         return highest(
             key, scores, view.is_unlabeled, budget=budget, is_trained=is_trained

@@ -26,7 +26,7 @@ from fkjax.experiment.presets import defaults, image_defaults
 from fkjax.experiment.progress import Progress
 from fkjax.experiment.resuming import open_run
 from fkjax.experiment.setup import prepare
-from fkjax.parallel.images import Streamed
+from fkjax.parallel.examples import Streamed
 from fkjax.parallel.processes import agreed, connect, is_first, stopping_together
 from fkjax.report import figures, tables
 from fkjax.runs.folder import FIGURES, RunFolder

@@ -241,8 +241,8 @@ def _shift(problem: Problem, seed: int) -> tuple[types.Shift | None, str]:
         key = key_for(jax.random.key(seed), "part of the pool")
         chosen = jax.random.choice(key, len(positions), (_LOOKED_AT,), replace=False)
         positions = positions[np.sort(np.asarray(chosen))]
-    of_pool = probabilities(problem, problem.pool_images[positions])
-    of_validation = probabilities(problem, problem.validation_images)
+    of_pool = probabilities(problem, problem.pool[positions])
+    of_validation = probabilities(problem, problem.validation)
     try:
         shift = bias.bias(
             of_pool,

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Images
-from fkjax.parallel.images import stream
+from fkjax.base import Examples
+from fkjax.parallel.examples import stream
 
 
 class Column(Protocol):
@@ -68,7 +68,7 @@ def images_of(
     *,
     tell: Tell | None = None,
     is_small: bool = False,
-) -> Images:
+) -> Examples:
     """Rows as images: in memory if they are few, else read a batch at a time.
 
     Args:
@@ -89,7 +89,7 @@ def images_of(
 
 
 class _Ahead:
-    """A `fkjax.parallel.images.Fetch` that reads the next batch meanwhile."""
+    """A `fkjax.parallel.examples.Fetch` that reads the next batch meanwhile."""
 
     def __init__(
         self, read: Callable[[np.ndarray], np.ndarray], num: int, tell: Tell | None

@@ -20,7 +20,7 @@ from fkjax.data.image_folder import is_image_folder, read_image_folder
 from fkjax.data.svhn import NUM_CLASSES as _SVHN_CLASSES
 from fkjax.data.svhn import has_svhn, read_svhn
 from fkjax.data.tfds import load_tfds, unknown_name
-from fkjax.parallel.images import Streamed
+from fkjax.parallel.examples import Streamed
 
 _NUM_CLASSES = {"mnist": 10, "fashion_mnist": 10}
 _HALF = ((0.5,) * 3, (0.5,) * 3)

@@ -8,7 +8,7 @@ import numpy as np
 from fkjax.base import UserError
 from fkjax.data.decoding import decode
 from fkjax.data.reading import stream_in_parallel
-from fkjax.parallel.images import Streamed
+from fkjax.parallel.examples import Streamed
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEST_PARTS = ("test", "val")

@@ -16,7 +16,7 @@ from fkjax.data.decoding import decode
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.opening import explained
 from fkjax.files.spreadsheet import Problems, as_it_was, inert, read_rows
-from fkjax.parallel.images import Streamed
+from fkjax.parallel.examples import Streamed
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SETS = ("validation", "train", "test")

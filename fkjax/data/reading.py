@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.parallel.images import Streamed, stream
+from fkjax.parallel.examples import Streamed, stream
 
 ReadOne = Callable[[int], np.ndarray]
 """`read_one(id) -> image`: uint8 of shape [H, W, channels], or a UserError. It is
@@ -85,7 +85,7 @@ class _Batch(NamedTuple):
 
 
 class _Reader:
-    """A `fkjax.parallel.images.Fetch`."""
+    """A `fkjax.parallel.examples.Fetch`."""
 
     def __init__(self, read_one: ReadOne, image_shape: tuple[int, int, int]):
         self._read_one, self._image_shape = read_one, image_shape

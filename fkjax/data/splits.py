@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fkjax.base import Images, UserError, key_for
+from fkjax.base import Examples, UserError, key_for
 from fkjax.data.datasets import Dataset
 
 
@@ -19,7 +19,7 @@ class Split(NamedTuple):
         ids: int32 row in the dataset's training (or test) part. Shape [n].
     """
 
-    images: Images
+    images: Examples
     labels: np.ndarray
     ids: np.ndarray
 

@@ -21,7 +21,7 @@ from fkjax.base import UserError
 from fkjax.data.decoding import decode
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.opening import MAX_BYTES, open_file
-from fkjax.parallel.images import Streamed
+from fkjax.parallel.examples import Streamed
 
 _DOWNLOAD_HOST = "https://storage.googleapis.com"
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Images, UserError, Variables
+from fkjax.base import Examples, UserError, Variables
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import forget_peak, peak_memory_mb
@@ -32,7 +32,7 @@ from fkjax.experiment.rounds import (
 )
 from fkjax.experiment.setup import Experiment
 from fkjax.parallel.devices import shard
-from fkjax.parallel.images import Streamed
+from fkjax.parallel.examples import Streamed
 from fkjax.runs.journal import Journal
 
 
@@ -74,7 +74,7 @@ def _world(experiment: Experiment, seed: int) -> _World:
         rate=config.label_noise,
     )
 
-    def put(images: Images) -> Any:
+    def put(images: Examples) -> Any:
         if experiment.mesh is not None:
             return shard(images, experiment.mesh)
         return jax.tree.map(jnp.asarray, images)
@@ -142,7 +142,7 @@ def play_seeds(
     def begin() -> dict[str, Any]:
         forget_peak()
         since = time.perf_counter()
-        variables = jax.block_until_ready(start(key, arrays.pool_images))
+        variables = jax.block_until_ready(start(key, arrays.pool))
         _require_finite(variables, config)
         return {
             "variables": variables._asdict(),

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.acquisition.access import restrict
-from fkjax.base import Images, Model, Query, Strategy, Variables, View, key_for
+from fkjax.base import Examples, Model, Query, Strategy, Variables, View, key_for
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import Clock
 from fkjax.experiment.oracle import Oracle
-from fkjax.parallel.images import concatenated
+from fkjax.parallel.examples import concatenated
 from fkjax.training import evaluation, fit
 
 
@@ -34,8 +34,8 @@ class Arrays(NamedTuple):
     """The images and the labels that are known; the pool's are the oracle's.
 
     Attributes:
-        pool_images: Shape [N, H, W, channels], as all images.
-        validation_images: what the mistakes are made on.
+        pool: Shape [N, H, W, channels], as all images.
+        validation: what the mistakes are made on.
         selection_images: what `Driver.update` scores epochs on, if it does.
         test_images: reported on, never chosen by.
         validation_labels: Shape [M].
@@ -43,10 +43,10 @@ class Arrays(NamedTuple):
         test_labels: of the test images.
     """
 
-    pool_images: Images
-    validation_images: Images
-    selection_images: Images
-    test_images: Images
+    pool: Examples
+    validation: Examples
+    selection_images: Examples
+    test_images: Examples
     validation_labels: jax.Array
     selection_labels: jax.Array
     test_labels: jax.Array
@@ -146,7 +146,7 @@ def make_driver(
         return key_for(state.key, "query", state.pool.round)
 
     def mistakes(variables: Variables, arrays: Arrays) -> jax.Array:
-        predicted = evaluation.predictions(model, variables, arrays.validation_images)
+        predicted = evaluation.predictions(model, variables, arrays.validation)
         return predicted != arrays.validation_labels
 
     def trained(
@@ -158,10 +158,10 @@ def make_driver(
     ) -> RoundState:
         pool = pools.add(state.pool, indices, labels)
         chosen, num_labeled = pools.labeled(pool, capacity=capacity)
-        known_images = arrays.pool_images[chosen]
+        known_images = arrays.pool[chosen]
         known_labels = pool.label[chosen]
         if trains_on_validation:  # first: the last of the others may not be labelled
-            known_images = concatenated(arrays.validation_images, known_images)
+            known_images = concatenated(arrays.validation, known_images)
             known_labels = jnp.concatenate([arrays.validation_labels, known_labels])
             num_labeled += len(arrays.validation_labels)
         variables = fit.fit(
@@ -199,7 +199,7 @@ def make_driver(
         losses = evaluation.losses(
             model,
             before.variables,
-            arrays.pool_images[chosen],
+            arrays.pool[chosen],
             before.pool.label[chosen],
         )
         losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
@@ -267,9 +267,9 @@ def play_round(
     )
     view = View(
         state.variables,
-        arrays.pool_images,
+        arrays.pool,
         state.pool.is_unlabeled,
-        arrays.validation_images,
+        arrays.validation,
         arrays.validation_labels,
         is_mistake,
         jnp.zeros(0, jnp.int32),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fkjax import models
 from fkjax.acquisition import STRATEGIES, Settings, with_random_share
 from fkjax.base import (
-    Images,
+    Examples,
     Model,
     Strategy,
     UserError,
@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
         model: the classifier, or an ensemble of them.
         driver: the parts of a round.
         strategies: by name, their queries compiled.
-        start: `start(key, pool_images) -> variables` before the first round.
+        start: `start(key, pool) -> variables` before the first round.
         mesh: of all devices; None if there is one.
     """
 
@@ -44,7 +44,7 @@ class Experiment(NamedTuple):
     model: Model
     driver: Driver
     strategies: dict[str, Strategy]
-    start: Callable[[jax.Array, Images], Variables]
+    start: Callable[[jax.Array, Examples], Variables]
     mesh: jax.sharding.Mesh | None
 
     def parts(self, seed: int) -> splits.Splits:
@@ -159,7 +159,7 @@ def make_model(
 
 def starter(
     config: Config, model: Model, rotation_model: Model
-) -> Callable[[jax.Array, Images], Variables]:
+) -> Callable[[jax.Array, Examples], Variables]:
     """What gives the variables before the first round.
 
     Args:
@@ -168,10 +168,10 @@ def starter(
         rotation_model: the same for four classes.
 
     Returns:
-        `start(key, pool_images) -> variables`.
+        `start(key, pool) -> variables`.
     """
 
-    def start(key: jax.Array, pool_images: Images) -> Variables:
+    def start(key: jax.Array, pool: Examples) -> Variables:
         fresh = model.init(key_for(key, "initialization"))
         if config.pretraining == "none":
             return fresh
@@ -179,7 +179,7 @@ def starter(
             key_for(key, "pretraining order"),
             rotation_model,
             rotation_model.init(key_for(key, "pretraining initialization")),
-            pool_images,
+            pool,
             schedule=config.rotation_pretraining(),
         )
         return pretraining.transfer(model, pretrained, fresh)

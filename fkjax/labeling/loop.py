@@ -136,7 +136,7 @@ class _Loop:
         self._names = [own.names[i] for i in positions]
         self._at = {name: i for i, name in enumerate(self._names)}
         reported = own.test if len(own.test) else own.validation
-        pool_images, validation_images, test_images = (
+        pool, validation, test_images = (
             jax.tree.map(jnp.asarray, own.images[at])
             for at in (positions, own.validation, reported)
         )
@@ -144,8 +144,8 @@ class _Loop:
             jnp.asarray(own.labels[at]) for at in (own.validation, reported)
         )
         self._arrays = Arrays(
-            pool_images,
-            validation_images,
+            pool,
+            validation,
             test_images,  # of no account: no epoch is selected
             test_images,
             validation_labels,
@@ -233,10 +233,10 @@ class _Loop:
                 model,
                 state.variables,
                 config.taps,
-                arrays.pool_images,
+                arrays.pool,
                 self._names,
                 is_unlabeled,
-                arrays.validation_images,
+                arrays.validation,
                 [own.names[i] for i in own.validation],
                 own.labels[own.validation],
                 classes,

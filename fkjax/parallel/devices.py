@@ -1,11 +1,11 @@
-"""Computing with all devices of all processes: each has a share of the images.
+"""Computing with all devices of all processes: each has a share of the examples.
 
 A part of a round is one program that all devices run alike, each with all of the small
-arrays and its share of the images (`on_all_devices`). What they exchange is written in
-the code that reads images (`fkjax.parallel.images.Sharded`, `fkjax.parallel.mapping`)
-or searches them (`fkjax.acquisition.neighbors`); the compiler shards nothing. What they
-do not share out, such as training, all of them do, on equal numbers: so are the results
-those of one device, bit for bit.
+arrays and its share of the examples (`on_all_devices`). What they exchange is written
+in the code that reads examples (`fkjax.parallel.examples.Sharded`,
+`fkjax.parallel.mapping`) or searches them (`fkjax.acquisition.neighbors`); the compiler
+shards nothing. What they do not share out, such as training, all of them do, on equal
+numbers: so are the results those of one device, bit for bit.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fkjax.base import Images
-from fkjax.parallel.images import Sharded, Streamed
+from fkjax.base import Examples
+from fkjax.parallel.examples import Sharded, Streamed
 
 _AXIS = "examples"
 _SMALL, _LARGE = 200, 1600
@@ -75,17 +75,17 @@ def map_shares(
     return jax.tree.map(lambda x: x[:num], rows)
 
 
-def shard(images: Images, mesh: Mesh) -> Sharded:
-    """Images of which each device has a share; a process keeps those of its devices.
+def shard(examples: Examples, mesh: Mesh) -> Sharded:
+    """Examples of which each device has a share; a process keeps those of its devices.
 
     Args:
-        images: in this process's memory, or streamed. Shape [N, H, W, channels].
+        examples: in this process's memory, or streamed. Shape [N, H, W, channels].
         mesh: of one axis, such as `device_mesh()`.
 
     Returns:
-        The images, for a program of `on_all_devices`.
+        The examples, for a program of `on_all_devices`.
     """
-    num, each = len(images), -(-len(images) // mesh.size)
+    num, each = len(examples), -(-len(examples) // mesh.size)
     unit = _LARGE if each >= 8 * _LARGE else _SMALL
     total = mesh.size * -(-each // unit) * unit
     (axis,) = mesh.axis_names
@@ -100,28 +100,28 @@ def shard(images: Images, mesh: Mesh) -> Sharded:
             (total, *rows.shape[1:]), sharding, of_device
         )
 
-    if isinstance(images, Streamed):
-        own = Streamed(images.source, shared_out(np.asarray(images.ids)))
+    if isinstance(examples, Streamed):
+        own = Streamed(examples.source, shared_out(np.asarray(examples.ids)))
     else:
-        own = shared_out(images)
+        own = shared_out(examples)
     return Sharded(own, None, num, axis)
 
 
 def on_all_devices(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`jax.jit(fn)`, run by every device on the images it has and on all else whole.
+    """`jax.jit(fn)`, run by every device on the examples it has and on all else whole.
 
     >>> mesh = device_mesh()
-    >>> images = shard(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), mesh)
-    >>> on_all_devices(lambda images, at: images[at], mesh)(images, jnp.array([4, 1]))
-    Array([[[[4]]],
+    >>> examples = shard(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), mesh)
+    >>> on_all_devices(lambda examples, at: examples[at], mesh)(examples, jnp.array([4,
+    1])) Array([[[[4]]],
     <BLANKLINE>
     <BLANKLINE>
            [[[1]]]], dtype=uint8)
 
     Args:
-        fn: of pytrees of arrays, equal in all processes, and of `Sharded` images; it
+        fn: of pytrees of arrays, equal in all processes, and of `Sharded` examples; it
             returns arrays that are equal on all devices.
-        mesh: the one by which the images are sharded.
+        mesh: the one by which the examples are sharded.
 
     Returns:
         A function of the same arguments, to be called by all processes.

@@ -13,7 +13,7 @@ from fkjax.data import datasets
 from fkjax.data.reading import plain_errors
 from fkjax.files.opening import open_file
 from fkjax.files.spreadsheet import inert
-from fkjax.parallel.images import take
+from fkjax.parallel.examples import take
 from fkjax.report.comparison import Comparison, Strategy
 from fkjax.report.html import thumbnail
 from fkjax.runs.folder import QUERY_COLUMNS

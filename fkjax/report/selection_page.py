@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Images
+from fkjax.base import Examples
 from fkjax.data.reading import plain_errors
 from fkjax.label_shift import wording
 from fkjax.label_shift.types import Shift
 from fkjax.label_shift.wording import percent, times
-from fkjax.parallel.images import take
+from fkjax.parallel.examples import take
 from fkjax.report import charts
 from fkjax.report.html import environment, thumbnail
 from fkjax.selection.choose import Pick, Selection, probabilities
@@ -92,7 +92,7 @@ def selection_page(
             classes=problem.classes,
             is_trained=problem.is_trained,
             cards=cards,
-            is_small=max(problem.pool_images.shape[1:3]) < 72,
+            is_small=max(problem.pool.shape[1:3]) < 72,
             chart=chart,
             chart_note=chart_note,
             shift=shift,
@@ -110,14 +110,14 @@ def selection_page(
 
 def _cards(problem: Problem, selection: Selection) -> list[Card]:
     picks = selection.picks[:MOST_CARDS]
-    if not (is_picture(problem.pool_images) and is_picture(problem.validation_images)):
+    if not (is_picture(problem.pool) and is_picture(problem.validation)):
         return [Card(pick, None, None) for pick in picks]
     indices, targets = (
         np.asarray(of)[: len(picks)] for of in (selection.indices, selection.targets)
     )
     answered = np.unique(targets[targets >= 0])
-    images = _read(problem.pool_images, indices)
-    mistakes = _read(problem.validation_images, answered)
+    images = _read(problem.pool, indices)
+    mistakes = _read(problem.validation, answered)
     images, mistakes = _as_bytes(images, mistakes)
     of_target = dict(zip(answered.tolist(), map(thumbnail, mistakes), strict=True))
     return [
@@ -126,7 +126,7 @@ def _cards(problem: Problem, selection: Selection) -> list[Card]:
     ]
 
 
-def is_picture(images: Images) -> bool:
+def is_picture(images: Examples) -> bool:
     """Whether examples have the shape of grey or coloured images, and are no vectors.
 
     >>> is_picture(np.zeros((5, 28, 28, 1))), is_picture(np.zeros((5, 1, 1, 700)))
@@ -139,7 +139,7 @@ def is_picture(images: Images) -> bool:
     return min(height, width) >= _SMALLEST and channels in (1, 3, 4)
 
 
-def _read(images: Images, indices: np.ndarray) -> np.ndarray:
+def _read(images: Examples, indices: np.ndarray) -> np.ndarray:
     if len(indices) == 0:
         return np.zeros((0, *images.shape[1:]), np.uint8)
     with plain_errors(images):
@@ -147,7 +147,7 @@ def _read(images: Images, indices: np.ndarray) -> np.ndarray:
 
 
 def _as_bytes(*several: np.ndarray) -> list[np.ndarray]:
-    """Images as uint8: others than that are scaled, all alike, to their own range."""
+    """Examples as uint8: others than that are scaled, all alike, to their own range."""
     if all(images.dtype == np.uint8 for images in several):
         return list(several)
     parts = [images.astype(float) for images in several if images.size]
@@ -235,7 +235,7 @@ def _range(low: str, high: str) -> str:
 def _kinds(problem: Problem, selection: Selection) -> list[Kind]:
     """The kinds of mistakes, those that most picks answer first."""
     mistakes = np.flatnonzero(selection.is_mistake)
-    predicted = probabilities(problem, problem.validation_images[mistakes])
+    predicted = probabilities(problem, problem.validation[mistakes])
     pairs = {
         int(i): (
             problem.classes[int(problem.validation_labels[i])],

@@ -11,7 +11,7 @@ import numpy as np
 from fkjax.acquisition import STRATEGIES, Settings
 from fkjax.acquisition.access import restrict
 from fkjax.base import (
-    Images,
+    Examples,
     Model,
     Query,
     Strategy,
@@ -123,9 +123,9 @@ def choose(
     )
     _require_finite(problem, query)
     indices, targets = np.asarray(query.indices), np.asarray(query.targets)
-    of_picks = probabilities(problem, problem.pool_images[indices])
+    of_picks = probabilities(problem, problem.pool[indices])
     answered = np.flatnonzero(targets >= 0)
-    of_mistakes = probabilities(problem, problem.validation_images[targets[answered]])
+    of_mistakes = probabilities(problem, problem.validation[targets[answered]])
     mistakes: dict[int, Mistake] = {
         int(i): Mistake(
             _plain(problem.validation_ids[int(targets[i])]),
@@ -186,16 +186,14 @@ def _strategy(
 def _ask(
     problem: Problem, strategy: Strategy, key: jax.Array
 ) -> tuple[Query, np.ndarray]:
-    with plain_errors(problem.pool_images, problem.validation_images):
-        predicted = _predictions(problem.model)(
-            problem.variables, problem.validation_images
-        )
+    with plain_errors(problem.pool, problem.validation):
+        predicted = _predictions(problem.model)(problem.variables, problem.validation)
         is_mistake = predicted != problem.validation_labels
         view = View(
             problem.variables,
-            problem.pool_images,
+            problem.pool,
             jnp.asarray(problem.is_unlabeled),
-            problem.validation_images,
+            problem.validation,
             jnp.asarray(problem.validation_labels),
             is_mistake,
             jnp.zeros(0, jnp.int32),
@@ -217,13 +215,13 @@ def _compiled(
 
 
 @functools.lru_cache(maxsize=8)
-def _predictions(model: Model) -> Callable[[Variables, Images], jax.Array]:
+def _predictions(model: Model) -> Callable[[Variables, Examples], jax.Array]:
     return jax.jit(functools.partial(evaluation.predictions, model))
 
 
 @functools.lru_cache(maxsize=8)
 def _log_probs(model: Model, batch_size: int) -> Callable[..., jax.Array]:
-    def of_images(variables: Variables, images: Images) -> jax.Array:
+    def of_images(variables: Variables, images: Examples) -> jax.Array:
         def one(image: jax.Array) -> jax.Array:
             return log_probs(model, variables, image)
 
@@ -247,7 +245,7 @@ def _require_finite(problem: Problem, query: Query) -> None:
             )
 
 
-def probabilities(problem: Problem, images: Images) -> np.ndarray:
+def probabilities(problem: Problem, images: Examples) -> np.ndarray:
     """p(y | x) of examples of the pool or the validation set. Shape [n, C]."""
     if len(images) == 0:
         return np.zeros((0, len(problem.classes)))

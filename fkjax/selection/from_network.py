@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fkjax.base import Images, Model, UserError, Variables
+from fkjax.base import Examples, Model, UserError, Variables
 from fkjax.data.column_files import as_columns, ids_of, require_equal_lengths
 from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
@@ -96,7 +96,7 @@ def _floats(rows: np.ndarray) -> np.ndarray:
     return rows if rows.dtype == np.uint8 else rows.astype(np.float32)
 
 
-def _images(column: Column, tell: Tell | None, *, is_small: bool = False) -> Images:
+def _images(column: Column, tell: Tell | None, *, is_small: bool = False) -> Examples:
     if len(column.shape) < 2 or 0 in column.shape:
         raise UserError(
             f"images must have shape [examples, ...], none of them 0, got "

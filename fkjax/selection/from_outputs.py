@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fkjax.base import Images, UserError, Variables
+from fkjax.base import Examples, UserError, Variables
 from fkjax.data.column_files import as_columns, ids_of, require_equal_lengths
 from fkjax.data.columns import Columns, Tell, images_of, take_rows
 from fkjax.fisher.kernel import last_layer
@@ -106,7 +106,7 @@ def _check(part: Columns, what: str) -> None:
         raise UserError(f"the {what}'s logits must be of 2 or more classes, got 1")
 
 
-def _rows(part: Columns, tell: Tell | None, *, is_small: bool = False) -> Images:
+def _rows(part: Columns, tell: Tell | None, *, is_small: bool = False) -> Examples:
     """Features and logits side by side, as images of 1 x 1 pixels."""
     columns = part[FEATURES], part[LOGITS]
     width = sum(column.shape[1] for column in columns)

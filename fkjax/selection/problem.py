@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fkjax.base import Images, Model, UserError, Variables
+from fkjax.base import Examples, Model, UserError, Variables
 from fkjax.fisher.kernel import Kernel, multi_scale
 
 
@@ -16,10 +16,10 @@ class Problem(NamedTuple):
         model: the classifier.
         variables: its variables.
         taps: the activations in the descriptors.
-        pool_images: Shape [N, H, W, channels].
+        pool: Shape [N, H, W, channels].
         pool_ids: what the user calls each: a sequence of length N.
         is_unlabeled: what may be queried. Shape [N] bool.
-        validation_images: Shape [M, H, W, channels].
+        validation: Shape [M, H, W, channels].
         validation_ids: a sequence of length M.
         validation_labels: the true ones. Shape [M] int.
         classes: the names of the classes. Length C.
@@ -32,10 +32,10 @@ class Problem(NamedTuple):
     model: Model
     variables: Variables
     taps: Sequence[str]
-    pool_images: Images
+    pool: Examples
     pool_ids: Any
     is_unlabeled: np.ndarray
-    validation_images: Images
+    validation: Examples
     validation_ids: Any
     validation_labels: np.ndarray
     classes: Sequence[str]

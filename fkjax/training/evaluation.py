@@ -4,52 +4,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Images, Model, Variables, log_probs
+from fkjax.base import Examples, Model, Variables, log_probs
 from fkjax.parallel.mapping import map_examples
 
 
 def predictions(
-    model: Model, variables: Variables, images: Images, *, batch_size: int = 100
+    model: Model, variables: Variables, examples: Examples, *, batch_size: int = 100
 ) -> jax.Array:
-    """The most probable class of each image.
+    """The most probable class of each example.
 
     Args:
         model: the classifier.
         variables: its variables.
-        images: Shape [N, H, W, channels].
+        examples: Shape [N, H, W, channels].
         batch_size: how many at a time; it changes the speed, not the result.
 
     Returns:
         Shape [N] int32.
     """
 
-    def predict(image: jax.Array) -> jax.Array:
-        return model.apply(variables, image[None])[0].argmax().astype(jnp.int32)
+    def predict(example: jax.Array) -> jax.Array:
+        return model.apply(variables, example[None])[0].argmax().astype(jnp.int32)
 
-    return map_examples(predict, images, batch_size=batch_size)
+    return map_examples(predict, examples, batch_size=batch_size)
 
 
 def accuracy(
-    model: Model, variables: Variables, images: Images, labels: jax.Array
+    model: Model, variables: Variables, examples: Examples, labels: jax.Array
 ) -> jax.Array:
-    """The share of images that the model gets right. Shape []."""
-    return (predictions(model, variables, images) == labels).mean()
+    """The share of examples that the model gets right. Shape []."""
+    return (predictions(model, variables, examples) == labels).mean()
 
 
 def losses(
     model: Model,
     variables: Variables,
-    images: Images,
+    examples: Examples,
     labels: jax.Array,
     *,
     batch_size: int = 100,
 ) -> jax.Array:
-    """-log p(label | image) of each image, in nats. Shape [N]."""
+    """-log p(label | example) of each example, in nats. Shape [N]."""
 
-    def loss(image: jax.Array, label: jax.Array) -> jax.Array:
-        return -log_probs(model, variables, image)[label]
+    def loss(example: jax.Array, label: jax.Array) -> jax.Array:
+        return -log_probs(model, variables, example)[label]
 
-    return map_examples(loss, images, labels, batch_size=batch_size)
+    return map_examples(loss, examples, labels, batch_size=batch_size)
 
 
 def confusion_matrix(

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fkjax.base import Images, Model, Variables, key_for
+from fkjax.base import Examples, Model, Variables, key_for
 from fkjax.models.dropout import dropout
 from fkjax.models.ensemble import each_member
-from fkjax.parallel.images import take
+from fkjax.parallel.examples import take
 
 
 class Schedule(NamedTuple):
@@ -54,17 +54,17 @@ def cross_entropy(
     variables: Variables,
     key: jax.Array,
     model: Model,
-    images: jax.Array,
+    examples: jax.Array,
     labels: jax.Array,
     weights: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """Mean of -log p(label | image) under the weights, in training mode.
+    """Mean of -log p(label | example) under the weights, in training mode.
 
     Args:
         variables: the model's.
         key: draws the dropout.
         model: the classifier.
-        images: Shape [N, H, W, channels].
+        examples: Shape [N, H, W, channels].
         labels: Shape [N].
         weights: of the examples. One of weight 0 counts for nothing: neither for the
             mean nor for the batch statistics. Shape [N].
@@ -74,9 +74,9 @@ def cross_entropy(
     """
     tap, statistics = dropout(key, dict(model.dropout)), variables.statistics
     if model.apply_training is None:
-        logits = model.apply(variables, images, tap)
+        logits = model.apply(variables, examples, tap)
     else:
-        logits, statistics = model.apply_training(variables, images, tap, weights > 0)
+        logits, statistics = model.apply_training(variables, examples, tap, weights > 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return (losses * weights).sum() / jnp.maximum(weights.sum(), 1), statistics
 
@@ -88,7 +88,7 @@ def sgd_step(
     variables: Variables,
     state: optax.OptState,
     epoch: jax.Array,
-    images: jax.Array,
+    examples: jax.Array,
     labels: jax.Array,
     weights: jax.Array,
 ) -> tuple[Variables, optax.OptState]:
@@ -101,7 +101,7 @@ def sgd_step(
         variables: before the step.
         state: of `sgd(schedule)`, for the parameters.
         epoch: Shape [].
-        images: Shape [N, H, W, channels].
+        examples: Shape [N, H, W, channels].
         labels: Shape [N].
         weights: of the examples. Shape [N].
 
@@ -112,7 +112,7 @@ def sgd_step(
 
     def loss(parameters: Any) -> tuple[jax.Array, Any]:
         variables = Variables(parameters, statistics)
-        return cross_entropy(variables, key, model, images, labels, weights)
+        return cross_entropy(variables, key, model, examples, labels, weights)
 
     gradient, statistics = jax.grad(loss, has_aux=True)(parameters)
     rate = schedule.learning_rate * 0.1 ** (epoch // schedule.decay_every)
@@ -134,7 +134,7 @@ def fit(
     key: jax.Array,
     model: Model,
     variables: Variables,
-    images: Images,
+    examples: Examples,
     labels: jax.Array,
     num_labeled: jax.Array,
     *,
@@ -151,7 +151,7 @@ def fit(
         key: gives each epoch's order and each step's dropout.
         model: the classifier.
         variables: where to start from.
-        images: Shape [capacity, H, W, channels].
+        examples: Shape [capacity, H, W, channels].
         labels: Shape [capacity].
         num_labeled: how many of them count. Shape [].
         schedule: epochs, batches and rates.
@@ -167,7 +167,7 @@ def fit(
                 key,
                 member,
                 variables,
-                images,
+                examples,
                 labels,
                 num_labeled,
                 schedule=schedule,
@@ -199,7 +199,7 @@ def fit(
                 variables,
                 optimizer_state,
                 epoch,
-                take(images, batch, jnp.where(i + 1 < num_steps, then, -1)),
+                take(examples, batch, jnp.where(i + 1 < num_steps, then, -1)),
                 labels[batch],
                 weights,
             )

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Images, Model, Variables, key_for
+from fkjax.base import Examples, Model, Variables, key_for
 from fkjax.models.ensemble import each_member
-from fkjax.parallel.images import take
+from fkjax.parallel.examples import take
 from fkjax.training.fit import Schedule, sgd, sgd_step
 
 ROTATIONS = 4
@@ -30,7 +30,7 @@ def pretrain(
     key: jax.Array,
     model: Model,
     variables: Variables,
-    images: Images,
+    images: Examples,
     *,
     schedule: Schedule,
 ) -> Variables:

@@ -40,7 +40,7 @@ def train(pool):
         return adversarial.train(
             jax.random.key(0),
             PLAYERS,
-            pool.pool_images,
+            pool.pool,
             pool.is_unlabeled,
             Hyperparameters(
                 num_steps=num_steps, adversarial_weight=weight, batch_size=16
@@ -94,7 +94,7 @@ def test_the_loss_adds_squared_errors_and_the_divergence(beta):
 
 
 def test_the_autoencoder_learns(train, pool):
-    images = adversarial.scaled(pool.pool_images)
+    images = adversarial.scaled(pool.pool)
     before, after = (
         adversarial.vae_loss(
             train(steps).vae, jax.random.key(1), PLAYERS.vae, images, beta=1.0
@@ -138,7 +138,7 @@ def test_batches_are_half_labelled_and_half_not():
 
 def test_the_encoder_hides_what_the_discriminator_looks_for(train, pool):
     """Bright images look more like labelled ones, the more that is asked for."""
-    bright = pool.pool_images[40:]
+    bright = pool.pool[40:]
     odds = [
         float(logits(train(STEPS, weight), bright).mean()) for weight in (0.0, 100.0)
     ]
@@ -153,7 +153,7 @@ def test_what_is_unlike_the_labelled_is_queried(ask, pool):
 
 def test_scores_are_the_log_odds_of_unlabelled(ask, train, pool):
     query = ask(jax.random.key(0), pool)
-    expected = logits(train(), pool.pool_images)[query.indices]
+    expected = logits(train(), pool.pool)[query.indices]
     np.testing.assert_allclose(query.scores, expected, rtol=0.02, atol=0.02)
 
 

@@ -17,7 +17,7 @@ def in_order(key, view):
     return Query(indices, indices % 3, indices % 5, -indices.astype(jnp.float32))
 
 
-STRATEGY = Strategy(frozenset({"validation_images"}), in_order)
+STRATEGY = Strategy(frozenset({"validation"}), in_order)
 VIEW = View(None, jnp.zeros((NUM, 1, 1, 1)), jnp.arange(NUM) % 4 > 0, *[None] * 4)
 
 

@@ -59,15 +59,15 @@ def world(model, digits, digits_splits):
     )(jax.random.key(0))
     pool, validation = digits_splits.pool, digits_splits.validation
     rows = np.random.default_rng(0).permutation(len(pool.ids))[:NUM_POOL]
-    validation_images = jnp.asarray(validation.images[:NUM_VALIDATION])
+    validation = jnp.asarray(validation.images[:NUM_VALIDATION])
     validation_labels = jnp.asarray(validation.labels[:NUM_VALIDATION])
-    predicted = evaluation.predictions(model, variables, validation_images)
+    predicted = evaluation.predictions(model, variables, validation)
     is_unlabeled = np.random.default_rng(1).random(NUM_POOL) < 0.7
     view = View(
         variables,
         jnp.asarray(pool.images[rows]),
         jnp.asarray(is_unlabeled),
-        validation_images,
+        validation,
         validation_labels,
         predicted != validation_labels,
         jnp.zeros(0, jnp.int32),
@@ -110,7 +110,7 @@ def features(model, world):
             for name, a in activations(images).items()
         }
 
-    return pooled(view.pool_images), pooled(view.validation_images)
+    return pooled(view.pool), pooled(view.validation)
 
 
 def correlations(pool, validation):
@@ -171,17 +171,17 @@ def test_random_is_uniform_over_the_unlabelled(ask, world):
 
 
 READS = {
-    "feature_match": {"validation_images", "validation_mistakes"},
+    "feature_match": {"validation", "validation_mistakes"},
     **{
-        name: {"validation_images", "validation_mistakes", "validation_labels"}
+        name: {"validation", "validation_mistakes", "validation_labels"}
         for name in ("fisher_argmax", "fisher_nearest", "fisher_nearest_joint")
     },
     **{
-        name: {"validation_images", "validation_mistakes", "validation_labels"}
+        name: {"validation", "validation_mistakes", "validation_labels"}
         for name in BY_COPIES
     },
     "fisher_oracle": {
-        "validation_images",
+        "validation",
         "validation_mistakes",
         "validation_labels",
         "pool_labels",
@@ -241,9 +241,7 @@ def test_fisher_nearest_assumes_the_label_of_the_highest_correlation(
     labels = np.asarray(view.validation_labels)
     assumed = labels[r_z.argmax(axis=1)]
     np.testing.assert_array_equal(query.pseudo_labels, assumed[query.indices])
-    predicted = np.asarray(
-        evaluation.predictions(model, view.variables, view.pool_images)
-    )
+    predicted = np.asarray(evaluation.predictions(model, view.variables, view.pool))
     assert (predicted != assumed).any()  # or the test could not tell them apart
 
 
@@ -260,7 +258,7 @@ def test_fisher_nearest_joint_assumes_by_gradients_under_the_predictions(
             model, view.variables, image, label_fn, taps=TAPS
         ).g
 
-    r_g = correlations(gradients(view.pool_images), gradients(view.validation_images))
+    r_g = correlations(gradients(view.pool), gradients(view.validation))
     labels = np.asarray(view.validation_labels)
     assumed = labels[(r_z + r_g).argmax(axis=1)]
     query = ask("fisher_nearest_joint", world)
@@ -277,7 +275,7 @@ def test_copies_of_each_position_decide_the_assumed_label(name, ask, model, worl
     @jax.vmap
     def assumed(position):
         key = key_for(jax.random.key(0), "copies", position)
-        made = copies(key, view.pool_images[position], model.std, num_copies=12)
+        made = copies(key, view.pool[position], model.std, num_copies=12)
         label_fn = BY_COPIES[name](model, view.variables, made, taps=taps_of(name))
         return label_fn(None, None, None)
 
@@ -288,7 +286,7 @@ def test_copies_of_each_position_decide_the_assumed_label(name, ask, model, worl
 def test_fisher_argmax_assumes_the_prediction(ask, world, model):
     view, _ = world
     query = ask("fisher_argmax", world)
-    predicted = evaluation.predictions(model, view.variables, view.pool_images)
+    predicted = evaluation.predictions(model, view.variables, view.pool)
     np.testing.assert_array_equal(
         query.pseudo_labels, np.asarray(predicted)[query.indices]
     )
@@ -342,9 +340,7 @@ def test_without_a_mistake_the_draw_is_random(name, ask, world):
 def test_permuting_the_pool_permutes_the_query(name, ask, world):
     view, truth = world
     order = np.random.default_rng(2).permutation(NUM_POOL)
-    moved = view._replace(
-        pool_images=view.pool_images[order], is_unlabeled=view.is_unlabeled[order]
-    )
+    moved = view._replace(pool=view.pool[order], is_unlabeled=view.is_unlabeled[order])
     query, permuted = ask(name, world), ask(name, (moved, truth[order]))
     np.testing.assert_array_equal(order[permuted.indices], query.indices)
     np.testing.assert_array_equal(permuted.targets, query.targets)

@@ -67,7 +67,7 @@ def passes(view, key, image, num_passes):
 
 
 def test_passes_differ_and_repeat_by_key(view):
-    image = view.pool_images[0]
+    image = view.pool[0]
     first = passes(view, jax.random.key(1), image, 5)
     np.testing.assert_array_equal(first, passes(view, jax.random.key(1), image, 5))
     np.testing.assert_allclose(first[:3], passes(view, jax.random.key(1), image, 3))
@@ -94,7 +94,7 @@ def test_what_comes_before_the_first_dropout_is_computed_once(view):
             jax.random.key(1), model, variables, image, num_passes=16
         )
     )
-    jax.block_until_ready(passes(view.variables, view.pool_images[0]))
+    jax.block_until_ready(passes(view.variables, view.pool[0]))
     jax.effects_barrier()
     assert (len(seen["conv1"]), len(seen["conv2"])) == (1, 16)
 
@@ -130,7 +130,7 @@ def test_scores_are_those_of_the_passes_of_each_example(view):
 
     def score(position):
         masks = key_for(key, "masks", position)
-        each = passes(view, masks, view.pool_images[position], 8)
+        each = passes(view, masks, view.pool[position], 8)
         return uncertainty.bald_score(each)
 
     expected = jax.vmap(score)(query.indices)
@@ -145,7 +145,7 @@ def test_budget_and_batch_size_do_not_change_the_order(view):
 
 def test_margin_queries_what_is_between_two_classes(view):
     query = ask("margin")(jax.random.key(0), view)
-    p = np.sort(jax.nn.softmax(MODEL.apply(view.variables, view.pool_images)), axis=1)
+    p = np.sort(jax.nn.softmax(MODEL.apply(view.variables, view.pool)), axis=1)
     margins = np.where(view.is_unlabeled, p[:, -1] - p[:, -2], np.inf)
     np.testing.assert_array_equal(query.indices[:BUDGET], np.argsort(margins)[:BUDGET])
 

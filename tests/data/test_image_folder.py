@@ -17,7 +17,7 @@ from fkjax.data.datasets import load, validate
 from fkjax.data.decoding import decode
 from fkjax.experiment import play
 from fkjax.experiment.config import Config
-from fkjax.parallel.images import Streamed, take
+from fkjax.parallel.examples import Streamed, take
 
 CLASSES = ("cat", "Dog", "emu")  # sorted: Dog, cat, emu
 SUFFIXES = (".png", ".JPEG", ".jpg", ".jpeg", ".PNG")

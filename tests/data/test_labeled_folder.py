@@ -17,7 +17,7 @@ from fkjax.data.labeled_folder import (
     natural,
     read_own_images,
 )
-from fkjax.parallel.images import Streamed, take
+from fkjax.parallel.examples import Streamed, take
 
 NAMES = ["10.png", "9.jpg", "a/b/c.JPEG", "a/x.png", "z.jpeg"]
 LABELS = "file,label,set\n10.png,cat10,\na/x.png,cat9,train\n9.jpg,cat9,validation\n"

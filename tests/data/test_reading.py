@@ -10,7 +10,7 @@ import pytest
 
 from fkjax.base import UserError
 from fkjax.data.reading import plain_errors, stream_in_parallel
-from fkjax.parallel.images import take
+from fkjax.parallel.examples import take
 from fkjax.parallel.mapping import map_examples
 
 SHAPE = (2, 2, 1)

@@ -16,7 +16,7 @@ from fkjax.data import tfds
 from fkjax.data.datasets import load
 from fkjax.data.decoding import decode
 from fkjax.data.reading import plain_errors
-from fkjax.parallel.images import Streamed, take
+from fkjax.parallel.examples import Streamed, take
 
 
 def png_file(array):

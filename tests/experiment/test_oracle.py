@@ -9,7 +9,7 @@ from fkjax.acquisition import access
 from fkjax.base import Strategy, View
 from fkjax.experiment import oracle
 
-FIELDS = ("validation_images", "validation_labels", "validation_mistakes")
+FIELDS = ("validation", "validation_labels", "validation_mistakes")
 
 
 def full_view():

@@ -195,7 +195,7 @@ def test_the_record_is_of_the_model_after_training(rounds, arrays, predict):
         np.testing.assert_array_equal(
             record.confusion.sum(1), np.bincount(labels, minlength=10)
         )
-        wrong = predict(before.variables, arrays.validation_images)
+        wrong = predict(before.variables, arrays.validation)
         assert record.num_mistakes == (wrong != arrays.validation_labels).sum()
         assert set(record.seconds) == {"query", "oracle", "training", "evaluation"}
     assert all(record.num_mistakes == -1 for record in rounds("random")[1])
@@ -208,7 +208,7 @@ def test_training_on_the_validation_set_is_training_on_both(model, arrays, start
     asked, labels = jnp.array([3, 1, 8, 20, 11]), jnp.array([1, 2, 3, 4, 5])
     state = driver.update(start, arrays, asked, labels)
     order = np.argsort(asked)
-    images = [arrays.validation_images, arrays.pool_images[asked[order]]]
+    images = [arrays.validation, arrays.pool[asked[order]]]
     known = [arrays.validation_labels, labels[order]]
     spare = (BUDGET,)  # the room of a round that is not yet played
     expected = jax.jit(lambda *data: fit(*data, schedule=SCHEDULE), static_argnums=1)(
@@ -308,7 +308,7 @@ def test_a_strategy_that_reads_the_hidden_labels_gets_nothing(
 def test_without_a_mistake_the_round_is_filled_at_random(
     name, driver, strategy, start, arrays, hidden, predict
 ):
-    predicted = predict(start.variables, arrays.validation_images)
+    predicted = predict(start.variables, arrays.validation)
     faultless = arrays._replace(validation_labels=jnp.asarray(predicted, jnp.int32))
     _, record = play_round(
         driver,
@@ -328,10 +328,10 @@ def test_the_epoch_that_is_best_on_the_selection_images_is_kept(
 ):
     """Trained on wrong labels alone, a model is the worse the longer it trains."""
     indices = jnp.arange(BUDGET * ROUNDS)
-    predicted = predict(start.variables, arrays.pool_images)
+    predicted = predict(start.variables, arrays.pool)
     wrong = jnp.asarray((predicted[indices] + 1) % 10, jnp.int32)
     arrays = arrays._replace(
-        selection_images=arrays.pool_images,
+        selection_images=arrays.pool,
         selection_labels=jnp.asarray(predicted, jnp.int32),
     )
 

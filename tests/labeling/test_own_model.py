@@ -46,7 +46,7 @@ def test_a_model_is_trained_on_what_is_labelled(own):
     accuracy = evaluation.accuracy(
         problem.model,
         problem.variables,
-        problem.validation_images,
+        problem.validation,
         jnp.asarray(problem.validation_labels),
     )
     assert accuracy == 1.0

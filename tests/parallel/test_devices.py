@@ -83,7 +83,7 @@ from fkjax import pool as pools
 from fkjax.acquisition.fisher_kernel import fisher_nearest
 from fkjax.parallel.devices import on_all_devices, shard
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play
-from fkjax.parallel.images import stream
+from fkjax.parallel.examples import stream
 from fkjax.models import lenet
 from fkjax.experiment.oracle import array_oracle
 from fkjax.training.fit import Schedule
@@ -130,7 +130,7 @@ for found in (sharded(PIXELS, 4), sharded(STREAM, 2)):
 READING = """
 import jax, jax.numpy as jnp, numpy as np
 from fkjax.parallel.devices import device_mesh, on_all_devices, shard
-from fkjax.parallel.images import stream, take
+from fkjax.parallel.examples import stream, take
 from fkjax.parallel.mapping import map_examples
 
 pixels = np.random.default_rng(0).integers(0, 256, (3500, 2, 2, 1), np.uint8)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fkjax.base import UserError
-from fkjax.parallel.images import stream
+from fkjax.parallel.examples import stream
 from fkjax.report import comparison
 from fkjax.report import galleries as queried
 from tests.records import one_sentence, record, write_run

@@ -8,7 +8,7 @@ from PIL import Image
 from fkjax.base import Model, Variables, printable
 from fkjax.label_shift.bias import bias
 from fkjax.label_shift.types import Shares
-from fkjax.parallel.images import stream
+from fkjax.parallel.examples import stream
 from fkjax.report import selection_page as module
 from fkjax.report.selection_page import MOST_CARDS, Kind, selection_page
 from fkjax.selection.choose import Mistake, Pick, Selection, probabilities
@@ -54,7 +54,7 @@ def problem():
 
 def chosen(problem, num=5, *, pseudo=True, answers=True):
     """Picks number 20 onwards, which answer the mistakes in turn."""
-    predicted = probabilities(problem, problem.validation_images).argmax(axis=1)
+    predicted = probabilities(problem, problem.validation).argmax(axis=1)
     is_mistake = predicted != problem.validation_labels
     mistakes = np.flatnonzero(is_mistake)
     indices = np.arange(20, 20 + num)
@@ -175,8 +175,8 @@ def test_picks_that_answer_nothing(problem, shift):
 
 def test_vectors_have_no_pictures(problem, shift):
     flat = problem._replace(
-        pool_images=POOL.reshape(200, 1, 1, 64).astype(np.float32),
-        validation_images=VALIDATION.reshape(60, 1, 1, 64).astype(np.float32),
+        pool=POOL.reshape(200, 1, 1, 64).astype(np.float32),
+        validation=VALIDATION.reshape(60, 1, 1, 64).astype(np.float32),
     )
     selection = chosen(flat)
     page, text = read(selection_page(flat, selection, shift))
@@ -187,7 +187,7 @@ def test_vectors_have_no_pictures(problem, shift):
 
 def test_other_numbers_than_bytes_are_scaled_to_their_range(problem, shift):
     pool, known = (x.astype(np.float32) / 255 - 0.5 for x in (POOL, VALIDATION))
-    scaled = problem._replace(pool_images=pool, validation_images=known)
+    scaled = problem._replace(pool=pool, validation=known)
     selection = chosen(problem)
     page, _ = read(selection_page(scaled, selection, None))
     parts = POOL[selection.indices], VALIDATION[np.unique(selection.targets)]
@@ -202,7 +202,7 @@ def test_other_numbers_than_bytes_are_scaled_to_their_range(problem, shift):
 def test_streamed_images_are_read(problem, shift):
     images = stream(lambda ids, then: POOL[ids], 200, (8, 8, 1))
     known = stream(lambda ids, then: VALIDATION[ids], 60, (8, 8, 1))
-    streamed = problem._replace(pool_images=images, validation_images=known)
+    streamed = problem._replace(pool=images, validation=known)
     page, _ = read(selection_page(streamed, chosen(problem), shift))
     np.testing.assert_array_equal(next(pictures(page)), POOL[20, ..., 0])
 

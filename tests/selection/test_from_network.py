@@ -63,7 +63,7 @@ def test_a_model_of_fkjax_is_a_network_and_may_have_dropout():
     known = {"images": images[20:], "labels": np.arange(10) % 3}
     problem = problem_of_network(pool, known, model, variables)
     assert problem.taps == ("conv1", "conv2", "fc1")
-    assert problem.pool_images.dtype == jnp.uint8
+    assert problem.pool.dtype == jnp.uint8
     for strategy in ("fisher_nearest", "bald"):
         found = fkjax.select(
             pool, known, network=model, variables=variables, budget=3, strategy=strategy

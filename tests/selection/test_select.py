@@ -1,6 +1,7 @@
 """`fkjax.select` as a function and as a command."""
 
 import csv
+import inspect
 import re
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 
 import fkjax
-import fkjax.commands.select
 from fkjax.commands.select import main
 from fkjax.selection.picks import read_ids
 from tests.selection.test_from_outputs import POOL, VALIDATION
@@ -30,15 +30,18 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_the_package_has_the_function_and_the_module_may_be_called():
-    first = fkjax.commands.select(POOL, VALIDATION, budget=3)
-    assert first.picks == fkjax.commands.select.select(POOL, VALIDATION, budget=3).picks
+def test_the_package_has_the_function():
+    assert inspect.isfunction(fkjax.select)
+    assert list(inspect.signature(fkjax.select).parameters)[:2] == [
+        "pool",
+        "validation",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", "import fkjax, sys; print('jax' in sys.modules);"
          "print(fkjax.select.__name__, 'jax' in sys.modules)"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["False", "fkjax.select", "True"]
+    assert done.stdout.split() == ["False", "select", "True"]
     with pytest.raises(AttributeError, match="no attribute 'selekt'"):
         _ = fkjax.selekt
 
@@ -47,7 +50,7 @@ def test_the_command_writes_what_the_function_gives(files, tmp_path, capsys):
     output = tmp_path / "picks.csv"
     argv = [*files, "--budget", "12", "--output", str(output)]
     assert main(argv) == 0
-    picks = fkjax.commands.select(POOL, VALIDATION, budget=12).picks
+    picks = fkjax.select(POOL, VALIDATION, budget=12).picks
     rows = rows_of(output)
     assert [int(row["id"]) for row in rows] == [p.id for p in picks]
     for row, pick in zip(rows, picks, strict=True):
@@ -68,7 +71,7 @@ def test_the_page_tells_how_biased_the_pool_is(files, tmp_path):
     argv = [*files, "--budget", "3", "--report", str(page)]
     assert main(argv) == 0
     source = page.read_text(encoding="utf-8")
-    picks = fkjax.commands.select(POOL, VALIDATION, budget=3).picks
+    picks = fkjax.select(POOL, VALIDATION, budget=3).picks
     assert all(f"<td>{pick.id}<" in source for pick in picks)
     assert "Is the pool biased?" in source and 'class="verdict' in source
     before = page.read_bytes()

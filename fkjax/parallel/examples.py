@@ -1,4 +1,4 @@
-"""Images as a set that is read by position, wherever they are kept."""
+"""Examples as a set that is read by position, wherever they are kept."""
 
 import dataclasses
 import functools
@@ -9,32 +9,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Images, UserError
+from fkjax.base import Examples, UserError
 
 Fetch = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""`fetch(ids [B], then [B']) -> images` of shape [B, H, W, channels]. `then` are the
+"""`fetch(ids [B], then [B']) -> examples` of shape [B, H, W, channels]. `then` are the
 ids that will likely be fetched next. It runs on the host, within a compiled program: it
 must not call JAX."""
 
 
 class Source:
-    """Where streamed images come from; equal to itself alone, and static in `jit`."""
+    """Where streamed examples come from; equal to itself alone, and static in `jit`."""
 
     def __init__(
         self,
         fetch: Fetch,
-        image_shape: tuple[int, int, int],
+        example_shape: tuple[int, int, int],
         dtype: np.dtype | type = np.uint8,
     ):
-        """Reads images of shape (H, W, channels) by `fetch`."""
-        self.image_shape = image_shape
+        """Reads examples of shape (H, W, channels) by `fetch`."""
+        self.example_shape = example_shape
         self.dtype = np.dtype(dtype)
         self.failure: BaseException | None = None
         """What the user is to be told of the last failure; JAX wraps it in its own."""
         self._fetch = fetch
 
     def read(self, ids: np.ndarray, then: np.ndarray) -> np.ndarray:
-        """The images of some ids.
+        """The examples of some ids.
 
         Args:
             ids: of any shape.
@@ -45,11 +45,11 @@ class Source:
         """
         ids, then = np.asarray(ids), np.asarray(then)
         try:
-            images = self._fetch(ids.ravel(), then[then >= 0])
+            examples = self._fetch(ids.ravel(), then[then >= 0])
         except (UserError, KeyboardInterrupt) as error:
             self.failure = error
             raise
-        return images.reshape(*ids.shape, *self.image_shape)
+        return examples.reshape(*ids.shape, *self.example_shape)
 
 
 @functools.partial(
@@ -57,12 +57,12 @@ class Source:
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-    """N images that are fetched when they are used, a batch at a time.
+    """N examples that are fetched when they are used, a batch at a time.
 
-    It stands where an array [N, H, W, channels] may stand, is cut by `images[indices]`
-    without fetching any, and is read by `take` and `fkjax.parallel.mapping`. In a
-    compiled program its ids are an argument: other images of the same source, as many,
-    compile nothing anew.
+    It stands where an array [N, H, W, channels] may stand, is cut by
+    `examples[indices]` without fetching any, and is read by `take` and
+    `fkjax.parallel.mapping`. In a compiled program its ids are an argument: other
+    examples of the same source, as many, compile nothing anew.
 
     Attributes:
         source: where they come from.
@@ -75,7 +75,7 @@ class Streamed:
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, H, W, channels)."""
-        return (*self.ids.shape, *self.source.image_shape)
+        return (*self.ids.shape, *self.source.example_shape)
 
     @property
     def ndim(self) -> int:
@@ -97,24 +97,26 @@ class Streamed:
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuses: all of them may not fit in memory."""
-        raise TypeError("streamed images are read by take() or map_examples(), in part")
+        raise TypeError(
+            "streamed examples are read by take() or map_examples(), in part"
+        )
 
 
 def stream(
     fetch: Fetch,
-    num_images: int,
-    image_shape: tuple[int, int, int],
+    num_examples: int,
+    example_shape: tuple[int, int, int],
     dtype: np.dtype | type = np.uint8,
 ) -> Streamed:
-    """The images of a dtype that `fetch` knows by 0 .. N-1.
+    """The examples of a dtype that `fetch` knows by 0 .. N-1.
 
     >>> zeros = lambda ids, then: np.zeros((len(ids), 2, 2, 1), np.uint8)
-    >>> images = stream(zeros, 1_000_000, (2, 2, 1))
-    >>> images[10:30].shape, take(images, jnp.array([5, 7, 5])).shape
+    >>> examples = stream(zeros, 1_000_000, (2, 2, 1))
+    >>> examples[10:30].shape, take(examples, jnp.array([5, 7, 5])).shape
     ((20, 2, 2, 1), (3, 2, 2, 1))
     """
-    source = Source(fetch, image_shape, dtype)
-    return Streamed(source, np.arange(num_images, dtype=np.int32))
+    source = Source(fetch, example_shape, dtype)
+    return Streamed(source, np.arange(num_examples, dtype=np.int32))
 
 
 @functools.partial(
@@ -124,16 +126,16 @@ def stream(
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sharded:
-    """Images of which each device of a mesh has a share: see `fkjax.parallel.devices`.
+    """Examples of which each device of a mesh has a share (`fkjax.parallel.devices`).
 
     It stands where an array may stand, in a program that `shard_map` runs on all
-    devices alike: there, `take` and what is cut by `images[indices]` are the same on
+    devices alike: there, `take` and what is cut by `examples[indices]` are the same on
     all of them, and `map_examples` lets each work on its own share.
 
     Attributes:
-        rows: in the program this device's share of the N images; outside, all shares,
+        rows: in the program this device's share of the N examples; outside, all shares,
             one after the other. The last is filled up. An array or `Streamed`.
-        ids: the positions of the images that are meant among the N; None for all.
+        ids: the positions of the examples that are meant among the N; None for all.
             Shape [n].
         num: N.
         axis: of the mesh.
@@ -150,7 +152,7 @@ class Sharded:
         return (len(self), *self.rows.shape[1:])
 
     def __len__(self) -> int:
-        """The number of images, n or N."""
+        """The number of examples, n or N."""
         return self.num if self.ids is None else len(self.ids)
 
     def __getitem__(self, indices: Any) -> Any:
@@ -163,7 +165,7 @@ class Sharded:
 
     @property
     def start(self) -> jax.Array:
-        """The position of the first image of this device's share."""
+        """The position of the first example of this device's share."""
         return jax.lax.axis_index(self.axis) * len(self.rows)
 
     def take(self, indices: jax.Array, then: jax.Array | None) -> jax.Array:
@@ -178,36 +180,36 @@ class Sharded:
         at, is_own = own(jnp.asarray(indices), 0)
         if then is not None:
             then = jnp.where(then < 0, -1, own(then, -1)[0])
-        images = take(self.rows, at, then)
+        examples = take(self.rows, at, then)
         return jax.lax.psum(
-            jnp.where(is_own[..., None, None, None], images, 0), self.axis
+            jnp.where(is_own[..., None, None, None], examples, 0), self.axis
         )
 
 
 def take(
-    images: Images, indices: jax.Array, then: jax.Array | None = None
+    examples: Examples, indices: jax.Array, then: jax.Array | None = None
 ) -> jax.Array:
-    """The images at some positions.
+    """The examples at some positions.
 
     Args:
-        images: Shape [N, H, W, channels].
+        examples: Shape [N, H, W, channels].
         indices: Shape [B].
-        then: the positions that will be taken next, or -1 for none: streamed images
+        then: the positions that will be taken next, or -1 for none: streamed examples
             are read ahead. Shape [B'].
 
     Returns:
         Shape [B, H, W, channels].
     """
-    if isinstance(images, Sharded):
-        return images.take(indices, then)
-    if not isinstance(images, Streamed):
-        return jnp.asarray(images)[indices]
-    ids, indices = jnp.asarray(images.ids), jnp.asarray(indices)
+    if isinstance(examples, Sharded):
+        return examples.take(indices, then)
+    if not isinstance(examples, Streamed):
+        return jnp.asarray(examples)[indices]
+    ids, indices = jnp.asarray(examples.ids), jnp.asarray(indices)
     then = jnp.full_like(indices, -1) if then is None else then
     return jax.pure_callback(
-        images.source.read,
+        examples.source.read,
         jax.ShapeDtypeStruct(
-            (*indices.shape, *images.source.image_shape), images.dtype
+            (*indices.shape, *examples.source.example_shape), examples.dtype
         ),
         ids[indices],
         jnp.where(then < 0, -1, ids[then]),
@@ -215,7 +217,7 @@ def take(
     )
 
 
-def concatenated(first: Images, second: Images) -> Images:
+def concatenated(first: Examples, second: Examples) -> Examples:
     """Both, one after the other; of streamed ones, both from one source.
 
     Raises:
@@ -232,7 +234,7 @@ def concatenated(first: Images, second: Images) -> Images:
             return Streamed(first.source, jnp.concatenate(ids))
     elif isinstance(first, jax.Array) and isinstance(second, jax.Array):
         return jnp.concatenate([first, second])
-    raise ValueError("images are put together that come from two sources")
+    raise ValueError("examples are put together that come from two sources")
 
 
 def _interleaved(first: Sharded, second: Sharded) -> Sharded:

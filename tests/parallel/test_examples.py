@@ -12,7 +12,7 @@ from fkjax.experiment import pool as pools
 from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, side_by_side
 from fkjax.models import lenet
-from fkjax.parallel.images import Streamed, stream, take
+from fkjax.parallel.examples import Streamed, stream, take
 from fkjax.parallel.mapping import map_examples
 from fkjax.training.evaluation import predictions
 from fkjax.training.fit import Schedule, fit
@@ -285,6 +285,6 @@ def test_withheld_images_are_not_read(streamed, spy, variables):
     seen = jax.jit(lambda view: view)(
         restrict(view, strategy, hidden_labels=lambda: LABELS)
     )
-    assert isinstance(seen.validation_images, Withheld)
-    same(take(seen.pool_images, jnp.array([3])), PIXELS[[3]])
+    assert isinstance(seen.validation, Withheld)
+    same(take(seen.pool, jnp.array([3])), PIXELS[[3]])
     assert spy.calls == [[3]]
