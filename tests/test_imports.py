@@ -177,7 +177,7 @@ UNSAFE_METHODS = {
 }
 EVERYTHING = [
     path
-    for folder in ("fkjax", "benchmarks", "tests")
+    for folder in ("fkjax", "benchmarks", "examples", "tests")
     for path in sorted((ROOT.parent / folder).rglob("*.py"))
     if path.name != "test_docs.py"  # which runs what the pages show
 ]

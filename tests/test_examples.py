@@ -1,0 +1,49 @@
+"""Every script in examples/ runs, and does what its text says."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from fkjax.acquisition import STRATEGIES
+
+FOLDER = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a script as `python` does, and returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(STRATEGIES)
+
+    def run(name):
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+        assert not list(tmp_path.iterdir()), "it leaves files"
+        return capsys.readouterr().out
+
+    yield run
+    STRATEGIES.clear()
+    STRATEGIES.update(before)
+
+
+def test_picks_from_outputs_are_of_the_rare_class(run):
+    printed = run("select_from_outputs.py")
+    assert "Resembles validation example" in printed
+    (found,) = re.findall(r"^(\d+) of 20 picks", printed, re.M)
+    assert int(found) >= 4  # at random, 0.4 of 20
+
+
+def test_a_strategy_of_your_own_passes_the_check_and_finds_the_rare_class(run):
+    printed = run("own_strategy.py")
+    assert "keeps the contract" in printed
+    found = dict(re.findall(r"^(\w+): (\d+) of 10 picks", printed, re.M))
+    assert int(found["rare_by_model"]) > int(found["random"]) + 5
+
+
+def test_every_script_is_tested_and_listed():
+    tests, listed = Path(__file__).read_text(), (FOLDER / "README.md").read_text()
+    for name in SCRIPTS:
+        assert f'run("{name}")' in tests, name
+        assert f"examples/{name}" in listed, name
