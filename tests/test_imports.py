@@ -96,6 +96,12 @@ def test_nothing_imports_the_package_as_a_whole():
     assert not [name for name in INSIDE if "fkjax" in IMPORTS[name]]
 
 
+def test_only_files_explains_an_os_error():
+    for name in INSIDE:
+        if "explained" in SOURCES[name].read_text():
+            assert package(name) == "files", name
+
+
 def test_there_is_no_cycle():
     inside = {name: IMPORTS[name] & set(SOURCES) for name in SOURCES}
     graph = {name: others - {name} for name, others in inside.items()}

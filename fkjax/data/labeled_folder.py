@@ -14,7 +14,7 @@ from fkjax.base import UserError
 from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
 from fkjax.data.decoding import decode
 from fkjax.data.reading import stream_in_parallel
-from fkjax.files.opening import explained
+from fkjax.files.folders import list_files
 from fkjax.files.spreadsheet import Problems, as_it_was, inert, read_rows
 from fkjax.parallel.examples import Streamed
 
@@ -111,7 +111,7 @@ def list_images(
             that is wrong with the CSV file.
     """
     folder, path = Path(folder), Path(labels)
-    found = _found(folder)
+    found = list_files(folder, SUFFIXES)
     names = sorted(found)
     if not names:
         raise UserError(
@@ -274,49 +274,3 @@ def _kept(
         (image[..., :1] == image).all() for image in images
     )  # one at a time: no second copy of all
     return np.ascontiguousarray(images[..., :1]) if is_grey else images
-
-
-def _found(folder: Path) -> dict[str, int]:
-    """The images by their paths in a folder, with their sizes in bytes."""
-    found: dict[str, int] = {}
-    with explained("read", folder):
-        home = os.path.realpath(folder, strict=True)
-        # Each folder with its real path and those above it: a link may lead to one.
-        left: list[tuple[str, str, tuple[str, ...]]] = [("", home, (home,))]
-        while left:
-            inside, real, above = left.pop()
-            with os.scandir(real) as entries:
-                seen = [entry for entry in entries if not entry.name.startswith(".")]
-            for entry in seen:
-                name = f"{inside}{entry.name}"
-                at = os.path.join(real, entry.name)
-                if entry.is_symlink():
-                    at = _within(entry.path, home)
-                if entry.is_dir():
-                    if at in above:
-                        raise UserError(
-                            f"{entry.path} is a link to a folder that it is in: "
-                            "remove it"
-                        )
-                    left.append((f"{name}/", at, (*above, at)))
-                elif name.lower().endswith(SUFFIXES):
-                    if not entry.is_file():
-                        raise UserError(f"{entry.path} is no regular file: remove it")
-                    found[name] = entry.stat().st_size
-    return found
-
-
-def _within(link: str, home: str) -> str:
-    """Where a link leads to.
-
-    Raises:
-        UserError: if that is not in the folder.
-    """
-    with explained("follow the link", Path(link)):
-        real = os.path.realpath(link, strict=True)
-    if os.path.commonpath([real, home]) != home:
-        raise UserError(
-            f"{link} is a link that leads out of {home}, to {real}; put there what it "
-            "leads to, or remove it"
-        )
-    return real

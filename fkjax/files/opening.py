@@ -42,6 +42,40 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
     return file
 
 
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Reads a whole file.
+
+    Args:
+        path: the file.
+        limit: the most bytes that it may have.
+
+    Raises:
+        UserError: if it cannot be read, or has more bytes.
+    """
+    with explained("read", path), open_file(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise UserError(
+            f"{path} has more than the {limit} bytes that are read: split it"
+        )
+    return data
+
+
+def read_if_exists(path: Path, limit: int = MAX_BYTES) -> bytes | None:
+    """Reads a whole file, as `read_bytes` does; None if there is no such file."""
+    return read_bytes(path, limit) if exists(path) else None
+
+
+def exists(path: Path) -> bool:
+    """Returns whether there is a file or a folder.
+
+    Raises:
+        UserError: if its folder cannot be read.
+    """
+    with explained("read", path):
+        return path.exists()
+
+
 def takes_too_much(shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Says whether an array would exceed `MAX_BYTES`, or be no array for NumPy."""
     # NumPy multiplies what is not 0 even if something is.
@@ -69,7 +103,7 @@ def read_into(file: Readable, array: np.ndarray) -> int:
 
 @contextlib.contextmanager
 def explained(doing: str, path: Path) -> Iterator[None]:
-    """Turns an OSError into a sentence for the user."""
+    """Turns an OSError into a UserError; for the modules of `fkjax.files` alone."""
     try:
         yield
     except UserError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fkjax.base import UserError, printable
-from fkjax.files.opening import explained, open_file
+from fkjax.files.opening import read_bytes
 from fkjax.files.writing import encoded
 
 MAX_BYTES = 256 << 20
@@ -72,13 +72,7 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
     Raises:
         UserError: if it cannot be read, is no UTF-8, is no CSV, or lacks a column.
     """
-    with explained("read", path), open_file(path) as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise UserError(
-            f"{path} has more than the {MAX_BYTES} bytes that are read of a CSV file: "
-            "split it"
-        )
+    data = read_bytes(path, MAX_BYTES)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

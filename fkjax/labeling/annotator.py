@@ -6,7 +6,8 @@ from typing import Any
 
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import Listing
-from fkjax.files.opening import explained, open_file
+from fkjax.files.folders import make_folder
+from fkjax.files.opening import exists, read_if_exists
 from fkjax.files.spreadsheet import csv_bytes, inert
 from fkjax.files.writing import replace_file
 from fkjax.labeling import answers, label_studio, request
@@ -53,10 +54,9 @@ class Desk:
         self._form = path / "to_label.csv"
         self._export = path / "label_studio" / "export.json"
         self._classes_file = path / "classes.txt"
-        with explained("read", self._classes_file):
-            if not self._classes_file.exists():
-                text = "".join(f"{name}\n" for name in listing.classes)
-                replace_file(self._classes_file, text.encode())
+        if not exists(self._classes_file):
+            text = "".join(f"{name}\n" for name in listing.classes)
+            replace_file(self._classes_file, text.encode())
         self._more = [*answers.read_classes(self._classes_file), *new_classes]
         self.taken = answers.read_taken(self._taken_file, listing.names)
 
@@ -107,12 +107,10 @@ class Desk:
 
     def _collected(self, asked: Request, classes: Sequence[str]) -> answers.Collected:
         sources = []
-        with explained("read", self._form):
-            has_form, has_export = self._form.exists(), self._export.exists()
-        if has_form:
+        if exists(self._form):
             given, _ = answers.read_form(self._form, self._listing.names)
             sources.append(Source(self._form, given, is_history=False))
-        if has_export:
+        if exists(self._export):
             given = label_studio.read_export(self._export)
             sources.append(Source(self._export, given, is_history=True))
         earlier: dict[str, str] = {}
@@ -127,7 +125,7 @@ class Desk:
         Whatever else the form holds was taken: `collect` has seen it.
         """
         listed: set[str] = set()
-        if self._form.exists():
+        if exists(self._form):
             listed = answers.read_form(self._form, self._listing.names)[1]
         if not listed & set(asked.files):
             rows: list[Sequence[Any]] = [COLUMNS]
@@ -140,8 +138,7 @@ class Desk:
                 )
             replace_file(self._form, csv_bytes(rows))
         folder = self._export.parent
-        with explained("make the folder", folder):
-            folder.mkdir(exist_ok=True)
+        make_folder(folder)
         urls = [self._url(self._listing.folder, file) for file in asked.files]
         tasks = label_studio.tasks(asked.images, urls, round=asked.round)
         _replace_other(folder / "tasks.json", tasks)
@@ -163,9 +160,5 @@ class Desk:
 
 def _replace_other(path: Path, data: bytes) -> None:
     """Writes a file unless it holds that already."""
-    with explained("read", path):
-        if path.exists():
-            with open_file(path) as file:
-                if file.read(len(data) + 1) == data:
-                    return
-    replace_file(path, data)
+    if read_if_exists(path) != data:
+        replace_file(path, data)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import flaw_of_class
-from fkjax.files.opening import explained, open_file
+from fkjax.files.opening import exists, read_if_exists
 from fkjax.files.spreadsheet import Problems, as_it_was, csv_bytes, inert, read_rows
 from fkjax.files.writing import replace_file
 from fkjax.labeling.label_studio import Answer
@@ -137,9 +137,8 @@ def read_taken(path: Path, names: Iterable[str]) -> Taken:
     Raises:
         UserError: if it is damaged.
     """
-    with explained("read", path):
-        if not path.exists():
-            return {}
+    if not exists(path):
+        return {}
     problems, taken = Problems(path), Taken()
     files = {inert(name): name for name in names}
     for line, cells in read_rows(path, _COLUMNS, problems):
@@ -171,11 +170,7 @@ def read_classes(path: Path) -> list[str]:
     Raises:
         UserError: with all lines that are no name of a class.
     """
-    with explained("read", path):
-        if not path.exists():
-            return []
-        with open_file(path) as file:
-            data = file.read()
+    data = read_if_exists(path) or b""
     try:
         lines = [line.strip() for line in data.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from fkjax.base import UserError
-from fkjax.files.opening import explained, open_file
+from fkjax.files.opening import read_bytes
 from fkjax.labeling.request import Asked
 
 MAX_BYTES = 2 << 30
@@ -112,8 +112,7 @@ def data_uri(folder: Path, file: str) -> str:
         UserError: if it cannot be read.
     """
     path = folder / file
-    with explained("read", path), open_file(path) as opened:
-        data = base64.b64encode(opened.read()).decode()
+    data = base64.b64encode(read_bytes(path)).decode()
     kind = "png" if file.lower().endswith(".png") else "jpeg"
     return f"data:image/{kind};base64,{data}"
 
@@ -128,10 +127,7 @@ def read_export(path: Path) -> list[Answer]:
         UserError: if the file cannot be read or is no such export; or with the first
             task that is none.
     """
-    with explained("read", path), open_file(path) as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{path} has more than the {MAX_BYTES} bytes that are read")
+    data = read_bytes(path, MAX_BYTES)
     again = "export the project as JSON or JSON-MIN again"
     try:
         rows = json.loads(data)

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fkjax.files.opening import explained, open_file
+from fkjax.files.folders import make_folder
+from fkjax.files.opening import read_if_exists
 from fkjax.files.writing import plain, replace_file
 
 
@@ -57,8 +58,7 @@ def save(path: Path, request: Request) -> None:
     """
     value = request._asdict() | {"images": [a._asdict() for a in request.images]}
     text = json.dumps(plain(value), indent=1, allow_nan=False)
-    with explained("make the folder", path.parent):
-        path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     replace_file(path, (text + "\n").encode())
 
 
@@ -68,11 +68,9 @@ def read(path: Path) -> Request | None:
     Raises:
         UserError: if the file cannot be read.
     """
-    with explained("read", path):
-        if not path.exists():
-            return None
-        with open_file(path) as file:
-            data = file.read()
+    data = read_if_exists(path)
+    if data is None:
+        return None
     try:
         value: Any = json.loads(data)
         images = [Asked(**asked) for asked in value.pop("images")]

@@ -9,22 +9,20 @@ stop rule, held_out_accuracy and, in the last record, stop. Accuracies are fract
 Where a (strategy, seed, round) comes twice, the later record counts.
 """
 
-import contextlib
 import csv
-import fcntl
 import io
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fkjax.base import UserError
-from fkjax.files.opening import explained, open_file
+from fkjax.files import folders
+from fkjax.files.opening import exists, read_bytes, read_if_exists
 from fkjax.files.spreadsheet import csv_bytes, inert
-from fkjax.files.writing import encoded, is_leftover, plain, replace_file
+from fkjax.files.writing import encoded, plain, replace_file
 from fkjax.runs.record import Record, flaw
 
 _DATA = ("rounds.jsonl", "queries.csv")
@@ -50,26 +48,14 @@ class RunFolder(NamedTuple):
             UserError: if something is already there, or it cannot be written.
         """
         path = Path(path)
-        with explained("create the output folder", path):
-            if path.is_dir() and not all(map(is_leftover, path.iterdir())):
-                raise UserError(
-                    "The output folder must be new, empty or of an earlier run, but "
-                    f"{path} holds other files: choose another, or move them away."
-                )
-            if path.exists() and not path.is_dir():
-                raise UserError(
-                    f"The output folder must be a folder, but {path} is a file: "
-                    "choose another path."
-                )
-            path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path).close()
+        folders.make_output_folder(path)
         return cls(path)
 
     @classmethod
     def holds_run(cls, path: str | os.PathLike[str]) -> bool:
         """Whether `open` would find a run there."""
-        with explained("read", config := Path(path) / "config.json"):
-            return config.is_file()
+        path = Path(path) / "config.json"
+        return exists(path) and path.is_file()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
@@ -86,36 +72,18 @@ class RunFolder(NamedTuple):
             )
         return cls(path)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keeps other processes from writing here; the lock ends with the process.
 
         Raises:
             UserError: if another process has it.
         """
-        with explained("lock", self.path):
-            descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise UserError(
-                f"Another process is at work in {self.path}: wait for it, or choose "
-                "another folder."
-            ) from error
-        try:
-            for path in filter(is_leftover, self.path.iterdir()):
-                path.unlink()
-            yield
-        finally:
-            os.close(descriptor)
+        return folders.locked(self.path)
 
     def clear(self) -> None:
         """Removes what a run writes, and nothing else."""
-        with explained("clear", self.path):
-            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
-            for name in (*_DATA, *FIGURES, "config.json"):  # this last: it marks a run
-                (self.path / name).unlink(missing_ok=True)
+        # The configuration last: it marks a run.
+        folders.clear(self.path, CHECKPOINTS, *_DATA, *FIGURES, "config.json")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes config.json whole or not at all, its keys sorted."""
@@ -135,7 +103,7 @@ class RunFolder(NamedTuple):
             UserError: if it cannot be read or is no JSON object.
         """
         path = self.path / "config.json"
-        config = _from_json(_contents(path))
+        config = _from_json(read_bytes(path))
         if not isinstance(config, dict):
             raise UserError(
                 f"A configuration must be a JSON object, but {path} is not: mend it."
@@ -188,8 +156,7 @@ class RunFolder(NamedTuple):
             round: number of the round.
         """
         path = self.path / "queries.csv"
-        with explained("read", path):
-            is_new = not path.exists() or not path.stat().st_size
+        is_new = not read_if_exists(path)
         rows: list[Sequence[Any]] = [QUERY_COLUMNS] if is_new else []
         for numbers in zip(ids, labels, pseudo_labels, target_ids, strict=True):
             cells = ["" if int(n) == -1 else int(n) for n in numbers]
@@ -225,11 +192,6 @@ class RunFolder(NamedTuple):
             replace_file(path, csv_bytes([first, *kept] if first else []))
 
 
-def _contents(path: Path) -> bytes:
-    with explained("read", path), open_file(path) as file:
-        return file.read()
-
-
 def _from_json(text: bytes) -> Any:
     """What it says, or None, which also stands for text that is no JSON."""
     try:
@@ -240,9 +202,7 @@ def _from_json(text: bytes) -> Any:
 
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines of a file up to its last newline; none if there is no file."""
-    with explained("read", path):
-        is_there = path.exists()
-    return _contents(path).split(b"\n")[:-1] if is_there else []
+    return (read_if_exists(path) or b"").split(b"\n")[:-1]
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fkjax.base import UserError
-from fkjax.files.opening import explained, open_file
+from fkjax.files.opening import read_bytes
 from fkjax.files.spreadsheet import as_it_was, csv_bytes, inert
 from fkjax.selection.choose import Selection
 
@@ -47,13 +47,11 @@ def read_ids(path: Path) -> list[str]:
     Raises:
         UserError: if the file cannot be read, or has no such column.
     """
+    data = read_bytes(path)
     try:
-        with explained("read", path), open_file(path) as file:
-            lines = csv.DictReader(
-                io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            )
-            if "id" not in (lines.fieldnames or ()):
-                raise UserError(f"{path} must be a CSV file with a column id")
-            return [as_it_was(line["id"] or "") for line in lines]
+        lines = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        if "id" not in (lines.fieldnames or ()):
+            raise UserError(f"{path} must be a CSV file with a column id")
+        return [as_it_was(line["id"] or "") for line in lines]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is no CSV file ({error}); mend it") from error

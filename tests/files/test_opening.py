@@ -4,7 +4,15 @@ import os
 import numpy as np
 import pytest
 
-from fkjax.files.opening import open_file, read_into, takes_too_much
+from fkjax.base import UserError
+from fkjax.files.opening import (
+    exists,
+    open_file,
+    read_bytes,
+    read_if_exists,
+    read_into,
+    takes_too_much,
+)
 
 U1, F8 = np.dtype(np.uint8), np.dtype(float)
 
@@ -40,6 +48,36 @@ def test_what_is_no_file_is_neither_opened_nor_waited_for(tmp_path, make):
     make(tmp_path / "a")
     with pytest.raises(OSError):
         open_file(tmp_path / "a")
+
+
+def test_a_file_is_read_whole_up_to_a_limit(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert read_bytes(path) == read_bytes(path, 3) == read_if_exists(path) == b"abc"
+    for read in (read_bytes, read_if_exists):
+        with pytest.raises(UserError, match="a has more than the 2 bytes"):
+            read(path, 2)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    path = tmp_path / "a"
+    assert not exists(path) and read_if_exists(path) is None
+    with pytest.raises(UserError, match="a: No such file"):
+        read_bytes(path)
+
+
+@pytest.mark.parametrize("make", [pipe, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_a_user_error(tmp_path, make):
+    make(tmp_path / "a")
+    assert exists(tmp_path / "a")
+    for read in (read_bytes, read_if_exists):
+        with pytest.raises(UserError, match="read .*a: "):
+            read(tmp_path / "a")
+
+
+def test_a_name_that_no_file_can_have_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="aa: File name too long"):
+        exists(tmp_path / ("a" * 300))
 
 
 @pytest.mark.parametrize("dtype", [U1, F8])

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_create_refuses_what_cannot_be_written(tmp_path, monkeypatch):
     def deny(**_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(reporting.tempfile, "TemporaryFile", deny)
+    monkeypatch.setattr(tempfile, "TemporaryFile", deny)
     with pytest.raises(UserError, match="Permission denied") as error:
         reporting.RunFolder.create(tmp_path / "new")
     assert one_sentence(error)

@@ -1,0 +1,47 @@
+import os
+
+import pytest
+
+from fkjax.base import UserError
+from fkjax.files.folders import clear, list_files, locked, make_folder
+
+
+def test_a_folder_is_made_once_and_not_its_parents(tmp_path):
+    make_folder(tmp_path / "a")
+    make_folder(tmp_path / "a")
+    assert (tmp_path / "a").is_dir()
+    with pytest.raises(UserError, match="c: No such file"):
+        make_folder(tmp_path / "b" / "c")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: File exists"):
+        make_folder(tmp_path / "file")
+
+
+def test_clear_removes_what_is_named_alone(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/b/c", "d", "e"):
+        (tmp_path / name).touch()
+    clear(tmp_path, "a", "d", "not there")
+    assert os.listdir(tmp_path) == ["e"]
+
+
+def test_a_lock_keeps_out_others_and_removes_leftovers(tmp_path):
+    (tmp_path / ".a.1.tmp").touch()
+    with locked(tmp_path):
+        assert not os.listdir(tmp_path)
+        with pytest.raises(UserError, match="nother process"), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+
+
+def test_files_are_listed_by_suffix_with_their_sizes(tmp_path):
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    for name in ("a.PNG", "b/c/d.png", ".e.png", "f.txt"):
+        (tmp_path / name).write_bytes(b"abc")
+    (tmp_path / "g.png").symlink_to("a.PNG")
+    found = list_files(tmp_path, (".png",))
+    assert found == {"a.PNG": 3, "b/c/d.png": 3, "g.png": 3}
+    (tmp_path / "b" / "h.png").symlink_to(tmp_path.parent)
+    with pytest.raises(UserError, match="leads out of"):
+        list_files(tmp_path, (".png",))
