@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fkjax.commands.run
+from fkjax.acquisition import STRATEGIES
 from fkjax.base import UserError, printable
 from fkjax.commands import run
 from fkjax.data import datasets, tfds
@@ -295,7 +296,7 @@ VALUES = st.one_of(
     st.integers().map(str),
     st.floats().map(str),
     st.text(max_size=20),
-    st.sampled_from([*config.STRATEGIES, "lenet", "resnet18", "mnist", "paper-svhn"]),
+    st.sampled_from([*STRATEGIES, "lenet", "resnet18", "mnist", "paper-svhn"]),
 )
 
 

@@ -129,7 +129,7 @@ MATHEMATICS = [
 MATHEMATICS += [
     f"fkjax.{name}"
     for name in (
-        *("parallel.images", "parallel.rows", "parallel.mapping"),
+        *("parallel.examples", "parallel.rows", "parallel.mapping"),
         *("models.ensemble", "models.dropout", "experiment.pool"),
     )
 ]
