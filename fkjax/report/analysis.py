@@ -1,4 +1,4 @@
-"""What a comparison says in numbers: summaries, labels needed, pairs, time."""
+"""The numbers of a report: summaries, labels needed, paired tests and costs."""
 
 import itertools
 import math
@@ -18,20 +18,20 @@ from fkjax.report.curves import (
 )
 
 MEASURES: tuple[str, ...] = ("test", "balanced", "worst class", "area")
-"""Of a finished run: three accuracies after the last round, and the area under the
-curve of the first, which is its mean over the rounds."""
+"""The measures of a finished run: three accuracies after the last round, and the area
+under the learning curve, which is the mean of the test accuracy over the rounds."""
 
 COMPARED: tuple[str, ...] = ("area", "test")
-"""Those by which pairs of strategies are tested."""
+"""The measures on which pairs of strategies are tested."""
 
 
 class Interval(NamedTuple):
     """A mean over seeds and its bootstrap interval.
 
     Attributes:
-        mean: NaN if a seed has none.
-        low: NaN for a single seed.
-        high: NaN for a single seed.
+        mean: mean over seeds; NaN if a seed has no value.
+        low: lower end of the interval; NaN for a single seed.
+        high: upper end of the interval; NaN for a single seed.
     """
 
     mean: float
@@ -40,13 +40,13 @@ class Interval(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One strategy after its last round, in percent.
+    """The results of one strategy after its last round.
 
     Attributes:
-        name: of the strategy.
-        num_seeds: S.
-        num_labeled: labelled examples.
-        measures: by the names in `MEASURES`.
+        name: name of the strategy.
+        num_seeds: number of seeds, S.
+        num_labeled: number of labeled examples.
+        measures: the measures named in `MEASURES`, in percent.
     """
 
     name: str
@@ -56,14 +56,16 @@ class Summary(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """The labels that one strategy needed for one accuracy.
+    """The number of labels that one strategy needed for one accuracy.
 
     Attributes:
-        name: of the strategy.
-        target: in percent.
-        at: where the curve of means reaches it; None if it does not.
-        is_at_start: whether it is there after the first round.
-        by_seed: where each seed's curve does. Length S.
+        name: name of the strategy.
+        target: accuracy to reach, in percent.
+        at: number of labels at which the mean curve reaches the target; None if it
+            does not.
+        is_at_start: whether the first round already reaches the target.
+        by_seed: number of labels at which each seed's curve reaches the target.
+            Length S.
     """
 
     name: str
@@ -77,11 +79,13 @@ class Pair(NamedTuple):
     """Two strategies compared on the seeds and numbers of labels that both have.
 
     Attributes:
-        first: name of the one that comes later in the comparison.
-        second: name of the other, which is subtracted.
-        num_labeled: the numbers of labels. Length 1 or more.
-        tests: by the names in `COMPARED`: differences in percentage points.
-        corrected: by the same names, p-values after Holm's correction over all pairs.
+        first: name of the strategy that comes later in the comparison.
+        second: name of the other strategy, whose results are subtracted.
+        num_labeled: numbers of labels that both have. Length 1 or more.
+        tests: paired tests of the measures in `COMPARED`; differences in percentage
+            points.
+        corrected: p-values of the same measures after Holm's correction over all
+            pairs.
     """
 
     first: str
@@ -92,15 +96,15 @@ class Pair(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The time and memory of one strategy.
+    """The time and memory that one strategy takes.
 
     Attributes:
-        name: of the strategy.
-        phases: seconds by phase, mean over rounds and seeds.
-        round: seconds of a round without the pretraining, likewise.
-        pretraining: seconds for each seed, before its first round; NaN if unknown.
-        peak_memory_mb: by phase, pretraining too, the highest of all rounds and seeds;
-            empty if unknown.
+        name: name of the strategy.
+        phases: seconds of each phase, mean over rounds and seeds.
+        round: seconds of a round without pretraining, mean over rounds and seeds.
+        pretraining: seconds before the first round, mean over seeds; NaN if unknown.
+        peak_memory_mb: peak memory of each phase, including pretraining, in MB: the
+            highest of all rounds and seeds; empty if unknown.
     """
 
     name: str
@@ -114,13 +118,14 @@ class Analysis(NamedTuple):
     """All numbers of a report.
 
     Attributes:
-        summaries: of each strategy.
-        curves: by metric, then strategy: fractions, with the interval's ends as `low`
-            and `high`.
-        targets: accuracies in percent.
-        reached: of each strategy and target.
-        pairs: of all strategies that share a seed and a number of labels.
-        costs: of each strategy.
+        summaries: final results of each strategy.
+        curves: learning curves by metric, then strategy, as fractions; `low` and `high`
+            are the ends of the bootstrap interval.
+        targets: accuracies to reach, in percent.
+        reached: labels needed by each strategy for each target.
+        pairs: comparisons of all pairs of strategies that share a seed and a number of
+            labels.
+        costs: time and memory of each strategy.
     """
 
     summaries: list[Summary]
@@ -135,7 +140,7 @@ def analyse(comparison: Comparison, *, targets: Sequence[float] = ()) -> Analysi
     """Computes all numbers of a report.
 
     Args:
-        comparison: what is compared.
+        comparison: strategies to compare.
         targets: accuracies in percent; chosen by `default_targets` if empty.
     """
     strategies = comparison.strategies
@@ -160,7 +165,10 @@ def analyse(comparison: Comparison, *, targets: Sequence[float] = ()) -> Analysi
 
 
 def default_targets(curves: Iterable[Any]) -> list[float]:
-    """One to three round accuracies between what all and what the best curve reach.
+    """Returns one to three round numbers to use as target accuracies.
+
+    The lowest is one that every curve reaches, the highest one that only the best
+    curves reach.
 
     >>> default_targets([[50, 65], [60, 94]])
     [65.0, 75.0, 90.0]
@@ -252,7 +260,7 @@ def _pairs(strategies: Sequence[Strategy]) -> list[Pair]:
 
 
 def _compared(run: Sequence[Mapping[str, Any]], labels: Sequence[int]) -> list[float]:
-    """The measures in `COMPARED`, of one seed at some numbers of labels."""
+    """Returns the measures in `COMPARED` of one seed at the given numbers of labels."""
     kept = [record for record in run if record["num_labeled"] in labels]
     measures = dict(zip(MEASURES, final_measures(kept), strict=True))
     return [measures[name] for name in COMPARED]

@@ -1,7 +1,7 @@
-"""The drawings of a report: SVG, small enough for a phone, in the page's colours.
+"""The charts of a page: SVG, narrow enough for a phone, in the page's colors.
 
-Text, axes and grid take the page's colours by CSS variables, so that they can be seen
-on a dark page too. The same numbers give the same bytes.
+Text, axes and grid use the page's CSS variables as colors, so they are visible on a
+dark page, too. The same numbers give the same bytes.
 """
 
 import contextlib
@@ -29,19 +29,17 @@ from fkjax.report.plots import (
 from fkjax.runs.record import Record
 
 _INK, _GRID = "#1b1f24", "#e5e5e5"
-_WIDTH = (
-    4.4  # inches, of 72 CSS points each: what a phone shows without scaling it much
-)
+_WIDTH = 4.4  # inches of 72 CSS points: a phone hardly needs to scale it
 
 # matplotlib's markers as characters.
 _SIGNS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟", strict=True))
-_MOST_OUTLINES = 50  # bars: more are pixels, or ImageNet's would be megabytes
-_LONGEST = 18  # characters of a class beside its bars
+_MOST_OUTLINES = 50  # bars; more are drawn as pixels: ImageNet's would take megabytes
+_LONGEST = 18  # characters of a class name shown beside its bars
 _RAMP = ("#9ecae1", "#08519c")  # from the first round to the last
 
 
 def legend(names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The name, the CSS colour and the sign of each strategy in the charts."""
+    """Returns the name, CSS color and sign of each strategy in the charts."""
     return [
         (name, _css(COLORS[i % len(COLORS)]), _SIGNS[marker(i)])
         for i, name in enumerate(names)
@@ -49,7 +47,7 @@ def legend(names: Sequence[str]) -> list[tuple[str, str, str]]:
 
 
 def learning_curve(curves: Mapping[str, Curve], *, title: str) -> Markup:
-    """Draws curves, with their bands."""
+    """Draws learning curves with their bands, in percent."""
     with _svg(title, height=3.2) as (figure, made):
         axes = figure.subplots()
         plot_curves(axes, curves)
@@ -61,19 +59,19 @@ def learning_curve(curves: Mapping[str, Curve], *, title: str) -> Markup:
 def queried_per_class(
     rounds: Sequence[int], counts: np.ndarray, *, top: float, title: str
 ) -> Markup:
-    """Draws a bar for each class, stacked by round: light is early.
+    """Draws a bar for each class, stacked by round from light to dark.
 
     Args:
-        rounds: their numbers. Length R.
-        counts: queries, mean over seeds. Shape [R, C].
-        top: of the axis, the same in all charts to be compared.
-        title: for who cannot see it.
+        rounds: round numbers. Length R.
+        counts: number of queried examples, mean over seeds. Shape [R, C].
+        top: upper limit of the axis, the same in all charts to be compared.
+        title: text for screen readers.
     """
     import matplotlib.colors
 
     num_classes = counts.shape[1]
     ramp = matplotlib.colors.LinearSegmentedColormap.from_list("rounds", _RAMP)
-    # Each bar and the gap behind it, as one outline a round.
+    # One outline per round: each bar and the gap after it.
     edges = np.stack([np.arange(num_classes) - 0.4, np.arange(num_classes) + 0.4])
     edges = np.append(edges.T.ravel(), num_classes - 0.4)
     with _svg(title, height=2.6) as (figure, made):
@@ -93,19 +91,19 @@ def queried_per_class(
         if num_classes <= 20:
             axes.set_xticks(range(num_classes))
         axes.set_xlabel("class")
-        axes.set_ylabel("queries")
+        axes.set_ylabel("queried examples")
     return made[0]
 
 
 def confusion(last: Sequence[Record], *, title: str) -> Markup:
-    """Draws the confusion matrix summed over the seeds' last records."""
+    """Draws the confusion matrix summed over the last records of all seeds."""
     with _svg(title, height=_WIDTH) as (figure, made):
         plot_confusion(figure.subplots(), last, width=_WIDTH - 0.6)
     return made[0]
 
 
 def seconds(costs: Sequence[Cost], *, title: str) -> Markup:
-    """Draws a bar for each strategy, made of the phases of a round."""
+    """Draws a bar for each strategy, stacked by the phases of a round."""
     phases = list(dict.fromkeys(phase for cost in costs for phase in cost.phases))
     rows = np.arange(len(costs))
     with _svg(title, height=1.3 + 0.42 * len(costs)) as (figure, made):
@@ -127,7 +125,7 @@ def seconds(costs: Sequence[Cost], *, title: str) -> Markup:
 
 
 def differences(pairs: Sequence[Pair], measure: str, *, title: str) -> Markup:
-    """Draws each pair's mean difference and its interval, around zero."""
+    """Draws each pair's mean difference and its interval around a line at zero."""
     assert measure in COMPARED
     with _svg(title, height=0.8 + 0.42 * len(pairs)) as (figure, made):
         axes = figure.subplots()
@@ -166,7 +164,7 @@ class Balance(NamedTuple):
 def class_balances(
     classes: Sequence[str], balances: Sequence[Balance], *, title: str
 ) -> Markup:
-    """Draws a group of bars for each class, one of each balance."""
+    """Draws a group of bars for each class, one bar for each balance."""
     rows, width = np.arange(len(classes)), 0.8 / len(balances)
     height = 0.9 + len(classes) * (0.12 + 0.1 * len(balances))
     with _svg(title, height=height) as (figure, made):
@@ -200,12 +198,12 @@ def _plain_axes(axes: Any, grid: str) -> None:
 
 @contextlib.contextmanager
 def _svg(title: str, *, height: float) -> Iterator[tuple[Any, list[Markup]]]:
-    """Gives an empty figure and a list, which then holds the figure as an element.
+    """Yields an empty figure and a list that receives the figure as an SVG element.
 
     Args:
-        title: what the figure shows, for who cannot see it; it also tells apart the
-            names that matplotlib gives to parts of it.
-        height: in inches.
+        title: text for screen readers; also the salt of the identifiers that matplotlib
+            gives to parts of the figure, so that they differ between figures.
+        height: height of the figure, in inches.
     """
     made: list[Markup] = []
     keys = "text_color axes_labelcolor axes_edgecolor xtick_color ytick_color".split()
@@ -226,21 +224,21 @@ def _svg(title: str, *, height: float) -> Iterator[tuple[Any, list[Markup]]]:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in each figure
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # identifiers repeat across figures
     svg = re.sub(r'style="[^"]*"', lambda style: _of_the_page(style[0]), svg)
     label = Markup('<svg role="img" aria-label="{}" ').format(title)
     made.append(Markup(svg.replace("<svg ", label, 1)))
 
 
 def _of_the_page(style: str) -> str:
-    """A style attribute with the page's colours, and its font for matplotlib's many."""
+    """Replaces the colors and fonts of a style attribute by those of the page."""
     style = re.sub(r"#[0-9a-f]{6}\b", lambda color: _css(color[0]), style)
     style = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", style)
     return re.sub(r"font-family: [^;\"]*", "font-family: inherit", style)
 
 
 def _css(color: str) -> str:
-    """A colour of the charts as the page's variable, any other as it is."""
+    """Returns the page's CSS variable for a color of the charts; others unchanged."""
     if color == _INK:
         return "currentColor"
     if color == _GRID:

@@ -1,7 +1,7 @@
-"""Run folders put together: what each was told, and what of them may be compared.
+"""Run folders grouped into experiments and strategies that can be compared.
 
-Folders with equal settings are one experiment in parts, such as a folder for each seed.
-A strategy that comes from two experiments is two strategies, named apart.
+Folders with equal settings are parts of one experiment, such as one folder per seed.
+A strategy that occurs in two experiments counts as two strategies with different names.
 """
 
 import os
@@ -14,7 +14,7 @@ from fkjax.report.curves import group_records, shared_rounds
 from fkjax.runs.past_run import Run, has_stopped, read_run, unfinished
 from fkjax.runs.record import Record
 
-# What says where and how often a run ran, not what it did.
+# Settings that may differ between the folders of one experiment.
 _NO_SETTINGS = frozenset(
     "output_dir data_dir data overwrite side_by_side seed seeds strategies preset "
     "versions".split()
@@ -25,8 +25,8 @@ class Experiment(NamedTuple):
     """Folders with the same settings.
 
     Attributes:
-        name: by which its folders are told from those of other experiments.
-        runs: one for each folder; no two have a strategy with the same seed.
+        name: shortest end of the folder's path that differs from other experiments.
+        runs: one run per folder; no two contain the same strategy with the same seed.
     """
 
     name: str
@@ -34,14 +34,15 @@ class Experiment(NamedTuple):
 
 
 class Strategy(NamedTuple):
-    """What was played of one strategy with one group of settings.
+    """The records of one strategy in one experiment.
 
     Attributes:
-        name: of the strategy, with the experiment's where it comes from more than one.
-        original: as it is in the records.
-        experiment: where it comes from.
-        seeds: by seed, the records of the rounds that all seeds have reached, in order;
-            at least one.
+        name: name of the strategy, followed by the experiment's name if the strategy
+            occurs in several.
+        original: name of the strategy in the records.
+        experiment: experiment that the records come from.
+        seeds: for each seed, the records of the rounds that all seeds have reached, in
+            order; at least one seed.
     """
 
     name: str
@@ -50,23 +51,23 @@ class Strategy(NamedTuple):
     seeds: dict[int, list[Record]]
 
     def values(self, key: str) -> list[list[Any]]:
-        """One field of the records: a row for each seed, a column for each round."""
+        """Returns a field of the records: a row for each seed, a column per round."""
         return [[record[key] for record in run] for run in self.seeds.values()]
 
     @property
     def num_labeled(self) -> list[int]:
-        """Labelled examples after each round."""
+        """The number of labeled examples after each round."""
         return [record["num_labeled"] for record in next(iter(self.seeds.values()))]
 
 
 class Comparison(NamedTuple):
-    """All that is compared.
+    """The strategies of one or more run folders on one dataset.
 
     Attributes:
-        dataset: its name.
-        experiments: in order of their first folder.
-        strategies: in order of appearance; at least one.
-        notes: sentences on what is unfinished, left out or named apart.
+        dataset: name of the dataset.
+        experiments: experiments in the order of their first folder.
+        strategies: strategies in order of appearance; at least one.
+        notes: sentences on what is unfinished, left out or kept apart.
     """
 
     dataset: str
@@ -81,30 +82,30 @@ def read(
     """Reads run folders.
 
     Args:
-        paths: the folders, each once.
-        seeds: the only ones to look at; all if empty.
+        paths: run folders, each given once.
+        seeds: seeds to use; all if empty.
 
     Raises:
-        UserError: if a folder is missing, damaged, empty or named twice, or the data
-            sets differ.
+        UserError: if a folder is missing, damaged, empty or given twice, or the
+            datasets differ.
     """
     runs: list[Run] = []
     for path in map(Path, paths):
         if any(path.resolve() == run.folder.path.resolve() for run in runs):
-            raise UserError(f"The run folder {path} is named twice: name each once.")
+            raise UserError(f"the run folder {path} is given twice: give each once")
         runs.append(read_run(path))
     if not runs:
         raise UserError(
-            "A report needs one run folder or more, but none is named: give the folder "
-            "that --output-dir named."
+            "a report needs one or more run folders, got none: give the folder passed "
+            "as --output-dir to `python -m fkjax.run`"
         )
     _check_data(runs)
     notes = [note for run in runs for note in unfinished(run)]
     runs = [_of_seeds(run, seeds) for run in runs]
     if not any(run.records for run in runs):
         raise UserError(
-            f"No round of the seeds {' '.join(map(str, sorted(seeds)))} is in these "
-            "runs: name others with --seeds, or none to see all."
+            f"these runs have no round of the seeds {' '.join(map(str, sorted(seeds)))}"
+            ": give others with --seeds, or leave it out to use all"
         )
     experiments = _experiments(runs)
     strategies = _strategies(experiments, notes)
@@ -113,10 +114,13 @@ def read(
 
 
 def differing_settings(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
-    """The settings that all experiments noted and that differ, with each one's value.
+    """Returns the settings that all experiments recorded and that differ.
 
     Args:
-        experiments: to be compared.
+        experiments: experiments to compare.
+
+    Returns:
+        For each such setting, its value in each experiment.
     """
     found = [_settings(e.runs[0].config) for e in experiments]
     names = sorted(set.intersection(*map(set, found)))
@@ -125,7 +129,7 @@ def differing_settings(experiments: Sequence[Experiment]) -> dict[str, list[Any]
 
 
 def _check_data(runs: Sequence[Run]) -> None:
-    """Refuses runs on different data: by name, by classes, by what a run noted."""
+    """Raises an error if runs differ in dataset, number of classes or fingerprint."""
     for what, of in (
         ("dataset", lambda run: run.config["dataset"]),
         ("number of classes", lambda run: len(run.records[0]["confusion"])),
@@ -135,9 +139,9 @@ def _check_data(runs: Sequence[Run]) -> None:
         for run in known:
             if of(run) != of(known[0]):
                 raise UserError(
-                    f"Runs are compared on one data set, but the {what} is "
+                    f"runs can only be compared on one dataset, but the {what} is "
                     f"{of(known[0])} in {known[0].folder.path} and {of(run)} in "
-                    f"{run.folder.path}: report each by itself."
+                    f"{run.folder.path}: report each separately"
                 )
 
 
@@ -151,9 +155,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_of(run: Run, runs: Sequence[Run]) -> bool:
-    """Whether a run is a further part of the experiment of some runs."""
+    """Whether a run is another part of the experiment that `runs` belong to."""
     mine, theirs = _settings(run.config), _settings(runs[0].config)
-    shared = mine.keys() & theirs.keys()  # a flag that is new says nothing of old runs
+    shared = mine.keys() & theirs.keys()  # older runs lack newer settings
     is_new = not any(run.tracks & other.tracks for other in runs)
     return is_new and all(mine[key] == theirs[key] for key in shared)
 
@@ -168,18 +172,18 @@ def _experiments(runs: Iterable[Run]) -> list[Experiment]:
         else:
             groups.append([run])
     names = _short_names([_place(group) for group in groups])
-    if len(set(names)) < len(names):  # their folders are mixed in one
+    if len(set(names)) < len(names):  # folders of two experiments share one parent
         names = _short_names([group[0].folder.path.resolve() for group in groups])
     return [Experiment(*pair) for pair in zip(names, groups, strict=True)]
 
 
 def _place(runs: Sequence[Run]) -> Path:
-    """The folder itself, or the innermost that holds all of them."""
+    """Returns the innermost folder that is or contains all the run folders."""
     return Path(os.path.commonpath([run.folder.path.resolve() for run in runs]))
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """As many of the last parts of each path as tell them all apart."""
+    """Returns the shortest ends of the paths that are all different."""
     longest = max(len(path.parts) for path in paths)
     names = [path.name for path in paths]
     for count in range(2, longest + 1):
@@ -207,28 +211,31 @@ def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Str
         if len(shared) < most:
             behind = [str(s) for s, run in sorted(seeds.items()) if len(run) < most]
             ends = [run[max(run)] for run in seeds.values() if len(run) < most]
-            why = ", as its stop rule said" if all(map(has_stopped, ends)) else ""
-            used = f"only {len(shared)} round{'s' if len(shared) > 1 else ''}, which "
-            used += "all its seeds have, can be used"
+            why = " because of the stop rule" if all(map(has_stopped, ends)) else ""
+            used = f"only the {len(shared)} round{'s' if len(shared) > 1 else ''} that "
+            used += "all seeds have reached are used"
+            if len(shared) == 1:
+                used = "only the one round that all seeds have reached is used"
             if not shared:
                 used = "nothing is used, because its seeds share no round"
+            seed = "seed" if len(behind) == 1 else "seeds"
             notes.append(
-                f"Of {name} {used}: seed {' and '.join(behind)} did not play all "
-                f"{most}{why}; --seeds leaves seeds out."
+                f"{name}: {used}; {seed} {' and '.join(behind)} ended before round "
+                f"{most}{why}. Use --seeds to leave out seeds."
             )
         if shared:
             kept = {s: [seeds[s][r] for r in shared] for s in sorted(seeds)}
             strategies.append(Strategy(name, original, experiment, kept))
     if not strategies:
         raise UserError(
-            "These runs have no round that all seeds of a strategy share: name the "
-            "seeds to look at with --seeds."
+            "these runs have no round that all seeds of a strategy share: choose the "
+            "seeds to use with --seeds"
         )
     return strategies
 
 
 def _named_apart(strategies: Sequence[Strategy]) -> list[str]:
-    """Says for which strategies there is more than one experiment, and why."""
+    """Returns notes on the strategies that occur in several experiments, and why."""
     notes: dict[tuple[str, ...], list[str]] = {}
     places = {s.experiment.name: s.experiment for s in strategies}
     for original in dict.fromkeys(s.original for s in strategies):
@@ -246,14 +253,14 @@ def _named_apart(strategies: Sequence[Strategy]) -> list[str]:
         if not settings:
             why = "they repeat seeds with the same settings"
         said.append(
-            f"{', '.join(originals)} of {', '.join(names)} are kept apart, because "
-            f"{why}."
+            f"{', '.join(originals)}: results of {', '.join(names)} are kept apart "
+            f"because {why}."
         )
     return said
 
 
 def shown(value: Any) -> str:
-    """A setting as it is shown; what is unsaid is a dash."""
+    """Formats a setting for display; a missing one becomes a dash."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     return "–" if value is None else str(value)

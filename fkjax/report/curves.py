@@ -14,19 +14,20 @@ Reference = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 class Curve(NamedTuple):
-    """The learning curve of one strategy, over its seeds; fractions, not percent.
+    """The learning curve of one strategy over its seeds, as fractions.
 
-    Each round is aggregated over the seeds that have reached it, so the seeds behind
-    a point may differ between rounds of an unfinished run: `num_seeds` says how many.
+    Each round is aggregated over the seeds that have reached it, so the number of seeds
+    may differ between rounds of an unfinished run.
 
     Attributes:
-        num_labeled: labelled examples, mean over seeds, rounded. Shape [R].
+        num_labeled: number of labeled examples, mean over seeds, rounded. Shape [R].
         mean: mean over seeds. Shape [R].
         std: sample standard deviation over seeds; NaN for a single one. Shape [R].
-        low: the lowest seed. Shape [R].
-        high: the highest seed. Shape [R].
-        accuracy: each seed; NaN where it has not reached the round. Shape [S, R].
-        num_seeds: how many seeds have reached the round. Shape [R].
+        low: lowest value of all seeds. Shape [R].
+        high: highest value of all seeds. Shape [R].
+        accuracy: value of each seed; NaN where it has not reached the round.
+            Shape [S, R].
+        num_seeds: number of seeds that have reached the round. Shape [R].
     """
 
     num_labeled: np.ndarray
@@ -45,7 +46,7 @@ def learning_curves(
 
     Args:
         records: records of any number of strategies, seeds and rounds.
-        metric: key of the number to aggregate.
+        metric: record field to aggregate.
 
     Returns:
         A curve for each strategy, in order of first appearance.
@@ -82,7 +83,7 @@ def learning_curves(
 def group_records(
     records: Iterable[Record],
 ) -> dict[str, dict[int, dict[int, Record]]]:
-    """Sorts the records of one dataset.
+    """Groups the records of one dataset by strategy, seed and round.
 
     Args:
         records: records of any number of strategies, seeds and rounds.
@@ -101,32 +102,34 @@ def group_records(
         seeds.setdefault(record["seed"], {})[record["round"]] = record
     if len(datasets) > 1:
         raise ValueError(
-            f"Expected the records of one dataset, got {sorted(map(str, datasets))}; "
-            "report each by itself."
+            f"expected the records of one dataset, got {sorted(map(str, datasets))}: "
+            "report each separately"
         )
     return groups
 
 
 def shared_rounds(seeds: Mapping[int, Mapping[int, Record]]) -> list[int]:
-    """The rounds that every seed of a strategy has reached."""
+    """Returns the rounds that every seed of a strategy has reached."""
     return sorted(set.intersection(*(set(run) for run in seeds.values())))
 
 
 def labels_to_reach(
     num_labeled: Iterable[float], accuracy: Iterable[float], target: float
 ) -> float | None:
-    """Where a curve, straight between its points, first is at a target.
+    """Computes the number of labels at which a curve first reaches a target.
+
+    The curve is interpolated linearly between its points.
 
     >>> labels_to_reach([10, 20, 30], [0.5, 0.7, 0.8], 0.6)
     15.0
 
     Args:
-        num_labeled: rising. Shape [R].
-        accuracy: in the unit of the target. Shape [R].
-        target: the accuracy to reach.
+        num_labeled: numbers of labels, increasing. Shape [R].
+        accuracy: accuracies in the unit of the target. Shape [R].
+        target: accuracy to reach.
 
     Returns:
-        The number of labels, or None if the curve stays below.
+        The number of labels, or None if the curve stays below the target.
     """
     points = list(zip(num_labeled, accuracy, strict=True))
     if points[0][1] >= target:
@@ -138,13 +141,13 @@ def labels_to_reach(
 
 
 def round_seconds(record: Record) -> float:
-    """The seconds of a round without the pretraining, which comes before the first."""
+    """Returns the seconds of a round, without the pretraining before the first."""
     phases = record["seconds"].items()
     return sum(seconds for phase, seconds in phases if phase != "pretraining")
 
 
 def final_measures(run: Sequence[Record]) -> list[float]:
-    """Last test, balanced and worst-class accuracy of one seed, and its area.
+    """Computes one seed's final test, balanced and worst-class accuracy, and its area.
 
     The area under the curve is the mean of the test accuracy over the rounds.
     """

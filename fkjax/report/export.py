@@ -1,4 +1,4 @@
-"""A report's numbers as CSV, for a spreadsheet, and as Markdown, for a text."""
+"""The numbers of a report as CSV and as Markdown."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,16 +16,17 @@ COLUMNS = (
     "table strategy against seed labels measure value low high seeds wins ties losses "
     "p p_corrected".split()
 )
-"""Of the CSV file. Its tables:
+"""The columns of the CSV file. The values of the column `table`:
 
-- run: each seed at each number of labels;
+- run: measures of each seed at each number of labels;
 - curve: means over seeds and their bootstrap intervals;
-- final: the same of the measures after the last round;
-- labels: at which a curve of means reaches an accuracy; no value if it does not;
+- final: the same for the measures after the last round;
+- labels: number of labels at which a mean curve reaches an accuracy; no value if it
+  does not;
 - pair: mean differences between `strategy` and `against`, and their tests;
-- cost: seconds in a round by phase, of the pretraining, and megabytes.
+- cost: seconds of each phase of a round and of pretraining, and peak memory in MB.
 
-Accuracies are in percent, their differences in percentage points.
+Accuracies are in percent, differences in percentage points.
 """
 
 MARK = "<!-- made by fkjax.report -->"
@@ -33,11 +34,11 @@ MARK = "<!-- made by fkjax.report -->"
 
 
 def to_csv(comparison: Comparison, analysis: Analysis) -> bytes:
-    """All numbers in one long table with the header `COLUMNS`.
+    """Writes all numbers as one long CSV table with the header `COLUMNS`.
 
     Args:
-        comparison: what is compared.
-        analysis: its numbers.
+        comparison: strategies compared.
+        analysis: numbers of the comparison.
     """
     rows = [
         [_cell(line.get(column, "")) for column in COLUMNS]
@@ -47,11 +48,11 @@ def to_csv(comparison: Comparison, analysis: Analysis) -> bytes:
 
 
 def to_markdown(comparison: Comparison, analysis: Analysis) -> bytes:
-    """The tables of the page, without its pictures.
+    """Writes the tables of the page as Markdown, without charts and images.
 
     Args:
-        comparison: what is compared.
-        analysis: its numbers.
+        comparison: strategies compared.
+        analysis: numbers of the comparison.
     """
     text = escape_markdown
     parts = [MARK, f"# {text(comparison.dataset)}: strategies compared"]
@@ -60,18 +61,20 @@ def to_markdown(comparison: Comparison, analysis: Analysis) -> bytes:
     parts += ["\n".join(f"- {text(note)}" for note in comparison.notes)]
     parts += [
         "## After the last round",
-        "Percent: means over seeds, with 95 % bootstrap intervals. The area is the "
-        "mean of the test accuracy over rounds.",
+        "Means over seeds in percent, with 95 % bootstrap intervals. The area is the "
+        "mean of the test accuracy over the rounds.",
         _finals(analysis.summaries),
         "## Learning curves",
-        "Test accuracy in percent.",
+        "Mean test accuracy in percent.",
         _curves(analysis),
         "## Labels needed",
+        "Number of labels at which the mean test accuracy first reaches a target; in "
+        "parentheses, the range over the seeds that reach it.",
         _needed(analysis),
         "## Pairs of strategies",
         text(findings.power(analysis.pairs)),
         *(_pairs(analysis, measure) for measure in COMPARED if analysis.pairs),
-        "## Seconds in a round",
+        "## Seconds per round",
         _costs(analysis),
         "## Configuration and versions",
         _configuration(comparison),
@@ -217,7 +220,7 @@ def _pairs(analysis: Analysis, measure: str) -> str:
         )
     heads = ["mean difference", "seeds", "wins / ties / losses", "p", "p, corrected"]
     title = findings.TITLES[measure].capitalize()
-    return f"{title}, percentage points:\n\n" + markdown(["pair", *heads], rows)
+    return f"{title}, in percentage points:\n\n" + markdown(["pair", *heads], rows)
 
 
 def _costs(analysis: Analysis) -> str:

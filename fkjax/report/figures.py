@@ -1,4 +1,4 @@
-"""Two drawings of a run: its learning curves and its confusion matrices."""
+"""Figures of a run as PNG files: learning curves and confusion matrices."""
 
 import contextlib
 import io
@@ -29,17 +29,17 @@ def draw_learning_curve(
     title: str = "",
     reference: Reference | None = None,
 ) -> None:
-    """Draws test accuracy over labelled examples, to a PNG file.
+    """Draws test accuracy over the number of labeled examples to a PNG file.
 
-    A line is the mean over seeds, its band reaches from the lowest to the highest
-    seed; an open marker is a round that only some of the seeds have reached.
+    Each line is the mean over seeds, its band spans the lowest to the highest seed. An
+    open marker shows a round that only some of the seeds have reached.
 
     Args:
         records: records of one dataset.
-        path: the file to write.
-        title: the heading.
-        reference: published curves, drawn dashed in the colour of the strategy of the
-            same name, or in gray; more than three in a panel of their own.
+        path: file to write.
+        title: heading of the figure.
+        reference: published curves, drawn dashed in the color of the strategy of the
+            same name, or in gray; more than three are drawn in a separate panel.
     """
     curves, reference = learning_curves(records), reference or {}
     _require_some(curves, path)
@@ -58,7 +58,7 @@ def draw_learning_curve(
             (line,) = panels[-1].plot(x, percent, "--", color=color, linewidth=1.4)
             if name not in colors or not is_beside:
                 handles.append((percent[-1], f"{name} (reference)", line))
-        handles.sort(key=lambda handle: -handle[0])  # as the lines end, top to bottom
+        handles.sort(key=lambda handle: -handle[0])  # order of the lines' ends
         figure.legend(
             [line for _, _, line in handles],
             [literal(name) for _, name, _ in handles],
@@ -69,12 +69,12 @@ def draw_learning_curve(
         fewest = f"{min(seeds)} to " if min(seeds) < num_seeds else ""
         caption = f"Mean of {fewest}{num_seeds} seeds; {kind}: lowest to highest seed."
         caption = caption if num_seeds > 1 else "One seed."
-        caption += " Open marker: not all seeds are there yet." if is_partial else ""
+        caption += " Open marker: some seeds are unfinished." if is_partial else ""
         figure.supxlabel(caption, fontsize="small", color="#555555")
         panels[0].set_title(literal(title), loc="left", fontweight="bold")
         panels[0].set_ylabel("test accuracy (%)")
         if is_beside:
-            panels[1].set_title("as published", loc="left", fontweight="bold")
+            panels[1].set_title("published curves", loc="left", fontweight="bold")
         for axes in panels:
             frame_curves(
                 axes,
@@ -85,14 +85,14 @@ def draw_learning_curve(
 
 
 def draw_confusion(records: Iterable[Record], path: str | os.PathLike[str]) -> None:
-    """Draws what each true class is taken for after the last round, to a PNG file.
+    """Draws the confusion matrices after the last round to a PNG file.
 
-    One panel for each strategy: the confusion matrix summed over seeds at the last
+    Each strategy has a panel with its confusion matrix, summed over seeds at the last
     round that all have reached, each row scaled to 100 %.
 
     Args:
         records: records of one dataset.
-        path: the file to write.
+        path: file to write.
     """
     panels = {
         strategy: [run[shared[-1]] for run in seeds.values()]
@@ -127,9 +127,9 @@ def draw_confusion(records: Iterable[Record], path: str | os.PathLike[str]) -> N
 
 @contextlib.contextmanager
 def _file(path: str | os.PathLike[str], *, size: tuple[float, float]) -> Iterator[Any]:
-    """Gives an empty figure, and writes what is drawn.
+    """Yields an empty figure and writes it to a PNG file.
 
-    The PNG file bears no trace of the library that made it, so it replays.
+    The file does not record the version of matplotlib, so its bytes are reproducible.
     """
     buffer = io.BytesIO()
     with blank(size) as figure:
@@ -141,6 +141,6 @@ def _file(path: str | os.PathLike[str], *, size: tuple[float, float]) -> Iterato
 def _require_some(groups: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     if not groups:
         raise UserError(
-            f"A figure needs at least one round, but there is none to draw in {path}: "
-            "let the run finish a round first."
+            f"a figure needs at least one finished round, got none to draw in {path}: "
+            "let the run finish a round first"
         )

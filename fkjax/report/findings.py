@@ -1,4 +1,4 @@
-"""What a report says in words and cells; the same on a page and in Markdown."""
+"""The sentences and table cells of a report, shared by the page and the Markdown."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,14 +10,14 @@ from fkjax.report.statistics import Paired, pairs_needed, smallest_p
 from fkjax.runs.past_run import Run
 
 _LEVEL = 0.05
-_ABLATION = "fisher_oracle"  # is shown hidden labels, and so is no competitor
+_ABLATION = "fisher_oracle"  # uses hidden labels, so it is not ranked with the others
 
 TITLES = {"area": "area under the curve", "test": "final test accuracy"}
-"""Of the measures by which pairs are compared."""
+"""Display names of the measures on which pairs are compared."""
 
 
 def headline(comparison: Comparison, analysis: Analysis) -> str:
-    """Which strategy is ahead, and by how much."""
+    """Returns a sentence on which strategy is best, and by how much."""
     ablations = {s.name for s in comparison.strategies if s.original == _ABLATION}
     areas = [
         (s.measures["area"], s.name)
@@ -29,9 +29,9 @@ def headline(comparison: Comparison, analysis: Analysis) -> str:
     labels = {tuple(s.num_labeled) for s in comparison.strategies}
     if len(labels) > 1:
         return (
-            "Not all strategies were measured at the same numbers of labels, so that "
-            "their areas and last rounds do not compare; pairs are compared where both "
-            "were measured."
+            "The strategies were not all measured at the same numbers of labels, so "
+            "their areas and final results are not comparable. Pairs are compared at "
+            "the numbers of labels that both have."
         )
     areas.sort(key=lambda pair: -pair[0].mean)
     best, *others = areas
@@ -44,7 +44,8 @@ def headline(comparison: Comparison, analysis: Analysis) -> str:
         place = "the smallest, " if len(others) > 1 else ""
         text += f"; {others[-1][1]} has {place}{_area(others[-1])}"
     if ablations:
-        text += f" ({' and '.join(sorted(ablations))}, shown hidden labels, apart)"
+        text += f" (not ranked: {' and '.join(sorted(ablations))}, which uses hidden "
+        text += "labels)"
     return text + "."
 
 
@@ -53,48 +54,51 @@ def _area(pair: tuple[Interval, str]) -> str:
 
 
 def power(pairs: Sequence[Pair]) -> str:
-    """What the tests of these pairs can show at best."""
+    """Returns a sentence on the smallest p-value that the tests of pairs can give."""
     if not pairs:
         return (
-            "Nothing is compared in pairs: no two strategies share a seed and a number "
-            "of labels."
+            "There are no pairs to compare: no two strategies share a seed and a "
+            "number of labels."
         )
     most = max(pair.tests["area"].num_pairs for pair in pairs)
     lowest, num = smallest_p(most), len(pairs)
     needed = pairs_needed(num)
     if most == 1:
         return (
-            f"A single paired seed cannot tell a difference from chance: with {num} "
-            f"pair{'s' if num > 1 else ''} of strategies that takes {needed} seeds or "
-            "more."
+            "A single paired seed cannot distinguish a difference from chance: with "
+            f"{num} pair{'s' if num > 1 else ''} of strategies, this takes at least "
+            f"{needed} seeds."
         )
     text = (
-        f"With {most} paired seeds the two-sided Wilcoxon signed-rank test cannot give "
-        f"a p below 2/2^{most} = {lowest:.4g}"
+        f"With {most} paired seeds, the two-sided Wilcoxon signed-rank test cannot "
+        f"give a p-value below 2/2^{most} = {lowest:.4g}"
     )
     if num > 1:
         after = p_value(min(1.0, num * lowest))
         text += f", or {after} after Holm's correction for {num} pairs"
     if most < needed:
         text += (
-            f": no difference, however large, can reach {_LEVEL} here; that takes "
-            f"{needed} seeds or more"
+            f". No difference, however large, can be significant at the {_LEVEL} level "
+            f"here: that takes at least {needed} seeds"
         )
     return text + "."
 
 
 def few_seeds(analysis: Analysis) -> str:
-    """A caution about the intervals, or nothing."""
+    """Returns a caution about intervals from few seeds, or an empty string."""
     fewest = min(summary.num_seeds for summary in analysis.summaries)
     if fewest == 1:
-        return "A single seed has no interval, and says little about the next one."
+        return (
+            "Results of a single seed have no interval and may differ much for another "
+            "seed."
+        )
     if fewest < 10:
-        return f"Intervals from as few as {fewest} seeds tend to be too narrow."
+        return f"Intervals from only {fewest} seeds tend to be too narrow."
     return ""
 
 
 def percent(interval: Interval, *, digits: int = 1) -> str:
-    """A mean with its interval."""
+    """Formats a mean with its interval."""
     if math.isnan(interval.low):
         return number(interval.mean, digits)
     ends = f"{interval.low:.{digits}f}, {interval.high:.{digits}f}"
@@ -102,24 +106,24 @@ def percent(interval: Interval, *, digits: int = 1) -> str:
 
 
 def difference(test: Paired) -> str:
-    """A mean difference with its sign and interval."""
+    """Formats a mean difference with its sign and interval."""
     if math.isnan(test.low):
         return _signed(test.mean)
     return f"{_signed(test.mean)} [{_signed(test.low)}, {_signed(test.high)}]"
 
 
 def number(value: float, digits: int = 1) -> str:
-    """A number, or a dash for NaN."""
+    """Formats a number; one that is not finite becomes a dash."""
     return f"{value:,.{digits}f}" if math.isfinite(value) else "–"
 
 
 def p_value(p: float) -> str:
-    """A p-value."""
+    """Formats a p-value."""
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}".rstrip("0").rstrip(".")
 
 
 def labels_needed(reached: Reached) -> tuple[str, str]:
-    """The number of labels for an accuracy, and what the seeds say of it."""
+    """Formats the number of labels needed for an accuracy, and its range over seeds."""
     if reached.at is None:
         text = "not reached"
     else:
@@ -136,12 +140,12 @@ def labels_needed(reached: Reached) -> tuple[str, str]:
 
 
 def phases(costs: Iterable[Cost]) -> list[str]:
-    """All phases of a round, in order."""
+    """Returns all phases of a round, in order."""
     return list(dict.fromkeys(phase for cost in costs for phase in cost.phases))
 
 
 def peak(cost: Cost) -> str:
-    """The most memory that a strategy took, and in which phase; or a dash."""
+    """Formats a strategy's highest peak memory and its phase; a dash if unknown."""
     if not cost.peak_memory_mb:
         return "–"
     phase, megabytes = max(cost.peak_memory_mb.items(), key=lambda pair: pair[1])
@@ -149,12 +153,12 @@ def peak(cost: Cost) -> str:
 
 
 class Setting(NamedTuple):
-    """One line of the configuration.
+    """One row of the table of settings.
 
     Attributes:
-        name: of the setting.
-        values: of each experiment.
-        differs: whether not all are equal.
+        name: name of the setting.
+        values: value in each experiment, formatted.
+        differs: whether the values differ.
     """
 
     name: str
@@ -163,10 +167,10 @@ class Setting(NamedTuple):
 
 
 def configuration(experiments: Sequence[Experiment]) -> list[Setting]:
-    """All settings and versions, those that differ first.
+    """Returns all settings and versions, those that differ first.
 
     Args:
-        experiments: those compared, as columns.
+        experiments: experiments compared, one for each column.
     """
     columns = [[_flat(run) for run in e.runs] for e in experiments]
     names = sorted({name for column in columns for one in column for name in one})

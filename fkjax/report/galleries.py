@@ -1,4 +1,4 @@
-"""What strategies asked for, as pictures: queries, and the mistakes they answer."""
+"""Images of queried examples and of the validation mistakes that they match."""
 
 import csv
 import io
@@ -20,17 +20,19 @@ from fkjax.runs.folder import QUERY_COLUMNS
 from fkjax.runs.past_run import Run
 
 PER_ROUND = 6
+"""The number of queried examples shown of a round."""
 
 
 class Example(NamedTuple):
-    """One query.
+    """One queried example.
 
     Attributes:
-        image: a PNG file as a data URI.
-        label: what the oracle said.
-        pseudo_label: what was assumed before, or None.
-        mistake: the validation image that it answers, likewise, or None.
-        mistake_label: the true class of that image, or None.
+        image: PNG image as a data URI.
+        label: label given by the oracle.
+        pseudo_label: label assumed by the strategy before the query, or None.
+        mistake: validation image that the example was matched to, as a data URI, or
+            None.
+        mistake_label: true class of that validation image, or None.
     """
 
     image: str
@@ -41,12 +43,12 @@ class Example(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """The first queries of one round.
+    """The first queried examples of one round.
 
     Attributes:
-        round: its number.
-        num_queries: in the whole round.
-        examples: in the order in which they were asked for; at most `PER_ROUND`.
+        round: round number.
+        num_queries: number of examples queried in the round.
+        examples: first examples in the order of the query; at most `PER_ROUND`.
     """
 
     round: int
@@ -55,13 +57,14 @@ class Strip(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """What one strategy asked for with one seed.
+    """Images of what one strategy queried with one seed.
 
     Attributes:
-        name: of the strategy.
-        seed: its lowest.
-        strips: of its first, middle and last round; none if there is a reason.
-        reason: a sentence on why nothing is shown, or nothing.
+        name: name of the strategy.
+        seed: lowest seed of the strategy.
+        strips: first examples of the first, middle and last round; empty if there is a
+            `reason`.
+        reason: sentence on why no images are shown; empty if they are.
     """
 
     name: str
@@ -71,7 +74,7 @@ class Gallery(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A line of queries.csv, of one strategy and seed."""
+    """One row of queries.csv, of a given strategy and seed."""
 
     round: int
     id: int
@@ -81,14 +84,16 @@ class _Row(NamedTuple):
 
 
 def galleries(comparison: Comparison, *, data_dir: str | None = None) -> list[Gallery]:
-    """Shows a few queries of each strategy, where its data set is to be had.
+    """Collects images of a few queried examples of each strategy.
+
+    A strategy whose dataset cannot be read has a reason in place of images.
 
     Args:
-        comparison: what is compared.
-        data_dir: the data folder; each run's own if None.
+        comparison: strategies compared.
+        data_dir: data folder; the `data_dir` of each run if None.
 
     Raises:
-        UserError: if a run's queries.csv is damaged.
+        UserError: if a run's queries.csv is unreadable or damaged.
     """
     loaded: dict[Any, datasets.Dataset | UserError] = {}
     return [_gallery(s, data_dir, loaded) for s in comparison.strategies]
@@ -110,16 +115,16 @@ def _gallery(
     rows = _read_rows(run, strategy.original, seed, shown)
     nothing = Gallery(strategy.name, seed, [], "")
     if not rows:
-        why = f"{run.folder.path} has no queries.csv that lists them."
+        why = f"{run.folder.path} has no queries.csv with their queries."
         return nothing._replace(reason=why)
     dataset = _load(run, data_dir, loaded)
     if isinstance(dataset, UserError):
-        why = f"The data set could not be read: {str(dataset).rstrip('.')}."
+        why = f"The dataset could not be read: {str(dataset).rstrip('.')}."
         return nothing._replace(reason=why)
     if not _is_of(rows, dataset, run):
         why = (
-            f"The {dataset.name} found is not the one that {run.folder.path} was made "
-            "with: name its folder with --data-dir."
+            f"The {dataset.name} data found do not match the queries in "
+            f"{run.folder.path}: give their folder with --data-dir."
         )
         return nothing._replace(reason=why)
     try:
@@ -149,12 +154,12 @@ def _read_rows(
                     rows.append(_Row(int(number), int(id_), int(label), *rest))
     except OSError as error:
         raise UserError(
-            f"Could not read {path}: {error.strerror or error}; mend the permissions."
+            f"could not read {path}: {error.strerror or error}; fix the permissions"
         ) from error
     except (ValueError, csv.Error) as error:
         raise UserError(
-            f"The file {path} must list a query on each line, but it is damaged "
-            f"({error}): put back the file that the run wrote, or move it away."
+            f"{path} must list one queried example per line, but it is damaged "
+            f"({error}): restore the file that the run wrote, or remove it"
         ) from error
     return rows
 
@@ -180,7 +185,7 @@ def _load(
 
 
 def _is_of(rows: Sequence[_Row], dataset: datasets.Dataset, run: Run) -> bool:
-    """Whether the queries can be of a data set: by its size, and its labels."""
+    """Whether the queries match a dataset in size and labels."""
     ids = [n for row in rows for n in (row.id, row.target_id) if n is not None]
     if min(ids) < 0 or max(ids) >= len(dataset.train_labels):
         return False

@@ -1,4 +1,4 @@
-"""Small pictures that a page holds in itself."""
+"""Templates of HTML pages, and small images embedded in them."""
 
 import base64
 import importlib.resources
@@ -10,14 +10,15 @@ import numpy as np
 
 from fkjax.base import printable
 
-_LARGEST = 96  # pixels: the longer side
+_LARGEST = 96  # pixels of the longer side
 
 
 def thumbnail(image: np.ndarray) -> str:
-    """A PNG file, as a data URI, of an image that is made smaller if it is large.
+    """Encodes an image as a PNG data URI, shrunk if it is large.
 
     Args:
-        image: grey, or red, green, blue and perhaps more. Shape [H, W, channels] uint8.
+        image: gray image, or red, green, blue and further channels, which are ignored.
+            Shape [H, W, channels] uint8.
     """
     from PIL import Image
 
@@ -30,7 +31,10 @@ def thumbnail(image: np.ndarray) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """Finds the package's templates, and makes what is put into them harmless."""
+    """Returns a Jinja environment of the package's templates.
+
+    Values are escaped, and control characters in strings are replaced.
+    """
     files = importlib.resources.files("fkjax.report") / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(
@@ -47,5 +51,5 @@ def environment() -> jinja2.Environment:
 
 
 def _breakable(name: str) -> markupsafe.Markup:
-    """A name that may be broken after an underscore."""
+    """Allows line breaks after the underscores of a name."""
     return markupsafe.Markup("_<wbr>").join(map(markupsafe.escape, name.split("_")))

@@ -1,4 +1,4 @@
-"""Panels of a figure: curves and confusion matrices."""
+"""Panels of a figure: learning curves and confusion matrices."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from fkjax.report.curves import Curve
 from fkjax.runs.record import Record
 
-# Okabe and Ito's colours without the yellow, then three of Tol's "muted".
+# Okabe and Ito's colors without yellow, then three of Tol's "muted" colors.
 COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
     *("#882255", "#999933", "#332288"),
@@ -19,18 +19,18 @@ GRAYS = ("#555555", "#8a8a8a", "#b0b0b0")
 
 
 def plot_curves(axes: Any, curves: Mapping[str, Curve]) -> dict[str, Any]:
-    """Plots each curve's mean, and its band from `low` to `high`, in percent.
+    """Plots the mean of each curve and its band from `low` to `high`, in percent.
 
     Args:
-        axes: of matplotlib.
-        curves: of each strategy; all over the same numbers of labels where they have
-            but one round.
+        axes: matplotlib axes to plot in.
+        curves: learning curve of each strategy. If they have a single round, it must
+            have the same number of labels in all.
 
     Returns:
-        The line of each strategy.
+        The matplotlib line of each strategy.
     """
     ticks = _ticks(curves)
-    # A single round: side by side, or the bars would hide each other.
+    # With a single round, bars are put side by side so they do not hide each other.
     dodge = 0.02 * ticks[0] if len(ticks) == 1 else 0
     has_bands = any(len(curve.accuracy) > 1 for curve in curves.values())
     lines = {}
@@ -53,7 +53,7 @@ def plot_curves(axes: Any, curves: Mapping[str, Curve]) -> dict[str, Any]:
 
 
 def marker(index: int) -> str:
-    """The marker of a strategy: another where the colours begin anew."""
+    """Returns the marker of a strategy, which changes when the colors repeat."""
     return MARKERS[(index + index // len(COLORS)) % len(MARKERS)]
 
 
@@ -63,13 +63,13 @@ def frame_curves(
     """Sets the ticks, the limits and the grid of plotted curves.
 
     Args:
-        axes: where they are.
-        curves: as they were plotted.
-        num_ticks: how many numbers of labels have room.
-        is_alone: whether nothing but the curves is plotted there.
+        axes: matplotlib axes of the curves.
+        curves: learning curves plotted in them.
+        num_ticks: number of ticks that the horizontal axis has room for.
+        is_alone: whether only the curves are plotted in these axes.
     """
     ticks = _ticks(curves)
-    axes.set_xlabel("labelled examples")
+    axes.set_xlabel("labeled examples")
     if len(ticks) == 1 or np.diff(ticks).min() >= np.ptp(ticks) / num_ticks:
         axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -82,19 +82,20 @@ def frame_curves(
 
 
 def plot_confusion(axes: Any, last: Sequence[Record], *, width: float) -> Any:
-    """Plots confusion matrices summed over seeds, each row scaled to 100 %.
+    """Plots the confusion matrix summed over seeds, each row scaled to 100 %.
 
     Args:
-        axes: of matplotlib; its title becomes the seeds and the accuracy.
-        last: a record of each seed.
-        width: of the axes, in inches.
+        axes: matplotlib axes to plot in; their title is set to the number of seeds and
+            the accuracy.
+        last: one record of each seed.
+        width: width of the axes, in inches.
 
     Returns:
-        The image, for a colour bar.
+        The matplotlib image, for a color bar.
     """
     import matplotlib.colors
 
-    # The square root lets a confusion of a few percent be seen beside the diagonal.
+    # The square root makes confusions of a few percent visible beside the diagonal.
     norm = matplotlib.colors.PowerNorm(0.5, 0, 100)
     total = np.sum([record["confusion"] for record in last], axis=0)
     with np.errstate(invalid="ignore"):
@@ -103,7 +104,7 @@ def plot_confusion(axes: Any, last: Sequence[Record], *, width: float) -> Any:
     image = axes.imshow(percent, cmap="Blues", norm=norm)
     axes.set_facecolor("#eeeeee")
     num_seeds = f"{len(last)} seed{'s' if len(last) > 1 else ''}"
-    axes.set_title(f"{num_seeds}, {accuracy:.1f} % right", fontsize="medium")
+    axes.set_title(f"{num_seeds}, {accuracy:.1f} % correct", fontsize="medium")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     classes = len(total)
@@ -125,11 +126,12 @@ def plot_confusion(axes: Any, last: Sequence[Record], *, width: float) -> Any:
 
 @contextlib.contextmanager
 def blank(size: tuple[float, float], **settings: Any) -> Iterator[Any]:
-    """Gives an empty figure in matplotlib's own style.
+    """Yields an empty figure in matplotlib's default style.
 
     Args:
         size: width and height, in inches.
-        **settings: of matplotlib, where they differ from its own, such as svg_hashsalt.
+        **settings: matplotlib settings to change, with the first dot of each name
+            replaced by an underscore, such as svg_hashsalt.
     """
     import matplotlib
     import matplotlib.style
@@ -147,5 +149,5 @@ def _ticks(curves: Mapping[str, Curve]) -> np.ndarray:
 
 
 def literal(text: str) -> str:
-    """Keeps matplotlib from reading a dollar sign as mathematics."""
+    """Escapes dollar signs, which matplotlib would read as mathematics."""
     return text.replace("$", r"\$")

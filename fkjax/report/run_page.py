@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs no network, no script and no other file."""
+"""A comparison of runs as one HTML page without scripts or external files."""
 
 import importlib.metadata
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fkjax.report.comparison import Comparison, Strategy, shown
 from fkjax.report.galleries import Gallery
 from fkjax.report.html import environment
 
-_MOST_PAIRS = 21  # in a chart: those of seven strategies
+_MOST_PAIRS = 21  # in a chart: the pairs of seven strategies
 _METRICS = {
     "test_accuracy": "Test accuracy (%)",
     "balanced_accuracy": "Balanced accuracy (%)",
@@ -23,12 +23,15 @@ _METRICS = {
 def render(
     comparison: Comparison, analysis: Analysis, galleries: Sequence[Gallery]
 ) -> str:
-    """Writes the page; every name and sentence in it is escaped.
+    """Renders the page; every name and sentence in it is escaped.
 
     Args:
-        comparison: what is compared.
-        analysis: its numbers.
-        galleries: pictures of queries.
+        comparison: strategies compared.
+        analysis: numbers of the comparison.
+        galleries: images of queried examples.
+
+    Returns:
+        The HTML of the page.
     """
     strategies = comparison.strategies
     names = [strategy.name for strategy in strategies]
@@ -63,7 +66,9 @@ def render(
         galleries=galleries,
         phases=phases,
         costs=analysis.costs,
-        cost_chart=charts.seconds(analysis.costs, title="Seconds by phase of a round"),
+        cost_chart=charts.seconds(
+            analysis.costs, title="Seconds of each phase of a round"
+        ),
         memory_phases=list(
             dict.fromkeys(p for cost in analysis.costs for p in cost.peak_memory_mb)
         ),
@@ -84,7 +89,7 @@ def render(
 
 
 def _subtitle(comparison: Comparison) -> str:
-    """What all runs have in common, in a line."""
+    """Returns one line with the main settings that all runs share."""
     config = comparison.experiments[0].runs[0].config
     lines = findings.configuration(comparison.experiments)
     same = {line.name for line in lines if not line.differs}
@@ -95,8 +100,8 @@ def _subtitle(comparison: Comparison) -> str:
         parts.append(f"{bias} imbalance {ratio}x")
     for name, text in (
         ("model", "{}"),
-        ("budget", "{} labels a round"),
-        ("validation_size", "{} validation images"),
+        ("budget", "{} labels per round"),
+        ("validation_size", "{} validation examples"),
     ):
         if name in same:
             parts.append(text.format(config[name]))
@@ -107,7 +112,7 @@ def _subtitle(comparison: Comparison) -> str:
 
 
 def _paired(pairs: Sequence[Pair], key: str, names: Sequence[str]) -> dict[str, Any]:
-    """The chart and the win/tie/loss matrix of one measure."""
+    """Returns the chart and the matrix of wins, ties and losses of one measure."""
     counts = {}
     for pair in pairs:
         test = pair.tests[key]
@@ -141,7 +146,7 @@ def _classes(strategies: Sequence[Strategy]) -> list[tuple[str, Any]]:
                 s.values("round")[0],
                 each,
                 top=top,
-                title=f"Queries by class and round, {s.name}",
+                title=f"Queried examples by class and round, {s.name}",
             ),
         )
         for s, each in zip(strategies, counts, strict=True)

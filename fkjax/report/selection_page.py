@@ -1,4 +1,4 @@
-"""What to label next, and why, as one HTML page to look at before one labels."""
+"""A selection of examples to label, with its reasons, as one HTML page."""
 
 import importlib.metadata
 from collections import Counter
@@ -20,17 +20,20 @@ from fkjax.selection.choose import Pick, Selection, probabilities
 from fkjax.selection.problem import Problem
 
 MOST_CARDS = 60
+"""The number of picks shown on a page at most."""
+
 _MOST_CLASSES = 20  # in the chart
-_SMALLEST = 4  # pixels: the side of what is taken for an image
+_SMALLEST = 4  # pixels: smaller examples are not shown as images
 
 
 class Card(NamedTuple):
-    """A pick as it is shown.
+    """A pick as shown on the page.
 
     Attributes:
-        pick: the example.
-        image: its picture as a data URI; None if it has none.
-        mistake: that of the validation mistake that it answers, likewise.
+        pick: example picked.
+        image: image of the example as a data URI; None if it is not an image.
+        mistake: image of the validation mistake that the pick was matched to; None if
+            there is none.
     """
 
     pick: Pick
@@ -39,13 +42,13 @@ class Card(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A way to go wrong.
+    """A kind of mistake: a true class and the class predicted in its place.
 
     Attributes:
-        label: the true class.
-        predicted: what the model takes it for.
-        num_mistakes: on the validation set.
-        num_picks: that answer one of them.
+        label: true class.
+        predicted: class predicted by the model.
+        num_mistakes: number of such mistakes on the validation set.
+        num_picks: number of picks matched to one of them.
     """
 
     label: str
@@ -63,22 +66,22 @@ def selection_page(
     why_no_shift: str = "",
     labeled_counts: Sequence[int] | None = None,
 ) -> str:
-    """Writes the page; it needs no network, no script and no other file.
+    """Renders the page, which has no scripts and needs no external files.
 
     Args:
-        problem: from what was chosen.
-        selection: what was.
-        shift: how biased the pool is, if that was estimated.
-        title: the heading.
-        why_no_shift: a sentence on why it was not.
-        labeled_counts: of each class, the examples that have a label already, if that
-            is known. Length C.
+        problem: pool, validation set and model of the selection.
+        selection: examples picked.
+        shift: estimated class balance of the pool; None if it was not estimated.
+        title: heading of the page.
+        why_no_shift: sentence on why the class balance was not estimated.
+        labeled_counts: number of examples of each class that are already labeled; None
+            if unknown. Length C.
 
     Returns:
-        HTML, in which every name and sentence is escaped.
+        The HTML of the page, in which every name and sentence is escaped.
 
     Raises:
-        UserError: if an image of a pick cannot be read.
+        UserError: if the image of a pick cannot be read.
     """
     cards = _cards(problem, selection)
     chart, chart_note = _balances(problem, selection, shift, labeled_counts)
@@ -127,13 +130,13 @@ def _cards(problem: Problem, selection: Selection) -> list[Card]:
 
 
 def is_picture(images: Examples) -> bool:
-    """Whether examples have the shape of grey or coloured images, and are no vectors.
+    """Returns whether examples have the shape of gray or color images.
 
     >>> is_picture(np.zeros((5, 28, 28, 1))), is_picture(np.zeros((5, 1, 1, 700)))
     (True, False)
 
     Args:
-        images: Shape [N, H, W, channels].
+        images: examples. Shape [N, H, W, channels].
     """
     _, height, width, channels = images.shape
     return min(height, width) >= _SMALLEST and channels in (1, 3, 4)
@@ -147,7 +150,7 @@ def _read(images: Examples, indices: np.ndarray) -> np.ndarray:
 
 
 def _as_bytes(*several: np.ndarray) -> list[np.ndarray]:
-    """Examples as uint8: others than that are scaled, all alike, to their own range."""
+    """Converts images to uint8; others are scaled by their common range."""
     if all(images.dtype == np.uint8 for images in several):
         return list(several)
     parts = [images.astype(float) for images in several if images.size]
@@ -162,7 +165,7 @@ def _balances(
     shift: Shift | None,
     labeled_counts: Sequence[int] | None,
 ) -> tuple[Any, str]:
-    """The chart of the classes that the picks would bring, and what is to be said."""
+    """Returns the chart of class shares and a note on how picks are counted."""
     num_classes = len(problem.classes)
     is_assumed = [pick.pseudo_label is not None for pick in selection.picks]
     picks = np.zeros(num_classes)
@@ -171,21 +174,22 @@ def _balances(
         label = pick.predicted if pick.pseudo_label is None else pick.pseudo_label
         picks[number[label]] += 1
     if all(is_assumed):
-        note = "Picks count by the class that the strategy assumed for them."
+        note = "Picks are counted by the class that the strategy assumed for them."
     elif any(is_assumed):
         note = (
-            "Picks count by the class that the strategy assumed for them, or by the "
-            "model's prediction where it assumed none."
+            "Picks are counted by the class that the strategy assumed for them or, if "
+            "it assumed none, by the model's prediction."
         )
     else:
         note = (
-            "Picks count by the model's prediction, for the strategy assumed no class."
+            "Picks are counted by the model's prediction, because the strategy assumed "
+            "no class."
         )
     validation = np.bincount(problem.validation_labels, minlength=num_classes)
     balances = [charts.Balance("these picks", picks / picks.sum())]
     if labeled_counts is not None and sum(labeled_counts):
         shares = np.asarray(labeled_counts, float) / sum(labeled_counts)
-        balances.append(charts.Balance("labelled already", shares))
+        balances.append(charts.Balance("already labeled", shares))
     balances.append(charts.Balance("validation set", validation / validation.sum()))
     if shift is not None and shift.best:
         pool = shift.pool
@@ -196,7 +200,8 @@ def _balances(
     shown = np.arange(num_classes)
     if num_classes > _MOST_CLASSES:
         shown = np.sort(np.argsort(-picks, kind="stable")[:_MOST_CLASSES])
-        note += f" The {_MOST_CLASSES} of {num_classes} classes with the most picks."
+        note += f" Of {num_classes} classes, the {_MOST_CLASSES} with the most picks "
+        note += "are shown."
     balances = [
         charts.Balance(
             name, shares[shown], None if interval is None else interval[:, shown]
@@ -206,13 +211,13 @@ def _balances(
     chart = charts.class_balances(
         [problem.classes[y] for y in shown.tolist()],
         balances,
-        title="Class balance of the picks, the validation set and the pool",
+        title="Class shares of the picks, the validation set and the pool",
     )
     return chart, note
 
 
 def _estimates(shift: Shift) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Of each class, cells of a number and its interval, as text."""
+    """Returns for each class its name and cells, each a number and its interval."""
     rows = []
     for y, name in enumerate(shift.classes):
         cells = [
@@ -233,7 +238,7 @@ def _range(low: str, high: str) -> str:
 
 
 def _kinds(problem: Problem, selection: Selection) -> list[Kind]:
-    """The kinds of mistakes, those that most picks answer first."""
+    """Returns the kinds of mistakes, those matched by the most picks first."""
     mistakes = np.flatnonzero(selection.is_mistake)
     predicted = probabilities(problem, problem.validation[mistakes])
     pairs = {
@@ -245,7 +250,7 @@ def _kinds(problem: Problem, selection: Selection) -> list[Kind]:
     }
     num_mistakes = Counter(pairs.values())
     targets = np.asarray(selection.targets)
-    # A strategy of one's own may name an example that is no mistake.
+    # A user's own strategy may name a validation example that is not a mistake.
     num_picks = Counter(pairs[int(i)] for i in targets if int(i) in pairs)
     kinds = [
         Kind(label, wrong, num, num_picks[label, wrong])

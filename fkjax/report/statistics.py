@@ -1,6 +1,6 @@
-"""How sure a comparison over few seeds is: intervals, paired tests, corrections.
+"""Intervals, paired tests and their correction for comparisons over few seeds.
 
-Nothing is drawn from a clock: the same numbers give the same intervals.
+Resampling uses a fixed seed: the same numbers give the same intervals.
 """
 
 from collections.abc import Sequence
@@ -10,23 +10,25 @@ import numpy as np
 from scipy import stats
 
 NUM_RESAMPLES = 9999
-_EXACT_UP_TO = 14  # pairs: beyond, scipy chooses between the exact test and the normal
-_DIGITS = 12  # what differs by less is a tie, not rounding
+_EXACT_UP_TO = 14  # pairs; for more, scipy chooses an exact or an approximate test
+_DIGITS = 12  # smaller differences are rounding errors and count as ties
 
 
 class Paired(NamedTuple):
-    """Two strategies on the same seeds.
+    """The comparison of two strategies on the same seeds.
 
     Attributes:
-        num_pairs: seeds that both have.
+        num_pairs: number of seeds that both have.
         mean: mean difference, first minus second; NaN without a pair.
-        low: lower end of its bootstrap interval; NaN with fewer than two pairs.
-        high: upper end.
-        p: of the two-sided Wilcoxon signed-rank test; 1 if no pair differs.
-        smallest_p: the smallest that test can give with as many pairs that differ.
-        wins: pairs in which the first is higher.
-        ties: pairs in which neither is.
-        losses: pairs in which the first is lower.
+        low: lower end of the bootstrap interval of the mean; NaN with fewer than two
+            pairs.
+        high: upper end of the interval; NaN with fewer than two pairs.
+        p: p-value of the two-sided Wilcoxon signed-rank test; 1 if no pair differs.
+        smallest_p: smallest p-value that the test can give for the number of pairs
+            that differ.
+        wins: number of pairs in which the first is higher.
+        ties: number of pairs in which both are equal.
+        losses: number of pairs in which the first is lower.
     """
 
     num_pairs: int
@@ -41,22 +43,22 @@ class Paired(NamedTuple):
 
 
 def mean_interval(values: Any, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile bootstrap interval of a mean over seeds.
+    """Computes the percentile bootstrap interval of a mean over seeds.
 
-    All columns are resampled by the same draws. With two or three seeds the interval is
-    too narrow: it never leaves the range of the seeds.
+    All columns are resampled by the same draws. With few seeds the interval is too
+    narrow: it never exceeds the range of the seeds.
 
     >>> low, high = mean_interval([0.5, 0.6, 0.7])
     >>> bool(0.5 <= low < 0.6 < high <= 0.7)
     True
 
     Args:
-        values: a row for each seed. Shape [S, ...].
-        level: share of the bootstrap distribution within the interval.
+        values: values with one row for each seed. Shape [S, ...].
+        level: fraction of the bootstrap distribution within the interval.
 
     Returns:
-        Its lower and upper ends; NaN where there are fewer than two seeds, or a value
-        is NaN. Shape [...].
+        The lower and upper ends of the interval; NaN where a value is NaN or there are
+        fewer than two seeds. Shape [...] each.
     """
     values = np.asarray(values, float)
     if len(values) < 2:
@@ -67,7 +69,7 @@ def mean_interval(values: Any, *, level: float = 0.95) -> tuple[np.ndarray, np.n
     means = np.tensordot(times_drawn / num, values, axes=1)  # [NUM_RESAMPLES, ...]
     tails = (1 - level) / 2, (1 + level) / 2
     low, high = np.quantile(means, tails, axis=0)
-    # A mean of equal values may miss them by rounding.
+    # Rounding may move the mean of equal values away from them.
     return (
         np.clip(low, values.min(axis=0), values.max(axis=0)),
         np.clip(high, values.min(axis=0), values.max(axis=0)),
@@ -77,15 +79,16 @@ def mean_interval(values: Any, *, level: float = 0.95) -> tuple[np.ndarray, np.n
 def paired(first: Any, second: Any) -> Paired:
     """Compares two strategies by their differences on the same seeds.
 
-    The signed-rank test is exact, ties or not, for up to 14 pairs that differ; pairs
-    that do not differ say nothing and are left out of it (Wilcoxon 1945).
+    The signed-rank test is exact, with or without ties, for up to 14 pairs that differ;
+    pairs that do not differ are left out of it (Wilcoxon 1945).
 
     Args:
-        first: a number for each seed. Shape [S].
-        second: likewise, of the same seeds in the same order. Shape [S].
+        first: number of the first strategy for each seed. Shape [S].
+        second: number of the second strategy for the same seeds in the same order.
+            Shape [S].
 
     Returns:
-        The comparison; a seed for which either number is NaN is no pair.
+        The comparison, without the seeds for which either number is NaN.
     """
     difference = np.round(np.asarray(first, float) - np.asarray(second, float), _DIGITS)
     difference = difference[np.isfinite(difference)]
@@ -105,7 +108,7 @@ def paired(first: Any, second: Any) -> Paired:
 
 
 def smallest_p(num_pairs: int) -> float:
-    """The smallest two-sided p of a signed-rank test: 2 / 2^n.
+    """Computes the smallest two-sided p-value of a signed-rank test: 2 / 2^n.
 
     >>> smallest_p(5), smallest_p(6)
     (0.0625, 0.03125)
@@ -114,7 +117,7 @@ def smallest_p(num_pairs: int) -> float:
 
 
 def pairs_needed(num_tests: int, *, level: float = 0.05) -> int:
-    """The fewest pairs with which one of several tests can pass Holm's correction.
+    """Computes the fewest pairs with which a test can pass Holm's correction.
 
     >>> pairs_needed(1), pairs_needed(10)
     (6, 9)
@@ -126,17 +129,17 @@ def pairs_needed(num_tests: int, *, level: float = 0.05) -> int:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down method (Holm 1979).
+    """Corrects p-values for multiple tests by Holm's step-down method (Holm 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
 
     Args:
-        p: of the tests of one family. Length m.
+        p: p-values of the tests of one family. Length m.
 
     Returns:
-        In the same order: below a level with the chance, at most that level, of one or
-        more false rejections.
+        The corrected p-values in the same order. Rejecting those below a level keeps
+        the probability of one or more false rejections at or below that level.
     """
     corrected, highest = list(p), 0.0
     for rank, index in enumerate(np.argsort(p, kind="stable").tolist()):
@@ -149,7 +152,7 @@ def _signed_rank(decided: np.ndarray) -> float:
     if len(decided) < 2:
         return 1.0
     method: Any = "auto"
-    if len(decided) <= _EXACT_UP_TO:  # all 2^n signs, so that ties are exact too
+    if len(decided) <= _EXACT_UP_TO:  # all 2^n signs, which is exact with ties, too
         method = stats.PermutationMethod(n_resamples=2 ** len(decided))
     found: Any = stats.wilcoxon(decided, method=method)
     return float(found.pvalue)

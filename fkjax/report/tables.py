@@ -1,4 +1,4 @@
-"""Records as curves and tables: means and spreads over the seeds of each strategy."""
+"""Tables of records: means and standard deviations over the seeds of each strategy."""
 
 import math
 import re
@@ -24,17 +24,19 @@ from fkjax.runs.record import Record
 def final_table(
     records: Iterable[Record], *, rounds: Collection[int] | None = None
 ) -> rich.table.Table:
-    """Compares the strategies at the last round that all seeds of each have reached.
+    """Builds a table of the final results of each strategy.
 
-    Areas are means over rounds. The best is bold where two or more strategies have
-    used equally many labels.
+    Each strategy is measured at the last round that all its seeds have reached. The
+    area is the mean test accuracy over the rounds. The best value of a column is bold
+    if all strategies, two or more, used the same number of labels.
 
     Args:
         records: records of one dataset.
-        rounds: the rounds to look at; all if None.
+        rounds: rounds to use; all if None.
 
     Returns:
-        A row for each strategy, "mean±sample standard deviation over seeds".
+        A table with a row for each strategy and cells "mean±sample standard deviation
+        over seeds".
     """
     bold = "[bold]{}[/bold]".format
     header, rows = _summary(records, rounds, bold=bold, escape=rich.markup.escape)
@@ -51,15 +53,15 @@ def final_table(
 
 
 def labeling_table(records: Sequence[Record]) -> rich.table.Table:
-    """The rounds in which a person answered, in percent.
+    """Builds a table of the rounds of a labeling session, with accuracies in percent.
 
     Args:
-        records: of `fkjax.labeling`, by round.
+        records: records of `fkjax.labeling`, in order of rounds.
     """
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False)
-    columns = ["round", "labels", "can't tell", "accuracy on validation"]
+    columns = ["round", "labels", "can't tell", "validation accuracy"]
     has_test = any(record["test_accuracy"] is not None for record in records)
-    columns += ["on test"] if has_test else []
+    columns += ["test accuracy"] if has_test else []
     for column in columns:
         table.add_column(column, justify="right")
     for record in records:
@@ -77,7 +79,7 @@ def markdown_table(
 
     Args:
         records: records of one dataset.
-        reference: published curves, shown beside the run's own.
+        reference: published curves, shown beside those of the run.
 
     Returns:
         Markdown that ends in a newline.
@@ -95,7 +97,7 @@ def markdown_curves(
 
     Args:
         records: records of one dataset.
-        reference: published curves, shown beside the run's own.
+        reference: published curves, shown beside those of the run.
 
     Returns:
         Markdown that ends in a newline.
@@ -124,7 +126,7 @@ def _summary(
     bold: Callable[[str], str],
     escape: Callable[[str], str],
 ) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of the final table."""
+    """Returns the header and the rows of the final table."""
     header = ["strategy", "seeds", "labels", "test", "balanced", "worst", "area"]
     starts, ends, values = [], [], []
     for strategy, seeds in group_records(records).items():
@@ -145,13 +147,13 @@ def _summary(
 
 
 def _number(value: Any, *, digits: int = 2) -> str:
-    """A number, or a dash where there is none."""
+    """Formats a number; a missing one becomes a dash."""
     is_number = value is not None and math.isfinite(value)
     return f"{value:.{digits}f}" if is_number else "–"
 
 
 def _cells(points: np.ndarray, *, bold: Callable[[str], str]) -> list[str]:
-    """Formats pairs as "mean±std"; the best, with what ties as printed, is bold."""
+    """Formats pairs as "mean±std"; the best, and what prints equal to it, is bold."""
     shown = [_number(mean) for mean, _ in points]
     finite = [float(text) for text in shown if text != "–"]
     cells = []
@@ -163,14 +165,14 @@ def _cells(points: np.ndarray, *, bold: Callable[[str], str]) -> list[str]:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of cells that are Markdown, all but the first to the right."""
+    """Writes a Markdown table of Markdown cells, right-aligned except for the first."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [header, rule, *rows])
 
 
 def escape_markdown(text: str) -> str:
-    """Text as it is, in a cell of a Markdown table or elsewhere in Markdown."""
+    """Escapes text for Markdown, including the cells of a table."""
     text = re.sub(r"[\\`*\[\]<>|&]", r"\\\g<0>", text)
-    # Within a word, as in fisher_nearest, an underscore is one.
+    # An underscore within a word, as in fisher_nearest, needs no escape.
     text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
     return " ".join(text.split())
