@@ -18,7 +18,7 @@ ROOT = Path(fkjax.__file__).parents[1]
 NOT_YET = (
     *("fkjax", "base", "label_shift", "fisher", "parallel", "files", "sketch"),
     *("data", "models", "runs", "training", "acquisition", "experiment"),
-    *("selection", "testing", "report", "labeling", "commands"),
+    *("selection", "testing", "labeling", "commands"),
     *("benchmarks", "docs"),
 )
 

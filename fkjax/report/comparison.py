@@ -155,7 +155,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_of(run: Run, runs: Sequence[Run]) -> bool:
-    """Whether a run is another part of the experiment that `runs` belong to."""
+    """Returns whether a run is another part of the experiment that `runs` belong to."""
     mine, theirs = _settings(run.config), _settings(runs[0].config)
     shared = mine.keys() & theirs.keys()  # older runs lack newer settings
     is_new = not any(run.tracks & other.tracks for other in runs)
@@ -218,10 +218,11 @@ def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Str
                 used = "only the one round that all seeds have reached is used"
             if not shared:
                 used = "nothing is used, because its seeds share no round"
-            seed = "seed" if len(behind) == 1 else "seeds"
+            lag = "seed {} has" if len(behind) == 1 else "seeds {} have"
+            lag = lag.format(" and ".join(behind))
             notes.append(
-                f"{name}: {used}; {seed} {' and '.join(behind)} ended before round "
-                f"{most}{why}. Use --seeds to leave out seeds."
+                f"{name}: {used}; {lag} fewer than {most} rounds{why}. Use --seeds to "
+                "leave out seeds."
             )
         if shared:
             kept = {s: [seeds[s][r] for r in shared] for s in sorted(seeds)}

@@ -185,7 +185,7 @@ def _load(
 
 
 def _is_of(rows: Sequence[_Row], dataset: datasets.Dataset, run: Run) -> bool:
-    """Whether the queries match a dataset in size and labels."""
+    """Returns whether the queries match a dataset in size and labels."""
     ids = [n for row in rows for n in (row.id, row.target_id) if n is not None]
     if min(ids) < 0 or max(ids) >= len(dataset.train_labels):
         return False

@@ -24,7 +24,7 @@ def texts(svg):
 def test_a_learning_curve_is_drawn_in_the_page_s_colours():
     curves = curves_module.learning_curves(grid(["a", "b"], 3, 4))
     svg = charts.learning_curve(curves, title=HOSTILE)
-    assert {"100", "400", "labelled examples"} <= set(texts(svg))
+    assert {"100", "400", "labeled examples"} <= set(texts(svg))
     assert 'aria-label="&lt;b&gt;&#34;$x$&#34; &amp; &lt;/svg&gt; #0072b2"' in svg
     for variable in ("--c0", "--c1", "--grid"):
         assert f"var({variable})" in svg
@@ -71,7 +71,8 @@ def test_a_thousand_classes_stay_small():
 def test_a_confusion_matrix_shows_its_percentages():
     last = [record(confusion=[[9, 1, 0], [0, 10, 0], [5, 0, 5]])] * 2
     shown = texts(charts.confusion(last, title="x"))
-    assert {"90", "10", "100", "50"} <= set(shown) and "2 seeds, 80.0 % right" in shown
+    assert {"90", "10", "100", "50"} <= set(shown)
+    assert "2 seeds, 80.0 % correct" in shown
 
 
 def test_costs_and_differences_name_who_they_are_of():

@@ -43,7 +43,8 @@ def test_other_settings_are_named_apart(tmp_path):
     assert names(found) == ["a (50/s)", "b", "a (90/s)", "c"]
     assert [s.original for s in found.strategies] == ["a", "b", "a", "c"]
     (note,) = found.notes
-    assert note.startswith("a of 50/s, 90/s") and "validation_size: 50, 90" in note
+    assert note.startswith("a: results of 50/s, 90/s are kept apart because")
+    assert "validation_size: 50, 90" in note
     differing = comparison.differing_settings(found.experiments)
     assert differing == {"validation_size": [50, 90]}
 
@@ -86,7 +87,7 @@ def test_an_unfinished_run_says_what_is_used(tmp_path):
     assert [s.num_labeled for s in found.strategies] == [[100, 200, 300, 400], [100]]
     unfinished, used = found.notes
     assert "of 2 strategies with 3 seeds each, 5 of 6 are complete" in unfinished
-    assert used.startswith("Of b only 1 round,") and "seed 2" in used
+    assert used.startswith("b: only the one round that") and "seed 2 has" in used
     found = comparison.read([tmp_path / "run"], seeds=[0, 1])
     assert [len(s.num_labeled) for s in found.strategies] == [4, 4]
     assert len(found.notes) == 1
@@ -98,8 +99,8 @@ def test_what_a_stop_rule_ended_is_finished(tmp_path):
     write_run(tmp_path / "run", records)
     (note,) = comparison.read([tmp_path / "run"]).notes
     assert note == (
-        "Of a only 3 rounds, which all its seeds have, can be used: seed 1 did not "
-        "play all 4, as its stop rule said; --seeds leaves seeds out."
+        "a: only the 3 rounds that all seeds have reached are used; seed 1 has fewer "
+        "than 4 rounds because of the stop rule. Use --seeds to leave out seeds."
     )
 
 

@@ -29,14 +29,14 @@ def test_the_headline_names_who_is_ahead(compare):
 def test_an_ablation_does_not_win(compare):
     text = findings.headline(*compare((grid(["a", "fisher_oracle"], 1, 2), {})))
     assert text == (
-        "The area under the learning curve of a is 52.0 % (fisher_oracle, shown hidden "
-        "labels, apart)."
+        "The area under the learning curve of a is 52.0 % (not ranked: fisher_oracle, "
+        "which uses hidden labels)."
     )
 
 
 def test_unequal_labels_have_no_winner(compare):
     records = [*grid(["a"], 1, 2), record("b"), record("c") | {"test_accuracy": None}]
-    assert "do not compare" in findings.headline(*compare((records, {})))
+    assert "are not comparable" in findings.headline(*compare((records, {})))
 
 
 def test_no_headline_without_a_number(compare):
@@ -51,10 +51,10 @@ def pairs(num_seeds, num_pairs):
 
 def test_power_is_told_plainly():
     few = findings.power(pairs(5, 1))
-    assert "2/2^5 = 0.0625" in few and "that takes 6 seeds or more" in few
+    assert "2/2^5 = 0.0625" in few and "that takes at least 6 seeds" in few
     corrected = findings.power(pairs(6, 3))
     assert "2/2^6 = 0.03125, or 0.0938 after Holm" in corrected
-    assert "that takes 7 seeds or more" in corrected
+    assert "that takes at least 7 seeds" in corrected
     enough = findings.power(pairs(8, 3))
     assert "takes" not in enough and enough.count("below") == 1
     assert "A single paired seed" in findings.power(pairs(1, 2))

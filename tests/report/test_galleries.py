@@ -79,15 +79,15 @@ def test_it_says_why_there_is_nothing_to_see(run, monkeypatch, digits):
         patch.setattr(queried.datasets, "load", load)
         why = reason(run, data_dir="there", image_size=32)
         assert why == (
-            "The data set could not be read: digits is not in there; look elsewhere."
+            "The dataset could not be read: digits is not in there; look elsewhere."
         )
     with monkeypatch.context() as patch:
         other = digits._replace(train_labels=(digits.train_labels + 1) % 10)
         patch.setattr(queried.datasets, "load", lambda *_, **__: other)
-        assert "is not the one" in reason(run)
+        assert "do not match the queries" in reason(run)
         short = digits._replace(train_labels=digits.train_labels[:50])
         patch.setattr(queried.datasets, "load", lambda *_, **__: short)
-        assert "is not the one" in reason(run)
+        assert "do not match the queries" in reason(run)
     (run.path / "queries.csv").unlink()
     assert "no queries.csv" in reason(run)
 

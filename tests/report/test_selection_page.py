@@ -137,29 +137,29 @@ def test_a_pick_stands_beside_the_mistake_that_it_answers(problem, shift):
         np.testing.assert_array_equal(shown[2 * i], POOL[index, ..., 0])
         np.testing.assert_array_equal(shown[2 * i + 1], VALIDATION[target, ..., 0])
     assert f"1. {printable(selection.picks[0].id)}" in text and "score 0.5" in text
-    assert "by lot" in text and "Because" in text and "pick, assumed cow" in text
-    assert "answers cow, taken for" in text
+    assert "at random" in text and "Because" in text and "pick, assumed cow" in text
+    assert "matches cow, predicted" in text
 
 
 def test_the_headline_has_the_numbers(problem, shift):
     selection = chosen(problem)
     num = int(selection.is_mistake.sum())
     text = read(selection_page(problem, selection, shift))[1]
-    assert "5 examples of 180 unlabelled, chosen by my_way." in text
-    assert f"Each answers one of the model’s {num} mistakes on the validation" in text
+    assert "5 examples of 180 unlabeled, chosen by my_way." in text
+    assert f"Each is matched to one of the model’s {num} mistakes on the" in text
     assert "pool200" in text and "validation set60" in text
     assert f"validation accuracy{100 * (1 - num / 60):.1f} %" in text
-    assert "has not learned from any label" not in text
+    assert "has not been trained on any label" not in text
     untrained = problem._replace(is_trained=False)
     text = read(selection_page(untrained, selection, shift))[1]
-    assert "has not learned from any label" in text
+    assert "has not been trained on any label" in text
 
 
 def test_at_most_some_cards_are_shown(problem, shift):
     num = MOST_CARDS + 7
     page, text = read(selection_page(problem, chosen(problem, num), shift))
     assert len(list(pictures(page))) == 2 * MOST_CARDS
-    assert "7 more than the 60 here are in the CSV file" in text
+    assert "7 more than the 60 shown here are in the CSV file" in text
     assert "48 more picks" in text  # in a fold
     all_of_them = selection_page(problem, chosen(problem, MOST_CARDS), shift)
     assert "CSV file" not in all_of_them
@@ -169,8 +169,9 @@ def test_picks_that_answer_nothing(problem, shift):
     selection = chosen(problem, pseudo=False, answers=False)
     page, text = read(selection_page(problem, selection, shift))
     assert len(list(pictures(page))) == 5
-    assert "They answer no particular mistake" in text
-    assert "the strategy assumed no class" in text and "Mistakes answered" not in text
+    assert "They are not matched to mistakes of the model" in text
+    assert "the strategy assumed no class" in text
+    assert "picks matched to each" not in text
 
 
 def test_vectors_have_no_pictures(problem, shift):
@@ -224,7 +225,7 @@ def test_the_balances_are_those_of_picks_labels_and_the_pool(
     assert classes == CLASSES
     expected = np.bincount(LABELS[selection.targets], minlength=3) / 5
     np.testing.assert_allclose(balances["these picks"].shares, expected)
-    np.testing.assert_allclose(balances["labelled already"].shares, [0.6, 0.3, 0.1])
+    np.testing.assert_allclose(balances["already labeled"].shares, [0.6, 0.3, 0.1])
     np.testing.assert_allclose(
         balances["validation set"].shares, np.bincount(LABELS, minlength=3) / 60
     )
@@ -239,7 +240,7 @@ def test_the_balances_are_those_of_picks_labels_and_the_pool(
     assert set(balances) == {"these picks", "validation set"}
     expected = np.bincount([*LABELS[selection.targets[:4]], 0], minlength=3) / 5
     np.testing.assert_allclose(balances["these picks"].shares, expected)
-    assert "prediction where it assumed none" in source
+    assert "if it assumed none, by the model" in source
 
 
 def test_of_many_classes_those_with_most_picks_are_drawn(problem, monkeypatch):
@@ -260,7 +261,7 @@ def test_of_many_classes_those_with_most_picks_are_drawn(problem, monkeypatch):
         drawn[0], key=lambda c: int(c[1:])
     )
     assert {f"c{29 - rank}" for rank in range(1, 6)} <= set(drawn[0])
-    assert "The 20 of 30 classes with the most picks." in source
+    assert "Of 30 classes, the 20 with the most picks are shown." in source
 
 
 def test_the_estimates_are_told_with_what_they_assume(problem, shift):
@@ -268,10 +269,10 @@ def test_the_estimates_are_told_with_what_they_assume(problem, shift):
     assert shift.sentence.startswith("The pool is biased: ")
     for part in (
         printable(shift.sentence),
-        module.label_shift.ASSUMPTION,
-        module.label_shift.BREAKS,
-        "By 500 examples of the pool and 90 of the validation set; 40 bootstrap",
-        "The last column is BBSE over the validation set",
+        module.wording.ASSUMPTION,
+        module.wording.BREAKS,
+        "From 500 examples of the pool and 90 of the validation set, with 40 bootstrap",
+        "The last column is the share by BBSE, divided by the share in the validation",
     ):
         assert part in text
     low, high = (module.percent(x[0]) for x in (shift.bbse.low, shift.bbse.high))
@@ -293,7 +294,7 @@ def test_what_is_not_determined_is_told(problem, shift):
     assert {"class": "verdict cannot-be-told"} in [a for _, a in page.found]
     by_em = shift._replace(bbse=none, bbse_problem="of <b>", best="em")
     text = read(selection_page(problem, chosen(problem), by_em))[1]
-    assert "The last column is EM" in text and "pool, estimated" in text
+    assert "The last column is the share by EM" in text and "pool, estimated" in text
 
 
 def test_without_estimates_the_reason_is_told(problem):
@@ -333,7 +334,7 @@ def test_a_model_without_mistakes(problem):
 
 def test_one_pick(problem, shift):
     text = read(selection_page(problem, chosen(problem, 1), shift))[1]
-    assert "1 example of 180 unlabelled" in text and "more picks" not in text
+    assert "1 example of 180 unlabeled" in text and "more picks" not in text
 
 
 def test_the_same_selection_gives_the_same_bytes_and_fits_a_phone(problem, shift):
