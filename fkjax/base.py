@@ -1,6 +1,6 @@
-"""The vocabulary that the other modules share: shapes, types, keys, errors.
+"""Types, keys and errors that all other modules share.
 
-Shape letters, used in every docstring:
+The docstrings use these letters for shapes:
 
     N  examples in the pool             M  examples in the validation set
     B  queries in one round (budget)    C  classes
@@ -18,13 +18,13 @@ import jax
 
 
 class Variables(NamedTuple):
-    """Everything that a model needs besides its input.
+    """The arrays of a model.
 
     Attributes:
-        parameters: what is trained and differentiated: the theta of parameter Fisher
-            vectors. A nested dict of arrays, by the names of the layers.
-        statistics: running means and variances of batch normalisation, in a dict of
-            the same kind; empty for a model that has none.
+        parameters: parameters that are trained and differentiated: the theta of
+            parameter Fisher vectors. A nested dict of arrays, keyed by layer names.
+        statistics: running means and variances of batch normalization, in a nested
+            dict of the same kind; empty for a model without any.
     """
 
     parameters: Any
@@ -32,18 +32,19 @@ class Variables(NamedTuple):
 
 
 class UserError(ValueError):
-    """Something that the user can mend; its message is one sentence saying how.
+    """Raised for a mistake that the user can fix; the message says how.
 
-    It is one line, whatever the file names and values that it quotes hold.
+    The message is one line, even if it quotes file names or values that contain line
+    breaks.
     """
 
     def __init__(self, message: str):
-        """Takes the sentence, and makes it `printable`."""
+        """Creates the error with a message, which is made `printable`."""
         super().__init__(printable(message))
 
 
 def printable(text: str) -> str:
-    r"""Text in which what could break a line or drive a terminal is spelled out.
+    r"""Returns the text with its line breaks and control characters escaped.
 
     >>> print(printable("a\nb\x1b[31m größe"))
     a\nb\x1b[31m größe
@@ -52,32 +53,33 @@ def printable(text: str) -> str:
 
 
 class Examples(Protocol):
-    """A set of N examples: an array [N, ...], or one that is streamed.
+    """A set of N examples: an array of shape [N, ...], or examples read from disk.
 
-    `fkjax.parallel.examples` reads them; all other code only passes them on.
+    Only `fkjax.parallel.examples` reads their values.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, ...), such as (N, H, W, channels)."""
+        """The shape (N, ...), such as (N, H, W, channels)."""
         ...
 
     def __len__(self) -> int:
-        """N."""
+        """Returns the number of examples, N."""
         ...
 
     def __getitem__(self, indices: Any, /) -> Any:
-        """Those at some positions, as a set of the same kind."""
+        """Returns the examples at some positions, as a set of the same kind."""
         ...
 
 
 Tap = Callable[[str, jax.Array], jax.Array]
-"""Called by a model as `a = tap("conv1", a)` on each activation `a` of shape
-[N, ..., n_l] that may enter a descriptor: it may look at it, and add to it."""
+"""A function that a model calls on its activations, as `a = tap("conv1", a)`.
+
+The activation has shape [N, ..., n_l]. A tap may record it, and may add to it."""
 
 
 def no_tap(name: str, activation: jax.Array) -> jax.Array:
-    """The tap that looks at nothing and changes nothing."""
+    """Returns the activation unchanged: the tap of a plain forward pass."""
     del name
     return activation
 
@@ -86,22 +88,24 @@ class Model(NamedTuple):
     """A classifier as pure functions.
 
     Attributes:
-        init: `init(key) -> variables`.
-        apply: `apply(variables, images, tap=no_tap) -> logits`, for images of shape
-            [N, H, W, channels] in 0..255 and logits of shape [N, C]. No example's
-            logits depend on another example.
-        taps: the names at which `apply` calls its tap, from input to output.
-        head: the parameters' top-level name of the last layer, which a pretrained
-            model does not pass on.
-        image_shape: (H, W, channels).
-        num_classes: C.
-        dropout: (tap, share of its values to drop in training) pairs.
-        apply_training: `apply_training(variables, images, tap, mask) -> logits,
-            statistics`: the pass of a training step, which normalises with the batch
-            and moves the running statistics. The mask, of shape [N] bool, says which
-            examples count for both. None if that is `apply`.
-        member: the model of each member, of an ensemble (`fkjax.models.ensemble`).
-        std: by which `apply` divides each channel of images / 255.
+        init: function `init(key) -> variables`.
+        apply: function `apply(variables, images, tap=no_tap) -> logits`, for images of
+            shape [N, H, W, channels] in 0..255 and logits of shape [N, C]. The logits
+            of an example must not depend on other examples.
+        taps: names with which `apply` calls its tap, from input to output.
+        head: name of the last layer at the top level of the parameters. Its parameters
+            are initialized anew when the others come from a pretrained model.
+        image_shape: shape of one image, (H, W, channels).
+        num_classes: number of classes, C.
+        dropout: (tap, dropout rate) pairs for training.
+        apply_training: function `apply_training(variables, images, tap, mask) ->
+            logits, statistics`: the forward pass of a training step, which normalizes
+            by the statistics of the batch and updates the running statistics. Only
+            examples where `mask`, of shape [N] bool, is true count for the statistics.
+            None if training uses `apply`.
+        member: model of each member of an ensemble (`fkjax.models.ensemble`); None for
+            a single model.
+        std: standard deviation of each channel, by which `apply` divides images / 255.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -119,38 +123,42 @@ class Model(NamedTuple):
 def log_probs(
     model: Model, variables: Variables, image: jax.Array, tap: Tap = no_tap
 ) -> jax.Array:
-    """The log-probabilities log p(y | x, theta) of one example.
+    """Computes the log-probabilities log p(y | x, theta) of one example.
 
     Args:
         model: the classifier.
-        variables: its variables; theta are the parameters among them.
-        image: x. Shape [H, W, channels].
-        tap: what to do at the model's taps, where N is 1.
+        variables: variables of the model; its parameters are theta.
+        image: the example x. Shape [H, W, channels].
+        tap: the tap, called with a batch of one.
 
     Returns:
-        Shape [C].
+        The log-probabilities. Shape [C].
     """
     return jax.nn.log_softmax(model.apply(variables, image[None], tap)[0])
 
 
 def path_of(path: tuple[Any, ...]) -> str:
-    """The name of a leaf in a pytree, such as "conv1/kernel"; seeds are made of it."""
+    """Returns the name of a leaf in a pytree, such as "conv1/kernel".
+
+    Random keys are derived from these names.
+    """
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 class Query(NamedTuple):
-    """What an acquisition function asks the oracle to label in one round.
+    """The batch of examples that an acquisition function chooses in one round.
 
     Attributes:
-        indices: positions in the pool, distinct and unlabelled. Shape [B].
-        pseudo_labels: the label assumed for each, or -1. Shape [B].
-        targets: position in the validation set of the mistake that each answers,
-            or -1 if it answers none. Shape [B].
-        scores: how strongly each was wanted; NaN where drawn at random. Shape [B].
-        is_bad: which pool examples have an embedding or a score that is NaN or
-            infinite: then the round is stopped. Shape [N] bool; None if the strategy
-            computes none.
-        is_bad_validation: the same of the validation examples. Shape [M] bool.
+        indices: positions in the pool, distinct and unlabeled. Shape [B].
+        pseudo_labels: label assumed for each example, or -1. Shape [B].
+        targets: position in the validation set of the mistake for which each example
+            was chosen, or -1. Shape [B].
+        scores: score by which each example was chosen, larger is better; NaN for
+            examples drawn at random. Shape [B].
+        is_bad: mask of the pool examples whose embedding or score is NaN or infinite;
+            any of them stops the round. Shape [N] bool; None if the strategy computes
+            neither.
+        is_bad_validation: the same mask for the validation set. Shape [M] bool.
     """
 
     indices: jax.Array
@@ -162,19 +170,20 @@ class Query(NamedTuple):
 
 
 class View(NamedTuple):
-    """Everything that a round knows; a strategy is given what it declares of it.
+    """The inputs of a strategy in one round.
 
-    The first three are everybody's. The rest is withheld from a strategy that does
-    not name it in `Strategy.sees`.
+    Every strategy may read the first three fields. It may read another one only if
+    `Strategy.sees` names it.
 
     Attributes:
-        variables: the model's current variables.
-        pool: Shape [N, H, W, channels].
-        is_unlabeled: which pool examples may be queried. Shape [N] bool.
-        validation: Shape [M, H, W, channels].
-        validation_labels: the true ones. Shape [M].
-        validation_mistakes: which the model gets wrong. Shape [M] bool.
-        pool_labels: the hidden labels. Shape [N]. For ablations only.
+        variables: current variables of the model.
+        pool: examples of the pool. Shape [N, H, W, channels].
+        is_unlabeled: mask of the pool examples that may be queried. Shape [N] bool.
+        validation: examples of the validation set. Shape [M, H, W, channels].
+        validation_labels: true labels of the validation set. Shape [M].
+        validation_mistakes: mask of the validation examples that the model
+            misclassifies. Shape [M] bool.
+        pool_labels: true labels of the pool, for ablations only. Shape [N].
     """
 
     variables: Variables
@@ -187,11 +196,11 @@ class View(NamedTuple):
 
 
 class Strategy(NamedTuple):
-    """An acquisition function and what it must see.
+    """An acquisition function and the inputs that it needs.
 
     Attributes:
-        sees: the fields of `View`, beyond everybody's, that `query` reads.
-        query: `query(key, view) -> Query`, pure, with static shapes.
+        sees: fields of `View` that `query` reads, besides the first three.
+        query: function `query(key, view) -> Query`, pure and with static shapes.
     """
 
     sees: frozenset[str]
@@ -201,7 +210,8 @@ class Strategy(NamedTuple):
 def key_for(key: jax.Array, purpose: str, *numbers: int | jax.Array) -> jax.Array:
     """Derives the key of one named purpose from the key of a run.
 
-    The purpose is hashed by CRC-32, so a new purpose never moves an old one's draws.
+    The purpose is hashed by CRC-32, so adding a purpose does not change the draws of
+    the others.
 
     >>> run = jax.random.key(0)
     >>> bool((key_for(run, "split") == key_for(run, "split")).all())
@@ -209,11 +219,11 @@ def key_for(key: jax.Array, purpose: str, *numbers: int | jax.Array) -> jax.Arra
 
     Args:
         key: the parent key.
-        purpose: what the randomness is for, such as "split" or "training".
-        *numbers: further coordinates, such as the round.
+        purpose: name of the use of the random numbers, such as "split" or "training".
+        *numbers: further coordinates, such as the number of the round.
 
     Returns:
-        A key that depends on nothing else.
+        A key that depends on these arguments only.
     """
     key = jax.random.fold_in(key, zlib.crc32(purpose.encode()))
     for number in numbers:
@@ -222,18 +232,27 @@ def key_for(key: jax.Array, purpose: str, *numbers: int | jax.Array) -> jax.Arra
 
 
 def check_name(name: str, known: Iterable[str], kind: str) -> None:
-    """Refuses a name that is not known, and offers the nearest that is.
+    """Checks that a name is one of the known ones.
+
+    Args:
+        name: the name to check.
+        known: the known names.
+        kind: kind of thing that is named, such as "strategy", for the message.
 
     Raises:
-        UserError: with the nearest name, if one is near, and all known ones.
+        UserError: if the name is not known; the message lists the known names, and
+            the nearest one first if one is near.
     """
     known = list(known)
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UserError(f"There is no {kind} {name!r}: {hint}Known are {', '.join(known)}.")
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UserError(
+        f"unknown {kind} {name!r}{hint}; expected one of {', '.join(known)}"
+    )
 
 
 LogProbs = Callable[..., jax.Array]
-"""`log_probs_fn(theta, x)`: log p(y | x, theta) of one example. Shape [C]."""
+"""A function `log_probs_fn(theta, x)` of one example x that returns its
+log-probabilities log p(y | x, theta), of shape [C]."""

@@ -1,1 +1,1 @@
-"""How biased a pool is: class shares without labels, and their intervals."""
+"""Estimates of the class balance of a pool without labels, with intervals."""

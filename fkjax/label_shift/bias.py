@@ -1,7 +1,8 @@
-"""How the classes are shared out in the pool, told from a classifier's outputs alone.
+"""The class balance of a pool, estimated from a classifier's outputs only.
 
-Everything here rests on `ASSUMPTION`: under it, a classifier that errs in the pool as
-it errs on the validation set tells by its outputs how often each class occurs.
+All estimates assume label shift (`fkjax.label_shift.wording.ASSUMPTION`): a classifier
+then errs in the pool as it errs on the validation set, so that its outputs determine
+how often each class occurs.
 """
 
 from collections.abc import Sequence
@@ -33,9 +34,9 @@ from fkjax.label_shift.types import Bootstrap, Distance, Found, Shares, Shift
 from fkjax.label_shift.wording import ALPHA, cautions_of, sentence_of, verdict_of
 
 NUM_RESAMPLES = 200
-MOST_POOL = 100_000  # examples: the validation set's size limits what more could say
-_MOST_ENTRIES = 2_000_000  # of [N, C]: EM reads them thousands of times
-_LEAST_POOL = 5_000  # examples, however many the classes are
+MOST_POOL = 100_000  # examples; more add little, as the validation set is smaller
+_MOST_ENTRIES = 2_000_000  # of the array [N, C], which EM reads thousands of times
+_LEAST_POOL = 5_000  # examples, for any number of classes
 _NUM_PERMUTATIONS = 9999
 
 
@@ -48,36 +49,44 @@ def bias(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Shift:
-    """Tells how the pool's class balance differs from the validation set's.
+    """Estimates how the pool's class balance differs from the validation set's.
 
-    EM is given probabilities calibrated on the validation set; where that does not mend
-    them, its intervals are too narrow, and BBSE goes first. The intervals are those
-    of the percentile bootstrap, at 95 %, of pool and validation examples alike. The
-    latter are drawn within each class, for both estimates depend on them by p(x | y)
-    alone, and so that no draw lacks a class; each draw calibrates anew. That the
-    validation set's own shares are uncertain is drawn apart, from the Dirichlet
-    distribution of its counts (the Bayesian bootstrap).
+    The balance is estimated twice: by black-box shift estimation (BBSE), and by
+    expectation maximization (EM) with probabilities calibrated on the validation set.
+    BBSE comes first, because the intervals of EM are too narrow if the calibration
+    fails.
 
-    Whether there is a bias at all is a permutation test, exact at any size: that the
-    model predicts each class equally often in both sets, by Pearson's statistic.
+    The 95 % intervals are percentile intervals of a bootstrap that resamples the pool
+    and the validation set. Validation examples are resampled within each class: both
+    estimates depend on them through p(x | y) only, and no resample lacks a class. Each
+    resample is calibrated anew. The shares of the validation set itself are drawn
+    separately, from the Dirichlet distribution of its counts (the Bayesian bootstrap).
+
+    A permutation test with Pearson's statistic, exact at any size, decides whether
+    there is a bias at all. Its null hypothesis: the model predicts each class equally
+    often in both sets.
 
     Args:
-        pool_probs: the classifier's probabilities on unlabelled examples of the pool; a
-            random part is looked at of more than 100,000, or of more than makes two
-            million numbers and is 5,000. Shape [N, C].
-        validation_probs: those on the validation set. Shape [M, C].
-        validation_labels: its true classes. Shape [M].
-        classes: their names. Length C.
-        seed: of every random choice.
-        num_resamples: of the bootstrap, 40 or more.
+        pool_probs: classifier's probabilities for unlabeled examples of the pool. Of a
+            large pool a random subset is used: 100,000 examples at most, and two
+            million numbers or 5,000 examples, whichever is more. Shape [N, C].
+        validation_probs: classifier's probabilities for the validation set. Shape
+            [M, C].
+        validation_labels: true classes of the validation set. Shape [M].
+        classes: names of the classes. Length C.
+        seed: seed of all random choices.
+        num_resamples: number of bootstrap resamples, 40 or more.
+
+    Returns:
+        The estimates, the test and the verdict.
 
     Raises:
-        UserError: if these are no probabilities, the shapes do not fit, or a class has
-            no validation example.
+        UserError: if the values are not probabilities, the shapes do not match, or a
+            class has no validation example.
     """
     if num_resamples < 40:
         raise UserError(
-            f"a 95 % interval takes 40 resamples or more, got {num_resamples}"
+            f"num_resamples must be 40 or more for a 95 % interval, got {num_resamples}"
         )
     key = key_for(jax.random.key(seed), "label shift")
     names, probs = (
@@ -87,9 +96,9 @@ def bias(
     pool = checked_probabilities(_sampled(key_for(key, "pool"), pool_probs), "pool")
     if {pool.shape[1], probs.shape[1]} != {len(names)}:
         raise UserError(
-            f"the probabilities must have a column for each of the {len(names)} "
-            f"classes, but the pool's have {pool.shape[1]}, the validation set's "
-            f"{probs.shape[1]}"
+            f"the probabilities must have one column for each of the {len(names)} "
+            f"classes, got {pool.shape[1]} columns for the pool and {probs.shape[1]} "
+            "for the validation set"
         )
     labels = checked_labels(validation_labels, len(probs), names)
     counts = np.bincount(labels, minlength=len(names))
@@ -166,7 +175,7 @@ def _bootstrap(
         there = np.flatnonzero(pool_times)
         if not em.problem:
             own = fit_calibration(z, labels, times, fitted)
-            # Not from a share of zero, which no step of EM leaves.
+            # Start with positive shares: EM never changes a share of zero.
             em_draws[i] = solve_em(
                 softmax(own, pool_z[there]) / prior,
                 pool_times[there],
@@ -191,10 +200,11 @@ def _gap(
     weights: np.ndarray,
     pool_mean: float,
 ) -> float:
-    """How much surer the model is in the pool than label shift explains.
+    """Computes how much more confident the model is in the pool than expected.
 
-    If p(x | y) is the same in both, the mean of anything, here of the highest
-    probability, is the mean over classes of that on the validation set.
+    Under label shift, p(x | y) is the same in both sets. The mean of the highest
+    probability over the pool is then the mean over the classes of its mean on the
+    validation set, weighted by `prior`.
     """
     sizes = np.bincount(labels, weights, len(prior))
     means = np.bincount(labels, weights * top, len(prior)) / sizes
@@ -204,13 +214,14 @@ def _gap(
 def _homogeneity(
     key: jax.Array, pool_counts: np.ndarray, validation_counts: np.ndarray
 ) -> float:
-    """The p of a permutation test that two sets have the same shares."""
+    """Returns the p-value of a permutation test that two sets have the same shares."""
     both = pool_counts + validation_counts
     share = both / both.sum()
     num = validation_counts.sum()
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        # Pearson's of both rows, but for a factor: what the one has the other lacks.
+        # One row is enough: the other row's term is the same up to a factor, because
+        # the column sums are fixed.
         return ((counts - num * share) ** 2 / np.maximum(both, 1)).sum(axis=-1)
 
     drawn = _generator(key).multivariate_hypergeometric(
@@ -225,11 +236,11 @@ def _shares(value: np.ndarray, draws: np.ndarray) -> Shares:
 
 
 def _distance(difference: np.ndarray, draws: np.ndarray, p: float) -> Distance:
-    """The total variation distance: what the classes with a surplus have of it.
+    """Computes the total variation distance, as the sum over classes with a surplus.
 
-    In the draws it is taken over the same classes: over those of each draw it would be
-    larger than what it estimates, by their scatter. Zero is in the interval if the test
-    does not exclude it.
+    All resamples sum over the same classes; summing over the classes with a surplus in
+    each resample would overestimate the distance. The interval includes zero if the
+    test does not reject that there is no bias.
     """
     surplus = difference > 0
     low, high = np.quantile(draws[:, surplus].sum(axis=1), (0.025, 0.975))

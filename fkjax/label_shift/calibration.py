@@ -25,17 +25,22 @@ class Calibration(NamedTuple):
 
 
 def calibration(probs: Any, labels: Any) -> Calibration:
-    """Fits bias-corrected temperature scaling to labelled examples.
+    """Fits bias-corrected temperature scaling to labeled examples.
 
-    Alexandari, Kundaje and Shrikumar 2020 ("BCTS"). A Gaussian prior of variance 1 on
-    the slope, around 1, and on each bias keeps them finite where no example is wrong.
+    Alexandari, Kundaje and Shrikumar 2020 ("BCTS"). Gaussian priors of variance 1, with
+    mean 1 for the slope and 0 for the biases, keep them finite if the classifier is
+    right on all examples.
 
     Args:
-        probs: the classifier's probabilities. Shape [M, C].
-        labels: the true classes. Shape [M].
+        probs: classifier's probabilities. Shape [M, C].
+        labels: true classes. Shape [M].
+
+    Returns:
+        The slope and the biases.
 
     Raises:
-        UserError: as `bias`.
+        UserError: if the values are not probabilities, the shapes do not match, or a
+            class has no example.
     """
     probs = checked_probabilities(probs, "validation set")
     labels = checked_labels(labels, len(probs), checked_names(range(probs.shape[1])))
@@ -48,12 +53,12 @@ def calibration(probs: Any, labels: Any) -> Calibration:
 
 
 def calibrated(calibration: Calibration, probs: Any) -> np.ndarray:
-    """The probabilities that a calibration makes of others. Shape [N, C]."""
+    """Returns calibrated probabilities. Shape [N, C]."""
     return softmax(calibration, log_probabilities(np.asarray(probs, float)))
 
 
 def no_calibration(num_classes: int) -> Calibration:
-    """Returns the calibration that changes nothing."""
+    """Returns the calibration that leaves probabilities unchanged."""
     return Calibration(1.0, np.zeros(num_classes))
 
 
@@ -74,7 +79,7 @@ def softmax(calibration: Calibration, z: np.ndarray) -> np.ndarray:
 def fit_calibration(
     z: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: Calibration
 ) -> Calibration:
-    """Newton's method on the penalised cross entropy, which is convex."""
+    """Minimizes the penalized cross entropy, which is convex, by Newton's method."""
     rows, num_classes = np.arange(len(z)), z.shape[1]
     at_one = np.eye(num_classes + 1)[0]
 

@@ -1,4 +1,4 @@
-"""Class shares of a pool without labels, by EM and by BBSE."""
+"""Estimates of the class prior of a pool without labels, by EM and by BBSE."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +19,12 @@ _MOST_STEPS = 3000  # of EM
 
 
 class Estimate(NamedTuple):
-    """One estimate of the pool's class prior.
+    """An estimate of the pool's class prior.
 
     Attributes:
-        prior: the share of each class; NaN if it is not determined. Shape [C].
-        problem: why it is not determined, as a part of a sentence; empty if it is.
+        prior: share of each class; NaN if the prior is not determined. Shape [C].
+        problem: reason why the prior is not determined, as part of a sentence; empty
+            if it is determined.
     """
 
     prior: np.ndarray
@@ -31,33 +32,38 @@ class Estimate(NamedTuple):
 
 
 def em_prior(pool_probs: Any, validation_prior: Any) -> Estimate:
-    """The maximum-likelihood prior of the pool, by expectation maximisation.
+    """Estimates the maximum-likelihood prior of the pool by expectation maximization.
 
-    Maximises sum_i log sum_y q_y p(y | x_i) / p_y over q (Saerens, Latinne and
-    Decaestecker 2002), which is concave. The steps, extrapolated as by Varadhan and
-    Roland 2008, end when the log-likelihood is within 1e-4 of its maximum, by the bound
-    N log max_y g_y, where q_y g_y is the next step.
+    Maximizes sum_i log sum_y q_y p(y | x_i) / p_y over q (Saerens, Latinne and
+    Decaestecker 2002), which is concave. The steps are extrapolated (Varadhan and
+    Roland 2008) and end when the log-likelihood is within 1e-4 of its maximum, by the
+    bound N log max_y g_y, where q_y g_y is the next step.
 
-    The quotient p(y | x) / p_y stands for p(x | y), and does so only if p(y | x) is
-    calibrated: networks are too sure, and then q is wrong however large the pool is. So
-    give it probabilities that `calibrated` made, as `bias` does.
+    The quotient p(y | x) / p_y is proportional to p(x | y) only if p(y | x) is
+    calibrated. Models are often overconfident, and then q is wrong for a pool of any
+    size. Pass probabilities from `fkjax.label_shift.calibration.calibrated`, as
+    `fkjax.label_shift.bias.bias` does.
 
     >>> probs = np.array([[0.9, 0.1]] * 80 + [[0.1, 0.9]] * 20)
     >>> em_prior(probs, [0.5, 0.5]).prior.round(3).tolist()
     [0.875, 0.125]
 
     Args:
-        pool_probs: the classifier's probabilities. Shape [N, C].
-        validation_prior: the prior at which it is calibrated, each above 0. Shape [C].
+        pool_probs: classifier's probabilities for the pool. Shape [N, C].
+        validation_prior: class prior for which they are calibrated, positive. Shape
+            [C].
+
+    Returns:
+        The estimated prior, or the reason why it is not determined.
 
     Raises:
-        UserError: if these are no probabilities.
+        UserError: if the values are not probabilities or the shapes do not match.
     """
     probs = checked_probabilities(pool_probs, "pool")
     prior = np.asarray(validation_prior, float)
     if prior.shape != probs.shape[1:] or not (prior > 0).all():
         raise UserError(
-            f"the validation prior must have a share above 0 for each of the "
+            f"the validation prior must have a positive share for each of the "
             f"{probs.shape[1]} classes, got {prior.tolist()}"
         )
     return em_estimate(probs / prior, prior / prior.sum(), range(len(prior)))
@@ -69,13 +75,13 @@ def bbse_prior(
     validation_labels: Any,
     num_classes: int,
 ) -> Estimate:
-    """The prior of the pool by black-box shift estimation, with hard predictions.
+    """Estimates the pool's prior by black-box shift estimation from hard predictions.
 
     Solves sum_y A_ky q_y = m_k by least squares with q >= 0, then scales q to sum to
-    one; A_ky is the share of the validation examples of class y that are predicted as
-    k, m_k the share of the pool that is (Lipton, Wang and Smola 2018). It is not
-    determined where A's smallest singular value is within three standard errors of
-    zero, as when a class is never predicted.
+    one. A_ky is the share of the validation examples of class y that are predicted as
+    k, and m_k the share of the pool that is predicted as k (Lipton, Wang and Smola
+    2018). The prior is not determined if the smallest singular value of A is within
+    three standard errors of zero, for example if a class is never predicted.
 
     >>> labels = np.repeat([0, 1], 10)
     >>> predicted = np.where(np.arange(20) % 10 == 0, 1 - labels, labels)  # 90 % right
@@ -85,13 +91,16 @@ def bbse_prior(
 
     Args:
         pool_predicted: predicted classes of the pool. Shape [N].
-        validation_predicted: those of the validation set. Shape [M].
-        validation_labels: its true ones. Shape [M].
-        num_classes: C.
+        validation_predicted: predicted classes of the validation set. Shape [M].
+        validation_labels: true classes of the validation set. Shape [M].
+        num_classes: number of classes, C.
+
+    Returns:
+        The estimated prior, or the reason why it is not determined.
 
     Raises:
-        UserError: if a set is empty, the lengths differ, a number is no class's, or a
-            class has no validation example.
+        UserError: if a set is empty, the lengths differ, a number is not that of a
+            class, or a class has no validation example.
     """
     names = checked_names(range(num_classes))
     pool = checked_numbers(pool_predicted, names, "predictions of the pool")
@@ -107,7 +116,7 @@ def bbse_prior(
 def em_estimate(
     likelihoods: np.ndarray, start: np.ndarray, names: Iterable[Any]
 ) -> Estimate:
-    """`solve_em`, unless the likelihood is too flat for it: see `_em_problem`."""
+    """Returns the prior of `solve_em`, or why the likelihood is too flat for it."""
     once = np.ones(len(likelihoods))
     prior = solve_em(likelihoods, once, start, tolerance=1e-4)
     if problem := _em_problem(likelihoods, prior, list(names)):
@@ -118,16 +127,19 @@ def em_estimate(
 def solve_em(
     likelihoods: np.ndarray, weights: np.ndarray, start: np.ndarray, *, tolerance: float
 ) -> np.ndarray:
-    """The q that maximises sum_i weights_i log sum_y q_y likelihoods_iy.
+    """Finds the q that maximizes sum_i weights_i log sum_y q_y likelihoods_iy.
 
     Args:
-        likelihoods: Shape [N, C].
-        weights: Shape [N].
-        start: each above 0. Shape [C].
-        tolerance: how far from the maximum it may end.
+        likelihoods: likelihood of each example under each class. Shape [N, C].
+        weights: weight of each example. Shape [N].
+        start: first q, positive. Shape [C].
+        tolerance: largest difference from the maximum at which to stop.
+
+    Returns:
+        The prior q. Shape [C].
     """
     total = weights.sum()
-    columns = np.ascontiguousarray(likelihoods.T)  # long rows are summed much faster
+    columns = np.ascontiguousarray(likelihoods.T)  # sums over long rows are faster
 
     def step(q: np.ndarray) -> tuple[np.ndarray, float, float]:
         mixed = np.einsum("yi,y->i", columns, q)
@@ -139,7 +151,7 @@ def solve_em(
     q, fallback, reached = start, start, -np.inf
     for _ in range(_MOST_STEPS):
         first, bound, value = step(q)
-        if value < reached:  # extrapolated too far
+        if value < reached:  # the extrapolation went too far
             q, reached = fallback, -np.inf
             continue
         if bound <= tolerance:
@@ -160,40 +172,40 @@ def solve_em(
 def _em_problem(
     likelihoods: np.ndarray, prior: np.ndarray, names: Sequence[Any]
 ) -> str:
-    """Names two classes if some change of the shares by a half would not be noticed.
+    """Returns which two classes the likelihood hardly separates, or an empty string.
 
-    That is a direction along which the standard error, by the Fisher information of the
-    N examples, is one half or more.
+    The shares are not determined if their standard error along some direction, from the
+    Fisher information of the N examples, is one half or more.
     """
     scores = likelihoods / (likelihoods @ prior)[:, None]
-    center = np.eye(len(prior)) - 1 / len(prior)  # shares change by what sums to zero
+    center = np.eye(len(prior)) - 1 / len(prior)  # changes of shares sum to zero
     information = center @ (scores.T @ scores) @ center
     values, vectors = np.linalg.eigh(information)
-    # The first is that of the direction out of the simplex, zero by `center`.
+    # The first eigenvalue is zero: `center` removes the direction out of the simplex.
     if values[1] > 4:
         return ""
     pair = sorted(np.argsort(-np.abs(vectors[:, 1]))[:2])
     return (
-        f"the probabilities of {len(likelihoods):,} pool examples say too little of "
-        f"{names[pair[0]]} against {names[pair[1]]}"
+        f"the probabilities of {len(likelihoods):,} pool examples hardly separate "
+        f"{names[pair[0]]} from {names[pair[1]]}"
     )
 
 
 def bbse_estimate(
     counts: np.ndarray, pool_shares: np.ndarray, names: Iterable[Any]
 ) -> Estimate:
-    """Returns the shares of `solve_bbse`, or why they are not determined."""
+    """Returns the prior of `solve_bbse`, or why it is not determined."""
     if problem := _confusion_problem(counts, list(names)):
         return Estimate(np.full(len(counts), np.nan), problem)
     return Estimate(solve_bbse(counts, pool_shares))
 
 
 def solve_bbse(counts: np.ndarray, pool_shares: np.ndarray) -> np.ndarray:
-    """Returns the shares whose predictions would be those of the pool. Shape [C]."""
+    """Finds the prior that explains the pool's predicted shares. Shape [C]."""
     conditional = counts / counts.sum(axis=0)
     try:
         prior = np.linalg.solve(conditional, pool_shares)
-    except np.linalg.LinAlgError:  # of a resample
+    except np.linalg.LinAlgError:  # a resample may be singular
         prior = np.full(len(counts), -1.0)
     if not (prior >= 0).all():
         prior = nnls(conditional, pool_shares)[0]
@@ -209,18 +221,21 @@ def _confusion_problem(counts: np.ndarray, names: Sequence[Any]) -> str:
     conditional = counts / sizes
     left, values, right = np.linalg.svd(conditional)
     u, v = left[:, -1], right[-1]
-    # Of u^T A v, to first order the singular value of a matrix of drawn counts.
+    # The variance of u^T A v, which is to first order the smallest singular value.
     variances = (u**2) @ conditional - (u @ conditional) ** 2
     error = np.sqrt(np.maximum(variances, 0) / sizes @ v**2)
     if values[-1] > max(3 * error, 1e-6):
         return ""
     pair = sorted(np.argsort(-np.abs(v))[:2])
-    return f"the predictions hardly tell {names[pair[0]]} from {names[pair[1]]}"
+    return f"the predictions hardly separate {names[pair[0]]} from {names[pair[1]]}"
 
 
 def confusion_matrix(
     predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """How often each class (column) is predicted as each (row). Shape [C, C]."""
+    """Returns the weight of the examples of each class (column) by prediction (row).
+
+    Shape [C, C].
+    """
     cells = predicted * num_classes + labels
     return np.bincount(cells, weights, num_classes**2).reshape(num_classes, num_classes)

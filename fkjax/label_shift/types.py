@@ -1,4 +1,4 @@
-"""The results of `fkjax.label_shift.bias`."""
+"""The types of the results of `fkjax.label_shift.bias.bias`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from fkjax.label_shift.estimators import Estimate
 
 
 class Shares(NamedTuple):
-    """A number for each class with its 95 % interval; NaN where it is not known.
+    """A number for each class with its 95 % interval; NaN if it is not determined.
 
     Attributes:
-        value: Shape [C].
-        low: the interval's lower end. Shape [C].
-        high: its upper end. Shape [C].
+        value: the number. Shape [C].
+        low: lower end of the interval. Shape [C].
+        high: upper end of the interval. Shape [C].
     """
 
     value: np.ndarray
@@ -27,8 +27,8 @@ class Distance(NamedTuple):
 
     Attributes:
         value: the number.
-        low: the interval's lower end.
-        high: its upper end.
+        low: lower end of the interval.
+        high: upper end of the interval.
     """
 
     value: float
@@ -37,27 +37,30 @@ class Distance(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """The pool's class balance against the validation set's.
+    """The class balance of a pool compared with that of its validation set.
 
     Attributes:
-        classes: their names. Length C.
-        validation: the shares in the validation set.
-        em: those in the pool, by maximum likelihood.
-        bbse: those in the pool, by black-box shift estimation.
-        em_problem: why `em` is not determined, or nothing.
-        bbse_problem: why `bbse` is not determined, or nothing.
-        best: which of the two is to be believed first, "bbse" or "em": the former if it
-            is determined, for it rests on no calibration; empty if neither is.
-        ratio: a class's share in the pool over that in the validation set, by the best.
-        distance: the total variation distance of the two priors, by the best: the share
-            of the pool that would have to be of other classes.
-        p: of the test that the model predicts the classes equally often in both.
-        verdict: "biased", "no sign" or "cannot be told".
-        sentence: the verdict, a colon and what speaks for it.
-        cautions: sentences on what weakens it.
-        num_pool: examples of the pool that were looked at.
-        num_validation: M.
-        num_resamples: of the bootstrap.
+        classes: names of the classes. Length C.
+        validation: class shares in the validation set.
+        em: class shares in the pool, estimated by maximum likelihood.
+        bbse: class shares in the pool, by black-box shift estimation.
+        em_problem: reason why `em` is not determined, or an empty string.
+        bbse_problem: reason why `bbse` is not determined, or an empty string.
+        best: the more reliable estimate, "bbse" or "em". It is "bbse" if that is
+            determined, because it needs no calibration; an empty string if neither is.
+        ratio: share of each class in the pool divided by its share in the validation
+            set, by the best estimate.
+        distance: total variation distance of the two priors, by the best estimate: the
+            share of the pool that would have to be of other classes for the two to
+            agree.
+        p: p-value of the test that the model predicts the classes equally often in
+            both sets.
+        verdict: "biased", "no sign" or "undetermined".
+        sentence: the verdict, a colon and its evidence, in one or two sentences.
+        cautions: reasons to doubt the estimates, one sentence each.
+        num_pool: number of pool examples that were used.
+        num_validation: number of validation examples, M.
+        num_resamples: number of bootstrap resamples.
     """
 
     classes: Sequence[str]
@@ -79,19 +82,31 @@ class Shift(NamedTuple):
 
     @property
     def pool(self) -> Shares:
-        """The best estimate of the pool's shares; NaN if there is none."""
+        """The best estimate of the pool's class shares; NaN if there is none."""
         return self.em if self.best == "em" else self.bbse
 
 
 class Found(NamedTuple):
-    """An estimate, and those of the resamples. Shape [num_resamples, C]."""
+    """An estimate of the prior, with its values in the resamples.
+
+    Attributes:
+        estimate: the estimate from all examples.
+        draws: prior estimated from each resample. Shape [num_resamples, C].
+    """
 
     estimate: Estimate
     draws: np.ndarray
 
 
 class Bootstrap(NamedTuple):
-    """Both, and the gap of `_gap` with those of the resamples."""
+    """The results of a bootstrap.
+
+    Attributes:
+        em: estimates by EM.
+        bbse: estimates by BBSE.
+        gap: how much more confident the model is in the pool than expected, from all
+            examples and in each resample. Shapes [] and [num_resamples].
+    """
 
     em: Found
     bbse: Found

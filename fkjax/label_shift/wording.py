@@ -1,4 +1,4 @@
-"""The bias of a pool in words."""
+"""The texts that describe the bias of a pool."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,17 +18,17 @@ BREAKS = (
     "the validation set lacks, or where the model was trained on examples of either."
 )
 ALPHA = 0.05
-_LARGE = 0.2  # a distance that must be excluded before one says "no sign"
-_FEW = 10  # examples of a class, of whose scatter a bootstrap sees too little
-_GAP = 0.02  # between two shares, or two means of confidence, that is worth a word
-_SURE = 4  # standard errors from zero, for one of many classes
+_LARGE = 0.2  # distance above which the interval must not reach for "no sign"
+_FEW = 10  # examples of a class; a bootstrap of fewer underestimates their variance
+_GAP = 0.02  # smallest difference of shares or mean confidences that is reported
+_SURE = 4  # standard errors from zero; many, because many classes are tested
 
 
 def verdict_of(p: float, distance: Distance, problem: str) -> str:
     """Returns whether the pool is biased: one of three verdicts."""
     if p < ALPHA:
         return "biased"
-    return "cannot be told" if problem or distance.high > _LARGE else "no sign"
+    return "undetermined" if problem or distance.high > _LARGE else "no sign"
 
 
 def sentence_of(
@@ -40,19 +40,20 @@ def sentence_of(
     names: Sequence[str],
     num_validation: int,
 ) -> str:
-    """Returns the verdict with its evidence, in a sentence or two."""
+    """Returns the verdict with its evidence, in one or two sentences."""
     chance = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
     high = percent(distance.high)
     if verdict == "biased":
         text = (
-            "The pool is biased: the model predicts its classes in other shares than "
-            f"the validation set's, by more than chance ({chance})"
+            "The pool is biased: the shares of the classes that the model predicts "
+            "differ from those in the validation set by more than chance "
+            f"({chance})"
         )
         if problem:
-            return f"{text}; by how much is not determined, for {problem}."
+            return f"{text}; the size of the bias is not determined, as {problem}."
         low = percent(distance.low).removesuffix(" %")
         return (
-            f"{text}. Some {percent(distance.value)} of it ({low} to {high}) would "
+            f"{text}. About {percent(distance.value)} of it ({low} to {high}) would "
             "have to be of other classes for the two balances to agree"
             f"{_extremes(ratio, names)}."
         )
@@ -66,16 +67,16 @@ def sentence_of(
             "would have to be of other classes for the two balances to agree."
         )
     if problem:
-        return f"Cannot be told: {same}, but {problem}."
+        return f"Undetermined whether the pool is biased: {same}, but {problem}."
     return (
-        f"Cannot be told: {same}, but for all that {num_validation} validation "
-        f"examples say, up to {high} of it may have to be of other classes for the two "
-        "balances to agree."
+        f"Undetermined whether the pool is biased: {same}, but with only "
+        f"{num_validation} validation examples, up to {high} of it may have to be of "
+        "other classes for the two balances to agree."
     )
 
 
 def _extremes(ratio: Shares, names: Sequence[str]) -> str:
-    """The class that is surely the most too frequent, and the most too rare."""
+    """Returns text on the classes that are most clearly too frequent and too rare."""
     text = ""
     for what, is_sure, order in (
         ("too frequent", ratio.low > 1, -ratio.low),
@@ -100,7 +101,7 @@ def cautions_of(
     if len(few):
         yield (
             f"The validation set has fewer than {_FEW} examples of "
-            f"{listed(names, few)}: that is too few for intervals to be trusted."
+            f"{listed(names, few)}: these are too few for reliable intervals."
         )
     (em, em_draws), (bbse, bbse_draws) = found.em, found.bbse
     difference = em.prior - bbse.prior
@@ -108,27 +109,27 @@ def cautions_of(
     if apart.any():
         yield (
             f"The two estimates disagree on {listed(names, np.flatnonzero(apart))} by "
-            "more than chance: then EM's probabilities are not calibrated well enough, "
-            "or label shift does not hold."
+            "more than chance: the calibration of EM's probabilities is not good "
+            "enough, or label shift does not hold."
         )
     gap, draws = found.gap
     if _is_sure(gap, draws.std()):
-        more = "surer" if gap > 0 else "less sure"
+        more = "more" if gap > 0 else "less"
         yield (
-            f"In the pool the model is {more} of its predictions than the estimated "
-            f"balance explains, by {abs(100 * gap):.0f} percentage points on average: "
-            "that is a sign that label shift does not hold, and that the pool's "
-            "examples look different."
+            f"The model is {more} confident in the pool than the estimated balance "
+            f"explains, by {abs(100 * gap):.0f} percentage points on average: this is "
+            "a sign that label shift does not hold, and that the pool's examples look "
+            "different."
         )
 
 
 def _is_sure(value: Any, error: Any) -> Any:
-    """Whether a difference is large, and not by chance; not if it is NaN."""
+    """Returns whether a difference is large and beyond chance; False for NaN."""
     return (np.abs(value) > _GAP) & (np.abs(value) > _SURE * error)
 
 
 def times(ratio: float) -> str:
-    """How many times as frequent, to two digits behind the point below one.
+    """Formats a ratio of shares, with two decimals if it is below one.
 
     >>> times(120.4), times(2.345), times(0.104), times(0.0001), times(float("nan"))
     ('120', '2.3', '0.10', 'under 0.01', '–')
@@ -141,7 +142,7 @@ def times(ratio: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with a digit behind the point below ten.
+    """Formats a share in percent, with one decimal if it is below ten percent.
 
     >>> percent(0.382), percent(0.0418), percent(0.0), percent(float("nan"))
     ('38 %', '4.2 %', '0 %', '–')

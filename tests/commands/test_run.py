@@ -382,7 +382,7 @@ def refused(capsys, folder, *argv):
     [
         ("--dataset digts", ["'digts'", "did you mean 'digits'?"]),
         ("--strategies fisher_nearst", ["did you mean 'fisher_nearest'?"]),
-        ("--taps conv1 conv9", ["no tap 'conv9': did you mean 'conv", "logits"]),
+        ("--taps conv1 conv9", ["unknown tap 'conv9' (did you mean 'conv", "logits"]),
         (
             "--rounds 50 --budget 50",
             ["asks for 2500 labels", "has 663 images", "lower either"],

@@ -67,11 +67,11 @@ def test_em_reaches_the_edge_where_a_class_never_occurs():
 
 def test_em_says_when_the_probabilities_do_not_tell_classes_apart():
     flat = em_prior(np.tile(FLAT, (100, 1)), FLAT)
-    assert "too little of" in flat.problem and np.isnan(flat.prior).all()
+    assert "hardly separate" in flat.problem and np.isnan(flat.prior).all()
     rng = np.random.default_rng(2)
     half = gaussians(rng, FLAT[:2] * 1.5, 300)[1]
     twins = np.stack([half[:, 0], half[:, 1] / 2, half[:, 1] / 2], axis=1)
-    assert em_prior(twins, FLAT).problem.endswith("1 against 2")
+    assert em_prior(twins, FLAT).problem.endswith("1 from 2")
 
 
 def confusion(predicted, labels):
@@ -219,18 +219,18 @@ def test_a_few_examples_cannot_tell():
     probs = np.eye(3)[labels] * 0.7 + 0.1
     pool = probs[:5]
     found = bias(pool, probs, labels, classes=CLASSES)
-    assert found.verdict == "cannot be told" and one_line(found)
-    assert found.sentence.startswith("Cannot be told: ")
+    assert found.verdict == "undetermined" and one_line(found)
+    assert found.sentence.startswith("Undetermined whether the pool is biased: ")
     assert "9 validation examples" in found.sentence
     assert "fewer than 10 examples of cat, dog, eel" in found.cautions[0]
     one = bias(pool[:1], probs, labels, classes=CLASSES)
-    assert one.verdict == "cannot be told" and one_line(one)
+    assert one.verdict == "undetermined" and one_line(one)
 
 
 def test_a_model_that_tells_nothing_apart_cannot_tell(data):
     flat = np.tile([0.4, 0.3, 0.3], (200, 1))
     found = bias(flat, flat, np.arange(200) % 3, classes=CLASSES)
-    assert found.verdict == "cannot be told" and one_line(found)
+    assert found.verdict == "undetermined" and one_line(found)
     assert found.em_problem and "no validation example as dog, eel" in (
         found.bbse_problem
     )
@@ -245,7 +245,7 @@ def test_a_bias_may_be_certain_and_its_size_unknown():
     labels = np.arange(300) // 3 % 3
     pool = np.tile([0.5, 0.3, 0.2], (300, 1))
     found = bias(pool, probs, labels, classes=CLASSES)
-    assert found.verdict == "biased" and "by how much is not determined" in (
+    assert found.verdict == "biased" and "the size of the bias is not determined" in (
         found.sentence
     )
 
@@ -331,20 +331,20 @@ GOOD = np.tile([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]], (5, 1))
     ("given", "message"),
     [
         ({"labels": [0, 1] * 7 + [0]}, "none of eel"),
-        ({"labels": [0, 1]}, "label for each of its 15"),
-        ({"labels": [0, 1, 3] * 5}, "0 to 2, but go from 0 to 3"),
+        ({"labels": [0, 1]}, "one label for each of its 15"),
+        ({"labels": [0, 1, 3] * 5}, "0 to 2, got numbers from 0 to 3"),
         ({"labels": [0, 1, 1.5] * 5}, "numbers of 3 classes"),
-        ({"labels": [-1, 1, 2] * 5}, "go from -1 to 2"),
+        ({"labels": [-1, 1, 2] * 5}, "numbers from -1 to 2"),
         ({"probs": GOOD[:0]}, "got shape"),
         ({"pool": GOOD[:0]}, "got shape"),
         ({"pool": GOOD[0]}, "got shape"),
         ({"pool": 2 * GOOD}, "pool must be 0 or more and sum to 1, but row 0"),
         ({"pool": GOOD * np.nan}, "apply a softmax"),
         ({"probs": GOOD - 0.2}, "validation set must be 0 or more"),
-        ({"pool": np.full((4, 2), 0.5)}, "pool's have 2"),
-        ({"classes": ["a", "b"]}, "each of the 2 classes"),
-        ({"classes": ["a"]}, "two classes or more"),
-        ({"num_resamples": 39}, "40 resamples or more"),
+        ({"pool": np.full((4, 2), 0.5)}, "2 columns for the pool"),
+        ({"classes": ["a", "b"]}, "one column for each of the 2 classes"),
+        ({"classes": ["a"]}, "two or more classes"),
+        ({"num_resamples": 39}, "num_resamples must be 40 or more"),
     ],
 )
 def test_a_mistake_is_told(given, message):
@@ -363,7 +363,7 @@ def test_a_mistake_is_told(given, message):
 
 @pytest.mark.parametrize("prior", [[0.5, 0.5], [0.5, 0.5, 0.0], [0.5, 0.5, np.nan]])
 def test_a_prior_that_is_none_is_told(prior):
-    with pytest.raises(UserError, match="above 0 for each of the 3") as error:
+    with pytest.raises(UserError, match="positive share for each of the 3") as error:
         em_prior(GOOD, prior)
     assert "\n" not in str(error.value)
 
@@ -371,9 +371,9 @@ def test_a_prior_that_is_none_is_told(prior):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0, 1], [0, 1], [0, 1], 1), "two classes or more"),
+        (([0, 1], [0, 1], [0, 1], 1), "two or more classes"),
         (([], [0, 1], [0, 1], 2), "predictions of the pool"),
-        (([0, 2], [0, 1], [0, 1], 2), "predictions of the pool must be the numbers"),
+        (([0, 2], [0, 1], [0, 1], 2), "predictions of the pool must be numbers"),
         (([0, 1], [0, 2], [0, 1], 2), "predictions of the validation set"),
         (([0, 1], [0, 1], [0, 1, 1], 2), "each of its 2 predictions"),
         (([0, 1], [0, 1], [0, 0], 2), "none of 1"),

@@ -283,15 +283,15 @@ def test_what_is_not_determined_is_told(problem, shift):
     none = Shares(*np.full((3, 3), np.nan))
     unknown = shift._replace(
         bbse=none, bbse_problem="of <b>", em=none, em_problem="of it", best="",
-        ratio=none, cautions=["Be <i>careful</i>."], verdict="cannot be told",
-        sentence="Cannot be told: x.",
+        ratio=none, cautions=["Be <i>careful</i>."], verdict="undetermined",
+        sentence="Undetermined: x.",
     )  # fmt: skip
     page, text = read(selection_page(problem, chosen(problem), unknown))
     assert "BBSE is not determined: of <b>." in text
     assert "EM is not determined: of it." in text and "The last column" not in text
     assert "Be <i>careful</i>." in text and "nan" not in text
     assert "pool, estimated" not in text
-    assert {"class": "verdict cannot-be-told"} in [a for _, a in page.found]
+    assert {"class": "verdict undetermined"} in [a for _, a in page.found]
     by_em = shift._replace(bbse=none, bbse_problem="of <b>", best="em")
     text = read(selection_page(problem, chosen(problem), by_em))[1]
     assert "The last column is the share by EM" in text and "pool, estimated" in text
