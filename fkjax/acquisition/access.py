@@ -1,4 +1,4 @@
-"""What a strategy may see of the validation set and of the pool's labels."""
+"""Access of strategies to the validation set and to the labels of the pool."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
@@ -9,19 +9,23 @@ from fkjax.base import Strategy, View
 
 
 class LabelAccessError(RuntimeError):
-    """A strategy read something that it had not declared."""
+    """Raised if a strategy reads a field that it has not declared."""
 
 
 class Withheld:
-    """Stands where a strategy declared no need to look; any use of it fails."""
+    """A placeholder for a field that a strategy has not declared; any use of it fails.
+
+    Attribute access, indexing, arithmetic and conversion to an array all raise
+    `LabelAccessError`.
+    """
 
     def __init__(self, what: str):
-        """Stands in for the field called `what`."""
+        """Creates the placeholder of the field named `what`."""
         self._what = what
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise LabelAccessError(
-            f"this strategy read {self._what!r} without declaring it in `sees`"
+            f"the strategy read {self._what!r} without declaring it in `sees`"
         )
 
     __array__ = __jax_array__ = __getitem__ = __iter__ = __len__ = _refuse
@@ -29,7 +33,7 @@ class Withheld:
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
-        """Refuses as well, but for Python's own look-ups."""
+        """Raises `LabelAccessError`, or AttributeError for special names of Python."""
         if name.startswith("__"):
             raise AttributeError(name)
         self._refuse()
@@ -46,12 +50,13 @@ _DECLARABLE = ("validation", "validation_labels", "validation_mistakes")
 def restrict(
     view: View, strategy: Strategy, *, hidden_labels: Callable[[], jax.Array]
 ) -> View:
-    """The part of `view` that a strategy declared; using any other field fails.
+    """Replaces the fields of a view that a strategy has not declared.
 
     Args:
-        view: all of it but the hidden labels.
-        strategy: names in `sees` what it reads.
-        hidden_labels: called only for a strategy that declared `pool_labels`.
+        view: the complete view, except for the hidden labels.
+        strategy: the strategy, which declares the fields that it reads in `sees`.
+        hidden_labels: function that returns the labels of the pool. It is called only
+            if the strategy declares `pool_labels`.
 
     Returns:
         The view with a `Withheld` in every undeclared field.
@@ -62,8 +67,8 @@ def restrict(
     unknown = strategy.sees - {*_DECLARABLE, "pool_labels"}
     if unknown:
         raise ValueError(
-            f"a strategy may declare {(*_DECLARABLE, 'pool_labels')}, "
-            f"this one declares {sorted(unknown)}"
+            f"a strategy can declare {(*_DECLARABLE, 'pool_labels')}, "
+            f"got {sorted(unknown)}"
         )
     withheld = {
         name: Withheld(name) for name in _DECLARABLE if name not in strategy.sees

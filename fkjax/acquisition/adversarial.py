@@ -1,9 +1,11 @@
-"""Query what is easily told from the labelled: variational adversarial learning.
+"""Variational adversarial active learning (VAAL).
 
-Source: Sinha, Ebrahimi & Darrell 2019, "Variational Adversarial Active Learning"
-(VAAL). A beta-VAE learns latents of the whole pool, and a discriminator to tell from
-them whether an example is labelled, while the encoder tries to make all look labelled.
-Where it fails, the labelled set lacks something. The classifier plays no part.
+A beta-VAE is trained on the whole pool. A discriminator is trained to predict from the
+latents of an example whether it is labeled, and the encoder to make all examples look
+labeled. The examples that the discriminator still recognizes as unlabeled are queried.
+The classifier is not used.
+
+Source: Sinha, Ebrahimi & Darrell 2019, "Variational Adversarial Active Learning".
 """
 
 from typing import Any, NamedTuple
@@ -20,11 +22,11 @@ from fkjax.parallel.mapping import map_examples
 
 
 class Networks(NamedTuple):
-    """The two players.
+    """The two networks that are trained against each other.
 
     Attributes:
         vae: the encoder and the decoder.
-        discriminator: its logit is the log-odds of "unlabelled".
+        discriminator: the discriminator, whose logit is the log-odds of "unlabeled".
     """
 
     vae: Autoencoder
@@ -32,7 +34,7 @@ class Networks(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What the players have learned.
+    """The parameters of the two networks.
 
     Attributes:
         vae: parameters of the autoencoder.
@@ -44,14 +46,14 @@ class Learned(NamedTuple):
 
 
 class Hyperparameters(NamedTuple):
-    """How the players are trained; `vaal` says why so.
+    """The hyperparameters of the training; see `vaal` for the choice of the defaults.
 
     Attributes:
-        beta: the weight of the Kullback-Leibler divergence.
-        adversarial_weight: that of fooling the discriminator.
-        num_steps: alternating steps of the two.
-        batch_size: labelled examples a step, and as many unlabelled ones.
-        learning_rate: of Adam, for both.
+        beta: weight of the Kullback-Leibler divergence.
+        adversarial_weight: weight of the encoder's loss against the discriminator.
+        num_steps: number of alternating steps of the two networks.
+        batch_size: number of labeled examples in one step, and of unlabeled ones.
+        learning_rate: learning rate of Adam, for both networks.
     """
 
     beta: float = 1.0
@@ -62,7 +64,7 @@ class Hyperparameters(NamedTuple):
 
 
 def networks(image_shape: tuple[int, int, int], *, latent_size: int = 32) -> Networks:
-    """The players for images of shape (H, W, channels)."""
+    """Returns the two networks for images of shape (H, W, channels)."""
     return Networks(
         autoencoder(image_shape, latent_size=latent_size),
         discriminator(latent_size=latent_size),
@@ -70,14 +72,14 @@ def networks(image_shape: tuple[int, int, int], *, latent_size: int = 32) -> Net
 
 
 def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """KL(N(mean, diag(variance)) || N(0, 1)), in nats.
+    """Computes KL(N(mean, diag(variance)) || N(0, 1)), in nats.
 
     Args:
-        mean: Shape [..., Z].
-        log_variance: Shape [..., Z].
+        mean: means of the Gaussian. Shape [..., Z].
+        log_variance: logarithms of its variances. Shape [..., Z].
 
     Returns:
-        Shape [...].
+        The divergence. Shape [...].
     """
     return (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(axis=-1) / 2
 
@@ -90,17 +92,18 @@ def vae_loss(
     *,
     beta: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean of |x - x'|^2 + beta KL(q(z | x) || N(0, 1)), x' decoded from one z ~ q.
+    """Computes the mean of |x - x'|^2 + beta KL(q(z | x) || N(0, 1)).
 
-    The squares are summed over the pixels, as the divergence is over the latents.
-    Their mean would be so small beside it that the best encoder ignores its input.
+    The reconstruction x' is decoded from one sample z ~ q. The squares are summed over
+    the pixels, as the divergence is summed over the latents: the mean over the pixels
+    would be so small by comparison that the best encoder ignores its input.
 
     Args:
-        parameters: of the autoencoder.
-        key: draws z.
+        parameters: the parameters of the autoencoder.
+        key: random key of z.
         vae: the autoencoder.
-        images: in 0..1. Shape [N, H, W, channels].
-        beta: the weight of the divergence.
+        images: images in 0..1. Shape [N, H, W, channels].
+        beta: weight of the divergence.
 
     Returns:
         The mean, of shape [], and the means of q, of shape [N, Z].
@@ -119,16 +122,18 @@ def train(
     is_unlabeled: jax.Array,
     hyperparameters: Hyperparameters,
 ) -> Learned:
-    """Trains both players from scratch, in turns (Sinha et al. 2019, Algorithm 1).
+    """Trains both networks from scratch, in turns (Sinha et al. 2019, Algorithm 1).
 
-    A batch is drawn with replacement: the labelled set may be smaller.
+    Batches are drawn with replacement, since the labeled set may be smaller than a
+    batch.
 
     Args:
-        key: gives the first parameters, the batches and the latents.
-        players: what to train.
-        images: of the pool, in 0..255. Shape [N, H, W, channels].
-        is_unlabeled: of both kinds at least one. Shape [N] bool.
-        hyperparameters: steps, weights and rates.
+        key: random key of the initial parameters, the batches and the latents.
+        players: the networks to train.
+        images: images of the pool, in 0..255. Shape [N, H, W, channels].
+        is_unlabeled: whether each example is unlabeled, with at least one labeled and
+            one unlabeled example. Shape [N] bool.
+        hyperparameters: the hyperparameters of the training.
 
     Returns:
         The parameters after the last step.
@@ -145,7 +150,8 @@ def train(
     def vae_objective(
         parameters: Any, opponent: Any, key: jax.Array, batches: jax.Array
     ) -> jax.Array:
-        # One pass for both batches, of equal size: half the sum of their two losses.
+        # Both batches have the same size and take one pass: their mean loss is half
+        # the sum of the two losses.
         loss, mean = vae_loss(parameters, key, players.vae, batches, beta=h.beta)
         logits = players.discriminator.apply(opponent, mean)
         fooled = -jax.nn.log_sigmoid(-logits).mean()
@@ -186,7 +192,7 @@ def train(
 
 
 def scaled(images: jax.Array) -> jax.Array:
-    """From 0..255 to 0..1, in float32."""
+    """Scales images from 0..255 to 0..1, in float32."""
     return images.astype(jnp.float32) / 255
 
 
@@ -201,34 +207,39 @@ def vaal(
     batch_size: int = 64,
     learning_rate: float = 5e-4,
 ) -> Strategy:
-    """Queries what the discriminator is surest is unlabelled.
+    """Queries the examples with the highest log-odds of being unlabeled.
 
-    The game, its weights, the size of the latents and the learning rate are those of
-    Sinha et al. 2019. The networks and their training are far smaller. Theirs are four
-    convolutions of 128 to 1024 filters with batch normalisation, a decoder to match,
-    and a discriminator of four hidden layers of 512, in 100,000 steps of their script.
-    Here patches of 4 x 4 pixels, dense layers of 256 and a discriminator of two such
-    take a thousand steps. Of MNIST that is some seconds of a core, and twice as many
-    lower the autoencoder's loss by 7% more. With 125 labelled images the discriminator
-    by then knows nearly all of them by heart.
+    The losses, their weights, the size of the latents and the learning rate are those
+    of Sinha et al. 2019. The networks and the number of steps are much smaller. Sinha
+    et al. use four convolutions of 128 to 1024 filters with batch normalization, a
+    corresponding decoder, and a discriminator with four hidden layers of 512 units,
+    which their script trains for 100,000 steps. Here the autoencoder consists of
+    convolutions of 4 x 4 patches and dense layers of 256 units, the discriminator has
+    two hidden layers of 256 units, and the training takes 1,000 steps. For MNIST, that
+    is a few seconds on one core; twice as many steps lower the loss of the autoencoder
+    by a further 7%. With 125 labeled images, the discriminator has memorized nearly
+    all of them by then.
 
-    Scores are the discriminator's log-odds of "unlabelled". While nothing is labelled
-    there is nothing to tell apart: then the query is by lot, and they are NaN.
+    The scores are the log-odds of "unlabeled" of the discriminator. If no example is
+    labeled, the query is drawn at random and the scores are NaN.
 
     >>> from fkjax.models import lenet
     >>> vaal(lenet((28, 28, 1), 10), budget=125).sees
     frozenset()
 
     Args:
-        model: gives the shape of the images.
-        budget: B.
-        latent_size: of the autoencoder.
-        beta: the weight of the Kullback-Leibler divergence.
-        adversarial_weight: that of fooling the discriminator.
-        num_steps: alternating steps of the two players.
-        batch_size: labelled examples a step, and as many unlabelled ones; also how
-            many are scored at a time.
-        learning_rate: of Adam.
+        model: the classifier, of which only the shape of the images is used.
+        budget: number of examples to query, B.
+        latent_size: number of latents of the autoencoder, Z.
+        beta: weight of the Kullback-Leibler divergence.
+        adversarial_weight: weight of the encoder's loss against the discriminator.
+        num_steps: number of alternating steps of the two networks.
+        batch_size: number of labeled examples in one step, and of unlabeled ones; also
+            the number of examples that are scored at a time.
+        learning_rate: learning rate of Adam.
+
+    Returns:
+        The strategy.
     """
     players = networks(model.image_shape, latent_size=latent_size)
     hyperparameters = Hyperparameters(

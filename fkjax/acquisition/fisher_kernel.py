@@ -1,9 +1,19 @@
-"""Strategies that match mistakes, and differ in the label they assume for the pool.
+"""Strategies that match the mistakes of the model on the validation set.
 
-Source: Gudovskiy et al. 2020, Sec. 4. Each factory takes the model, the taps whose
-activations enter the descriptors, the budget B, how many images are described at a time
-(which changes the speed, not the result), and the kernel of z and g; those that look at
-perturbed copies, in place of the kernel, how many. Such copies count as images.
+They query the pool examples that are most similar to the misclassified validation
+examples, and differ in the label S that they assume for an unlabeled example.
+
+Each factory takes these arguments:
+
+    model: the classifier.
+    taps: names of the taps whose activations enter the descriptors.
+    budget: number of examples to query, B.
+    batch_size: number of images processed at a time, including perturbed copies. It
+        affects the speed, not the result.
+    kernel: kernel of z and g (not for `feature_match` and strategies with copies).
+    num_copies: number of perturbed copies, K (only for strategies with copies).
+
+Source: Gudovskiy et al. 2020, Sec. 4.
 """
 
 import functools
@@ -26,27 +36,30 @@ _VALIDATION = frozenset({"validation", "validation_mistakes"})
 
 class _Embedding(NamedTuple):
     z: jax.Array  # Pearson features of z. Shape [N, L].
-    joint: jax.Array  # that of z and g, by which examples are matched. Shape [N, L'].
-    label: jax.Array  # under which g was taken. Shape [N].
+    joint: jax.Array  # Features of z and g, which are matched. Shape [N, L'].
+    label: jax.Array  # Labels for which g was computed. Shape [N].
 
 
-_LabelOf = Callable[[jax.Array, Any], LabelFn]  # of an image and a hint
-_Embed = Callable[..., _Embedding]  # of images, a hint for each, and a `_LabelOf`
+_LabelOf = Callable[[jax.Array, Any], LabelFn]  # takes an image and a hint
+_Embed = Callable[..., _Embedding]  # takes images, a hint for each, and a `_LabelOf`
 
 
 class _Round(NamedTuple):
-    """What the label assumed for a pool example may follow from."""
+    """The data of a round from which the labels of pool examples are assumed."""
 
     key: jax.Array
     view: View
-    validation: _Embedding  # under the true labels
+    validation: _Embedding  # for the true labels
     embed: _Embed
 
 
 def feature_match(
     model: Model, *, taps: Sequence[str], budget: int, batch_size: int = 100
 ) -> Strategy:
-    """Matches by R_z: no gradient, no label but which validation examples are wrong."""
+    """Matches by R_z, the similarity of the features, without gradients.
+
+    Of the validation labels, only whether each prediction is wrong is used.
+    """
 
     def query(key: jax.Array, view: View) -> Query:
         def embed(image: jax.Array) -> jax.Array:
@@ -77,7 +90,7 @@ def fisher_argmax(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} under S = y-hat, the model's own prediction."""
+    """Matches by R_{z,g} with S = y-hat, the label predicted by the model."""
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
         del now
@@ -94,7 +107,10 @@ def fisher_nearest(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} under S = p-hat(y, z), the nearest validation label by R_z."""
+    """Matches by R_{z,g} with S = p-hat(y, z).
+
+    S is the label of the validation example that is most similar by R_z.
+    """
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
         label_fn = pseudo_label.nearest(now.validation.z, now.view.validation_labels)
@@ -111,9 +127,10 @@ def fisher_nearest_joint(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} under the nearest validation label by R_{z,g} itself.
+    """Matches by R_{z,g} with S = p-hat(y, z, g).
 
-    For that search, all gradients are under the model's own predictions.
+    S is the label of the validation example that is most similar by R_{z,g}, where all
+    gradients are taken for the labels predicted by the model.
     """
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
@@ -134,7 +151,7 @@ def fisher_oracle(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} under S = y, the hidden label: the ceiling, an ablation."""
+    """Matches by R_{z,g} with S = y, the hidden label: an ablation (upper bound)."""
 
     def assume(now: _Round) -> tuple[jax.Array, _LabelOf]:
         return now.view.pool_labels, _given
@@ -144,9 +161,9 @@ def fisher_oracle(
 
 
 def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
-    """The factory of strategies that assume what an estimator makes of the copies.
+    """Returns the factory of strategies that estimate S from perturbed copies.
 
-    An example's copies depend on its position and the key of the round alone.
+    The copies of an example depend only on its position and on the key of the round.
     """
 
     def factory(
@@ -174,13 +191,16 @@ def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
 
 
 fisher_covariance = _by_copies(pseudo_label.covariance)
-"""Matches by R_{z,g} under S = tr(C_{z,g}), the largest covariance of z and g."""
+"""Matches by R_{z,g} with the label S of the largest tr(C_{z,g}).
+
+C_{z,g} is the covariance of z and g.
+"""
 
 fisher_information = _by_copies(pseudo_label.information)
-"""Matches by R_{z,g} under S = I(z; g), the largest mutual information."""
+"""Matches by R_{z,g} with the label S of the largest mutual information I(z; g)."""
 
 fisher_information_diagonal = _by_copies(pseudo_label.information_diagonal)
-"""`fisher_information` with each channel's z and g alone."""
+"""Matches like `fisher_information`, with I(z; g) summed over single channels."""
 
 
 def _is_bad(embeddings: jax.Array) -> jax.Array:
@@ -206,7 +226,18 @@ def _fisher_strategy(
     kernel: Kernel,
     num_copies: int = 1,
 ) -> Strategy:
-    """`assume` gives a hint for each pool example, and the label function of each."""
+    """Returns the strategy that matches by R_{z,g} with the labels of `assume`.
+
+    Args:
+        model: the classifier.
+        assume: function that returns a hint for each pool example, and the function
+            that makes a label function from an image and its hint.
+        taps: names of the taps whose activations enter the descriptors.
+        budget: number of examples to query, B.
+        batch_size: number of images processed at a time.
+        kernel: kernel of z and g.
+        num_copies: number of images processed for one pool example.
+    """
 
     def query(key: jax.Array, view: View) -> Query:
         def embed(

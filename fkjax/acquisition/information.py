@@ -1,9 +1,10 @@
 """Mutual information of two zero-mean Gaussian vectors, from samples, in float64.
 
-JAX computes in 32 bits here, in which determinants of these nearly singular matrices
-are noise. `jax.enable_x64` lets a function have 64, as long as it is *traced* inside:
-what `vmap` makes of it later, out of a loop or of a compiled function, is not. So
-each of the two functions is told how to map itself, and takes any leading axes.
+By default, JAX computes in 32 bits, in which the determinants of these nearly singular
+matrices are noise. `jax.enable_x64` allows 64 bits for functions that are *traced*
+inside it. A function that `vmap` derives later, from a loop or a compiled function, is
+traced outside. Therefore both functions here define their own `vmap` rule and accept
+any leading axes.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ def _in_float64(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     @mapped.def_vmap
     def rule(axis_size: int, is_mapped: Sequence[bool], z: jax.Array, g: jax.Array):
-        # What is not mapped is one for all: `fn` broadcasts, and computes it once.
+        # An argument that is not mapped gets an axis of size 1: `fn` broadcasts it.
         del axis_size
         z, g = (x if m else x[None] for x, m in zip((z, g), is_mapped, strict=True))
         return mapped(z, g), True
@@ -36,11 +37,11 @@ def _moment(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _log_det(matrix: jax.Array) -> jax.Array:
-    """By Cholesky's factorisation, a column at a time: M <- M - l l^T.
+    """Computes log det M by a Cholesky factorization, one column at a time.
 
-    Not `jnp.linalg.cholesky`: on CPU a batch of those is handed to the threads that
-    the program itself runs on, and two such calls at once may wait for each other for
-    ever (jaxlib 0.10.2).
+    Each column l updates M <- M - l l^T. `jnp.linalg.cholesky` is not used because on
+    CPU it splits a batch among the threads that run the program, and two simultaneous
+    calls can deadlock (jaxlib 0.10.2).
     """
 
     def eliminate(
@@ -74,33 +75,34 @@ _full_in_float64, _diagonal_in_float64 = _in_float64(_full), _in_float64(_diagon
 
 
 def mutual_information(z: jax.Array, g: jax.Array) -> jax.Array:
-    """I(z; g) = log det C_zz + log det C_gg - log det C_[z,g], twice that in nats.
+    """Computes I(z; g) = log det C_zz + log det C_gg - log det C_[z,g].
 
-    C = (1/K) sum_k v_k v_k^T + 1e-8 I is the second moment of K samples, not centred;
-    the 1e-8 keeps it finite where units are dead or K is below L.
+    This is twice the mutual information in nats. C = (1/K) sum_k v_k v_k^T + 1e-8 I is
+    the second moment of K samples, which are not centered; 1e-8 I keeps the result
+    finite if units are dead or K < L.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
 
     Args:
-        z: Shape [K, L].
-        g: Shape [K, L].
+        z: samples of z. Shape [K, L].
+        g: samples of g. Shape [K, L].
 
     Returns:
-        Shape []. Computed in float64, returned in float32.
+        I(z; g), computed in float64 and returned in float32. Shape [].
     """
     return _full_in_float64(z, g)
 
 
 def diagonal_information(z: jax.Array, g: jax.Array) -> jax.Array:
-    """`mutual_information` of each channel's z and g alone, summed over channels.
+    """Sums the `mutual_information` of single channels of z and g.
 
         sum_i log c_zz,i + log c_gg,i - log(c_zz,i c_gg,i - c_zg,i^2)
 
     Args:
-        z: Shape [K, L].
-        g: Shape [K, L].
+        z: samples of z. Shape [K, L].
+        g: samples of g. Shape [K, L].
 
     Returns:
-        Shape []. Computed in float64, returned in float32.
+        The sum, computed in float64 and returned in float32. Shape [].
     """
     return _diagonal_in_float64(z, g)

@@ -1,4 +1,4 @@
-"""Match the mistakes: query what resembles the validation examples the model fails.
+"""Matching: the pool examples most similar to misclassified validation examples.
 
 Source: Gudovskiy et al. 2020, Sec. 4.1 - 4.3 and Algorithm 1.
 """
@@ -15,8 +15,10 @@ from fkjax.fisher.kernel import similarity
 from fkjax.parallel.rows import Rows, rows_of
 
 Similarity = Callable[[jax.Array, jax.Array], jax.Array]
-"""`similarity(queries [..., L], keys [M, L]) -> [..., M]`, as `fkjax.fisher.kernel`
-has."""
+"""`similarity(queries [..., L], keys [M, L]) -> [..., M]`.
+
+Such as `fkjax.fisher.kernel.similarity`.
+"""
 
 
 def farthest_first(
@@ -27,25 +29,27 @@ def farthest_first(
     num_centers: int,
     similarity: Similarity = similarity,
 ) -> tuple[jax.Array, jax.Array]:
-    """Reduces the targets to centres, each as unlike the earlier ones as can be.
+    """Selects targets as centers that are as dissimilar as possible.
 
-    Starts at a random target; then repeatedly takes the target whose highest
-    similarity to the centres so far is the lowest. O(num_centers M L).
+    The first center is a random target. Each next center is the target whose highest
+    similarity to the previous centers is the lowest. The cost is O(num_centers M L).
 
     Args:
-        key: draws the first centre.
-        embeddings: Shape [M, L].
-        is_target: which rows are targets. Shape [M] bool.
-        num_centers: how many to take; all targets if there are fewer.
-        similarity: of embeddings.
+        key: random key of the first center.
+        embeddings: embeddings of the candidates. Shape [M, L].
+        is_target: whether each row is a target. Shape [M] bool.
+        num_centers: number of centers to select. If there are fewer targets, all of
+            them are selected.
+        similarity: similarity of embeddings.
 
     Returns:
-        The centres' rows, and which of these are real. Shapes [num_centers].
+        The rows of the centers, and whether each of these entries is valid. Shapes
+        [num_centers].
     """
     start = jnp.where(
         is_target, jax.random.uniform(key, is_target.shape, jnp.float32), -1
     ).argmax()
-    taken = jnp.inf  # a taken target, or none at all, is never the lowest
+    taken = jnp.inf  # so that a selected row, or one that is no target, is not lowest
     highest = jnp.where(is_target, -jnp.inf, taken)
 
     def take(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -66,11 +70,11 @@ def farthest_first(
 
 
 class _Wants(NamedTuple):
-    """The place in the rank-major order at which each pool example is first wanted."""
+    """The first position of each pool example in the rank-major order."""
 
-    rank: jax.Array  # of the example among a centre's neighbours, or _NEVER. Shape [N].
-    similarity: jax.Array  # to that centre. Shape [N].
-    center: jax.Array  # which. Shape [N].
+    rank: jax.Array  # Rank among the neighbors of a center, or _NEVER. Shape [N].
+    similarity: jax.Array  # Similarity to that center. Shape [N].
+    center: jax.Array  # Index of that center. Shape [N].
 
 
 _NEVER = jnp.iinfo(jnp.int32).max
@@ -88,7 +92,7 @@ def _want(
     ranks: jax.Array,
     centers: jax.Array,
 ) -> _Wants:
-    """Enters lists [B', depth] that begin at any rank: in whatever order they come."""
+    """Adds lists of neighbors [B', depth]; the order of the calls does not matter."""
     rank = jnp.where(similarities > -jnp.inf, ranks, _NEVER)
     center = jnp.broadcast_to(centers[:, None], rank.shape)
     first_rank = wants.rank.at[neighbors].min(rank)
@@ -113,9 +117,10 @@ def _first_wanted(
     budget: int,
     num_centers: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The first `budget` examples in the rank-major order; then any, by lot.
+    """Returns the first `budget` examples of the rank-major order.
 
-    Only those that can be among them are sorted: of a rank, a centre has one example.
+    If there are fewer, the remaining ones are drawn at random. Only examples up to the
+    highest rank that is needed are sorted; each center has one example of each rank.
     """
     num_pool = is_unlabeled.size
     rank = jnp.where(is_unlabeled, wants.rank, _NEVER)
@@ -156,22 +161,25 @@ def rank_major_merge(
     *,
     budget: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Every centre's nearest neighbour, then every centre's second nearest, and so on.
+    """Merges lists of neighbors: all nearest neighbors, then all second nearest, etc.
 
-    Within a rank the centres come in descending similarity, and in their own order
-    where that is equal. Repeats are dropped; when the lists give fewer than `budget`,
-    the rest is drawn at random.
+    Within a rank, the neighbors are sorted by descending similarity, then by the index
+    of the center. Repeated examples are dropped. If the lists contain fewer than
+    `budget` examples, the remaining ones are drawn at random.
 
     Args:
-        key: draws what the lists do not give.
-        neighbors: pool positions, nearest first. Shape [B', depth].
-        similarities: of each neighbour to its centre, -inf for none. Shape [B', depth].
-        is_unlabeled: what may be queried. Shape [N] bool.
-        budget: B.
+        key: random key of the examples that are drawn at random.
+        neighbors: pool positions of the neighbors of each center, nearest first. Shape
+            [B', depth].
+        similarities: similarity of each neighbor to its center, -inf for a missing
+            neighbor. Shape [B', depth].
+        is_unlabeled: whether each pool example can be queried. Shape [N] bool.
+        budget: number of examples to query, B.
 
     Returns:
-        Distinct unlabelled pool positions in the order of the merge; the centre
-        (0 .. B'-1) that wanted each, or -1; its similarity, or NaN. Shapes [B].
+        Distinct unlabeled pool positions in the order of the merge; the center
+        (0 .. B'-1) of each, or -1 if drawn at random; its similarity to that center, or
+        NaN. Shapes [B].
     """
     num_centers, depth = neighbors.shape
     wants = _want(
@@ -187,10 +195,10 @@ def rank_major_merge(
 
 
 class _Search(NamedTuple):
-    """How far every centre's list of neighbours has been read."""
+    """The state of the search for the neighbors of all centers."""
 
-    depth: jax.Array  # ranks read. Shape [].
-    last: tuple[jax.Array, jax.Array]  # similarity and position read last. Shapes [B'].
+    depth: jax.Array  # Number of ranks that have been read. Shape [].
+    last: tuple[jax.Array, jax.Array]  # Last similarity and position. Shapes [B'].
     wants: _Wants
 
 
@@ -206,34 +214,36 @@ def match(
     next_depth: int = 256,
     batch_size: int = 256,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Queries the pool examples nearest to the validation mistakes.
+    """Finds the pool examples that are most similar to the validation mistakes.
 
-    All mistakes are centres if they are no more than the budget; `farthest_first`
-    reduces them to that otherwise. `rank_major_merge` then merges the neighbours of
-    all centres, where equal similarities go by the centres' validation positions.
+    If there are no more mistakes than the budget, all of them are centers; otherwise
+    `farthest_first` selects as many centers as the budget. `rank_major_merge` then
+    merges the neighbors of all centers, with ties broken by the validation positions of
+    the centers.
 
-    The lists of neighbours are read a few ranks at a time, for as long as they give
-    fewer than `budget` distinct examples: whatever a deeper rank holds comes later in
-    the order. Memory beside the pool grows with N + M L, not with N M or N B.
+    The lists of neighbors are read a few ranks at a time, until they contain `budget`
+    distinct examples: examples of a higher rank come later in the order. The memory
+    needed besides the pool grows with N + M L, not with N M or N B.
 
     Args:
-        key: for the first centre, and for what the matching leaves open.
-        pool: embeddings. Shape [N, L].
-        is_unlabeled: Shape [N] bool.
-        validation: embeddings. Shape [M, L].
-        is_mistake: Shape [M] bool.
-        budget: B.
-        first_depth: how many ranks to read in the first pass over the pool.
-        next_depth: how many in each further pass, if one is needed.
-        batch_size: how many centres to compare with the pool at a time. These three
-            change the speed, not the result.
+        key: random key of the first center and of examples drawn at random.
+        pool: embeddings of the pool. Shape [N, L].
+        is_unlabeled: whether each pool example can be queried. Shape [N] bool.
+        validation: embeddings of the validation set. Shape [M, L].
+        is_mistake: whether each validation example is misclassified. Shape [M] bool.
+        budget: number of examples to query, B.
+        first_depth: number of ranks to read in the first pass over the pool.
+        next_depth: number of ranks to read in each further pass, if one is needed.
+        batch_size: number of centers to compare with the pool at a time. Like the two
+            depths, it affects the speed, not the result.
 
     Returns:
-        Pool positions; the validation position of the mistake that each answers, or
-        -1; the similarity to it, or NaN. Shapes [B].
+        The pool positions of the query; the validation position of the mistake that
+        each was matched to, or -1 if drawn at random; the similarity to that mistake,
+        or NaN. Shapes [B].
 
     Raises:
-        ValueError: if the budget is not from 1 to N, or there is no validation set.
+        ValueError: if the budget is not in 1..N, or the validation set is empty.
     """
     return match_rows(
         key,
@@ -261,30 +271,33 @@ def match_rows(
     batch_size: int = 256,
     similarity: Similarity = similarity,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """`match` on a pool that may be read or made in parts, by several devices.
+    """Runs `match` on a pool that is read or computed in parts, by several devices.
 
     Args:
-        key: as all arguments but the pool, that of `match`.
-        pool: rows (embedding [L], notes), where notes are small: they are kept of all.
-        is_unlabeled: Shape [N] bool.
-        validation: Shape [M, L].
-        is_mistake: Shape [M] bool.
-        budget: B.
+        key: see `match`.
+        pool: rows (embedding [L], notes). The notes of all rows are kept in memory.
+        is_unlabeled: see `match`.
+        validation: see `match`.
+        is_mistake: see `match`.
+        budget: see `match`.
         first_depth: see `match`.
         next_depth: see `match`.
         batch_size: see `match`.
-        similarity: of embeddings.
+        similarity: similarity of embeddings.
 
     Returns:
-        What `match` returns, and the notes of all N rows.
+        The results of `match`, and the notes of all N rows.
+
+    Raises:
+        ValueError: see `match`.
     """
     if not 1 <= budget <= pool.num:
         raise ValueError(
-            f"the budget must be from 1 to the {pool.num} examples of the pool, "
-            f"got {budget}"
+            f"the budget must be from 1 to {pool.num}, the number of examples of the "
+            f"pool, got {budget}"
         )
     if len(validation) == 0:
-        raise ValueError("matching needs a validation set, got no example")
+        raise ValueError("matching needs a validation set, got one without examples")
     num_centers = min(budget, len(validation))
     batch = min(batch_size, num_centers)
     is_center = _is_center(
@@ -335,7 +348,7 @@ def match_rows(
         return (num_wanted < budget) & (now.depth < deepest)
 
     now = _Search(jnp.int32(0), before_all(len(centers)), _no_wants(pool.num))
-    deepest = min(budget, pool.num)  # one centre's list alone gives the budget there
+    deepest = min(budget, pool.num)  # at which the list of one center is sufficient
     now, notes = read(min(first_depth, deepest), now)
     if first_depth < deepest:
         depth = min(next_depth, deepest)
@@ -357,7 +370,7 @@ def _is_center(
     budget: int,
     similarity: Similarity,
 ) -> jax.Array:
-    """Which validation examples are centres. Shape [M] bool."""
+    """Returns whether each validation example is a center. Shape [M] bool."""
     if len(validation) <= budget:
         return is_mistake
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours in a pool of any size: exact top-k by inner product, streamed."""
+"""Exact search for the nearest neighbors in a pool of any size, in chunks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from fkjax.fisher.kernel import similarity
 from fkjax.parallel.rows import Rows, rows_of
 
 _GROUP = 32
-"""Pool rows that share one maximum while a chunk is searched."""
+"""Number of adjacent pool rows of which the search of a chunk compares the maximum."""
 
 
 def top_k_streamed(
@@ -22,11 +22,11 @@ def top_k_streamed(
     after: tuple[jax.Array, jax.Array] | None = None,
     chunk_size: int = 8192,
 ) -> tuple[jax.Array, jax.Array]:
-    """The k pool rows most similar to each query, nearest first.
+    """Finds the k pool rows that are most similar to each query, nearest first.
 
-    What `jax.lax.top_k` gives on all Q x N similarities, ties included (the lowest
-    pool position first; -0.0 counts as 0.0), while no more than 2 Q x chunk_size of
-    them exist at a time.
+    The similarity is the inner product. The result is that of `jax.lax.top_k` on all
+    Q x N similarities, including ties (the lowest pool position comes first, and -0.0
+    equals 0.0), but no more than 2 Q x chunk_size similarities are in memory at a time.
 
     >>> pool = jnp.array([[0.0], [3.0], [1.0], [3.0]])
     >>> similarities, indices = top_k_streamed(jnp.ones((1, 1)), pool, k=3)
@@ -34,34 +34,36 @@ def top_k_streamed(
     ([[1, 3, 2]], [[3.0, 3.0, 1.0]])
 
     Args:
-        queries: Shape [Q, L].
-        pool: Shape [N, L].
-        k: how many to find, at most N.
-        mask: which pool rows there are. Shape [N] bool.
-        after: the similarity and pool position of the last neighbour of each query
-            that is known already: the next k after it are found. Shapes [Q].
-        chunk_size: pool rows to compare at a time, about; k or more. It changes the
-            speed, not the result.
+        queries: rows to find neighbors of. Shape [Q, L].
+        pool: rows to search. Shape [N, L].
+        k: number of neighbors to find, at most N.
+        mask: whether to search each pool row; None searches all. Shape [N] bool.
+        after: similarity and pool position of the last known neighbor of each query.
+            The k neighbors after it are found. Shapes [Q].
+        chunk_size: approximate number of pool rows to compare at a time, at least k.
+            It affects the speed, not the result.
 
     Returns:
-        Similarities and pool positions; where there are fewer than k, -inf and -1.
-        Shapes [Q, k].
+        The similarities and the pool positions of the neighbors; -inf and -1 where
+        there are fewer than k. Shapes [Q, k].
 
     Raises:
-        ValueError: if the shapes do not agree, or k or the chunk size is impossible.
+        ValueError: if the shapes do not agree, or k or the chunk size is out of range.
     """
     if queries.ndim != 2 or pool.ndim != 2 or queries.shape[1] != pool.shape[1]:
         raise ValueError(
-            "queries [Q, L] and a pool [N, L] must be rows of one length, got "
-            f"{queries.shape} and {pool.shape}"
+            "queries [Q, L] and pool [N, L] must be matrices with rows of the same "
+            f"length, got {queries.shape} and {pool.shape}"
         )
     if not 1 <= k <= len(pool):
-        raise ValueError(f"k must be from 1 to the {len(pool)} rows of the pool: {k}")
+        raise ValueError(
+            f"k must be from 1 to {len(pool)}, the number of rows of the pool, got {k}"
+        )
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be 1 or more, got {chunk_size}")
     if mask is not None and mask.shape != (len(pool),):
         raise ValueError(
-            f"mask must have one entry for each pool row, {(len(pool),)}, "
+            f"mask must have one entry for each pool row, shape {(len(pool),)}, "
             f"got {mask.shape}"
         )
     return _top_k_streamed(queries, pool, mask, after, k=k, chunk_size=chunk_size)
@@ -98,7 +100,7 @@ _top_k_streamed = jax.jit(_streamed, static_argnames=("k", "chunk_size"))
 
 
 def before_all(num_queries: int) -> tuple[jax.Array, jax.Array]:
-    """The `after` of queries of which no neighbour is known. Shapes [Q]."""
+    """Returns the `after` of queries without a known neighbor. Shapes [Q]."""
     return jnp.full(num_queries, jnp.inf), jnp.full(num_queries, -1, jnp.int32)
 
 
@@ -114,26 +116,26 @@ def search(
     chunk_size: int = 8192,
     similarity: Callable[[jax.Array, jax.Array], jax.Array] = similarity,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """`top_k_streamed` on rows that may be made as they are read, and lie anywhere.
+    """Runs `top_k_streamed` on rows that are computed or streamed as they are read.
 
-    Each row is read once. Devices search their own shares, and then put together what
-    they found. A product is of a shape that does not depend on their number, because
-    XLA may sum in another order for another shape.
+    Each row is read once. Each device searches its own share of the rows; then the
+    results are merged. The shape of the matrix products does not depend on the number
+    of devices, because XLA may sum in a different order for a different shape.
 
     Args:
-        queries: Shape [Q, L].
+        queries: rows to find neighbors of. Shape [Q, L].
         pool: rows (embedding [L], notes).
-        k: how many to find, at most N.
-        mask: which pool rows there are. Shape [N] bool.
-        after: of each query; see `top_k_streamed`. Shapes [Q].
-        batch_size: queries to compare at a time, of which Q is a multiple.
-        num_batches: how many batches of queries there really are. Shape [].
-        chunk_size: pool rows to compare at a time.
-        similarity: of queries and rows.
+        k: number of neighbors to find, at most N.
+        mask: whether to search each pool row. Shape [N] bool.
+        after: see `top_k_streamed`. Shapes [Q].
+        batch_size: number of queries to compare at a time. Q is a multiple of it.
+        num_batches: number of batches of queries to search for. Shape [].
+        chunk_size: approximate number of pool rows to compare at a time.
+        similarity: similarity of queries and rows.
 
     Returns:
-        Similarities and pool positions of shape [Q, k], arbitrary for queries after the
-        last batch; and the notes of the rows of this device's share.
+        The similarities and the pool positions, of shape [Q, k] and arbitrary for
+        queries after the last batch; and the notes of the rows of this device's share.
     """
     columns, length = _chunk(pool, k, chunk_size)
     num_chunks = -(-pool.size // length)
@@ -163,14 +165,14 @@ def search(
 
         def compare(j: jax.Array, best: _Nearest) -> _Nearest:
             similarities = similarity(of_batch(j, queries), embeddings)
-            # -0.0 < 0.0 here
+            # `top_k` sorts -0.0 below 0.0.
             similarities = jnp.where(similarities == 0, 0, similarities)
             last, last_position = (of_batch(j, x)[:, None] for x in after)
             is_next = (similarities == last) & (positions > last_position)
             is_next = is_present & (is_next | (similarities < last))
             similarities = jnp.where(is_next, similarities, -jnp.inf)
             similarities, column = _candidates(similarities, k)
-            # The earlier chunks' come first, and so do they win a tie.
+            # The results of earlier chunks come first, so that they win ties.
             earlier = of_batch(j, best.similarities), of_batch(j, best.positions)
             similarities = jnp.concatenate([earlier[0], similarities], axis=1)
             similarities, at = jax.lax.top_k(similarities, k)
@@ -192,7 +194,7 @@ def search(
 
         def merge(j: jax.Array, best: _Nearest) -> _Nearest:
             own = jax.tree.map(lambda x: of_batch(j, x), best)
-            # In the order of the shares, so that the lowest position wins a tie.
+            # In the order of the shares, so that the lowest position wins ties.
             similarities, positions = jax.lax.all_gather(own, axis, axis=1, tiled=True)
             similarities, at = jax.lax.top_k(similarities, k)
             positions = jnp.take_along_axis(positions, at, axis=1)
@@ -214,10 +216,10 @@ class _Nearest(NamedTuple):
 
 
 def _chunk(pool: Rows, k: int, chunk_size: int) -> tuple[int, int]:
-    """How many columns a product has, and how many rows are read for it at a time.
+    """Returns the number of columns of a product, and of rows to read for it.
 
-    The columns depend on N, not on the share. A small pool is cut too, for many
-    devices.
+    The number of columns depends on N, not on the share of a device. A small pool is
+    split as well, so that several devices can search it.
     """
     most = min(chunk_size, max(2048, -(-pool.num // 8)))
     columns = min(pool.num, max(k, pool.step, most))
@@ -230,12 +232,20 @@ def _chunk(pool: Rows, k: int, chunk_size: int) -> tuple[int, int]:
 def _candidates(
     similarities: jax.Array, k: int
 ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Columns that hold each row's k highest, in order, and what column each was.
+    """Returns columns that contain the k highest of each row, and their positions.
 
-    The k highest lie in the k groups of adjacent columns with the highest maxima: were
-    one in another group, each of those k would hold a value before it. That holds for
-    ties as well, because a group of lower columns comes first among equal maxima. A
-    maximum is many times cheaper than a place in a heap.
+    The k highest values lie in the k groups of adjacent columns with the highest
+    maxima: if one were in another group, each of these k groups would contain a value
+    that precedes it. This also holds for ties, because among equal maxima the group of
+    lower columns comes first. A maximum is many times cheaper than sorting.
+
+    Args:
+        similarities: similarities of each query. Shape [Q, columns].
+        k: number of highest values.
+
+    Returns:
+        The values in ascending order of their columns, and a function that maps an
+        index into them to the original column.
     """
     num_rows, num_columns = similarities.shape
     if num_columns % _GROUP or num_columns < 4 * k * _GROUP:

@@ -1,4 +1,4 @@
-"""Slightly turned and noisy copies of an image: what it could as well have been."""
+"""Perturbed copies of an image: slightly rotated, with noise."""
 
 import math
 from collections.abc import Sequence
@@ -19,23 +19,24 @@ def copies(
     angle: float = 5.0,
     noise: float = 0.01,
 ) -> jax.Array:
-    """Copies of an image, each turned by a random angle and with random noise.
+    """Returns copies of an image with random rotations and random noise.
 
-    The k-th copy does not depend on how many there are.
+    The k-th copy does not depend on the number of copies.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
 
     Args:
-        key: the example's own.
-        image: Shape [H, W, channels], in 0..255.
-        std: by which the model divides each channel of image / 255.
-        num_copies: how many.
+        key: random key of the example.
+        image: image in 0..255. Shape [H, W, channels].
+        std: standard deviation by which the model divides each channel of image / 255.
+        num_copies: number of copies, K.
         angle: standard deviation of the angle, in degrees.
-        noise: standard deviation of the noise in normalised units, in which the
+        noise: standard deviation of the noise in normalized units, in which the
             images have standard deviation 1.
 
     Returns:
-        Shape [num_copies, H, W, channels], float32. Values may leave 0..255.
+        The copies, whose values may be outside 0..255. Shape [num_copies, H, W,
+        channels], float32.
     """
 
     def one(k: jax.Array) -> jax.Array:
@@ -50,16 +51,16 @@ def copies(
 
 
 def rotated(image: jax.Array, angle: jax.Array) -> jax.Array:
-    """An image turned about its centre, by bilinear sampling.
+    """Rotates an image about its center, by bilinear sampling.
 
-    What comes from outside the image is the nearest value of its border.
+    Values from outside the image are the nearest values of its border.
 
     Args:
-        image: Shape [H, W, channels].
-        angle: in radians, as `jax.numpy.rot90` turns. Shape [].
+        image: image to rotate. Shape [H, W, channels].
+        angle: angle in radians, in the direction of `jax.numpy.rot90`. Shape [].
 
     Returns:
-        Shape [H, W, channels], float32.
+        The rotated image. Shape [H, W, channels], float32.
     """
     height, width, _ = image.shape
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
@@ -76,10 +77,11 @@ def rotated(image: jax.Array, angle: jax.Array) -> jax.Array:
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal in 65,536 steps of equal probability, below 4.4 in size.
+    """Draws from a standard normal distribution of 65,536 equally probable values.
 
-    Two values from each random word: on CPU in little more than half the time of
-    `jax.random.normal`, which takes longer than the rotation.
+    All values are between -4.4 and 4.4. Each random word gives two of them. On CPU,
+    this takes little more than half the time of `jax.random.normal`, which takes longer
+    than the rotation.
     """
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)

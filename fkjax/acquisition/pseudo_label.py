@@ -1,7 +1,7 @@
-"""The label assumed for an example whose label nobody has told.
+"""Pseudo-labels: the labels S that are assumed for unlabeled examples.
 
-Each function makes a `fkjax.fisher.descriptors.LabelFn`, so that the Fisher vector
-under the assumed label costs the backward pass alone.
+Each function returns a `fkjax.fisher.descriptors.LabelFn`, so that the Fisher vector
+for the assumed label takes only one backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,31 +17,33 @@ from fkjax.fisher.kernel import Kernel, multi_scale, pearson_features, similarit
 from fkjax.parallel.mapping import map_apart
 
 Estimator = Callable[..., LabelFn]
-"""`estimator(model, variables, copies, *, taps)`: by an example's perturbed copies.
+"""`estimator(model, variables, copies, *, taps)`: estimates S from perturbed copies.
 
-They are images of shape [K, H, W, channels], such as
+The copies are images of shape [K, H, W, channels], such as those returned by
 `fkjax.acquisition.perturbation.copies`; taps are the names of the activations whose z
-and g enter."""
+and g are used.
+"""
 
 
 def given(label: jax.Array) -> LabelFn:
-    """S = y: a label that is known, such as a validation example's."""
+    """Returns S = y, a known label, such as that of a validation example."""
     return lambda log_probs, z, gradient: label
 
 
 def argmax() -> LabelFn:
-    """S = y-hat: what the model itself predicts."""
+    """Returns S = y-hat, the label predicted by the model."""
     return lambda log_probs, z, gradient: log_probs.argmax()
 
 
 def nearest(validation_features: jax.Array, validation_labels: jax.Array) -> LabelFn:
-    """S = p-hat(y, z): the true label of the most similar validation example, by R_z.
+    """Returns S = p-hat(y, z), the label of the nearest validation example by R_z.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
 
     Args:
-        validation_features: `pearson_features(z)` of each. Shape [M, L].
-        validation_labels: Shape [M].
+        validation_features: `pearson_features(z)` of each validation example. Shape
+            [M, L].
+        validation_labels: true labels of the validation examples. Shape [M].
     """
 
     def label_fn(log_probs: jax.Array, z: Any, gradient: Any) -> jax.Array:
@@ -58,15 +60,17 @@ def nearest_joint(
     validation_labels: jax.Array,
     kernel: Kernel = multi_scale,
 ) -> LabelFn:
-    """S = p-hat(y, z, g): `nearest` by R_{z,g}, each g under the model's prediction.
+    """Returns S = p-hat(y, z, g), the label of the nearest example by R_{z,g}.
+
+    All gradients g are taken for the labels predicted by the model.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
 
     Args:
-        validation_features: `kernel.embed(z, g)` of each, g under the label that the
-            model predicts for it. Shape [M, L].
-        validation_labels: the true ones. Shape [M].
-        kernel: R_{z,g}.
+        validation_features: `kernel.embed(z, g)` of each validation example. Shape
+            [M, L].
+        validation_labels: true labels of the validation examples. Shape [M].
+        kernel: the kernel R_{z,g}.
     """
 
     def label_fn(log_probs: jax.Array, z: Any, gradient: Any) -> jax.Array:
@@ -80,9 +84,10 @@ def nearest_joint(
 def covariance(
     model: Model, variables: Variables, copies: jax.Array, *, taps: Sequence[str]
 ) -> LabelFn:
-    """S = argmax_c sum_k <z_k, g_k(c)>: the trace of the covariance of z and g(c).
+    """Estimates S = argmax_c sum_k <z_k, g_k(c)>.
 
-    The trace's division by K is left out. An `Estimator`.
+    The sum is K times the trace of the covariance of z and g(c). See `Estimator` for
+    the arguments.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
     """
@@ -96,9 +101,10 @@ def covariance(
 def information(
     model: Model, variables: Variables, copies: jax.Array, *, taps: Sequence[str]
 ) -> LabelFn:
-    """S = argmax_c I(z; g(c)), by `fkjax.acquisition.information.mutual_information`.
+    """Estimates S = argmax_c I(z; g(c)).
 
-    An `Estimator`.
+    I is `fkjax.acquisition.information.mutual_information`. See `Estimator` for the
+    arguments.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
     """
@@ -108,7 +114,10 @@ def information(
 def information_diagonal(
     model: Model, variables: Variables, copies: jax.Array, *, taps: Sequence[str]
 ) -> LabelFn:
-    """`information` of each channel alone, by `diagonal_information`."""
+    """Estimates S like `information`, with I summed over single channels.
+
+    The sum is `fkjax.acquisition.information.diagonal_information`.
+    """
     return _most_informed(diagonal_information, model, variables, copies, taps)
 
 

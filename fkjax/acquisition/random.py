@@ -1,4 +1,4 @@
-"""Chance: as a strategy of its own, and as a share of another's budget."""
+"""Random queries: as a strategy, and as a share of the budget of another strategy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from fkjax.base import Query, Strategy, View, key_for
 
 
 def random(*, budget: int) -> Strategy:
-    """Draws `budget` unlabelled examples uniformly, without replacement."""
+    """Draws `budget` unlabeled examples uniformly, without replacement."""
 
     def query(key: jax.Array, view: View) -> Query:
         return _draw(key, view.is_unlabeled, budget)
@@ -16,23 +16,24 @@ def random(*, budget: int) -> Strategy:
 
 
 def with_random_share(strategy: Strategy, share: float) -> Strategy:
-    """Keeps the first of a strategy's queries, and draws the others at random.
+    """Draws a share of the budget of a strategy at random.
 
-    A guard: what a handful of validation examples gets wrong may not be what
-    deployment does.
+    The mistakes on a small validation set may not be representative of the mistakes in
+    deployment; random examples reduce that risk.
 
     Args:
-        strategy: its queries come in the order in which it wants them.
-        share: of the budget that is drawn, rounded to whole examples.
+        strategy: a strategy whose queries are sorted, most wanted first. The first
+            examples of its query are kept.
+        share: share of the budget that is drawn at random, rounded to whole examples.
 
     Returns:
-        A strategy of the same budget, which sees what `strategy` does.
+        A strategy of the same budget, which declares the fields of `strategy`.
 
     Raises:
         ValueError: if the share is not in 0..1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"a share is from 0 to 1, got {share}")
+        raise ValueError(f"share must be from 0 to 1, got {share}")
 
     def query(key: jax.Array, view: View) -> Query:
         wanted = strategy.query(key, view)

@@ -1,4 +1,4 @@
-"""The query of those who score each pool example by itself: the highest scores."""
+"""Queries of the highest scores, for strategies that score each example separately."""
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,22 @@ def highest(
     budget: int,
     is_trained: bool = False,
 ) -> Query:
-    """Queries the highest scores among the unlabelled, among equal ones by lot.
+    """Queries the unlabeled examples with the highest scores.
 
-    If all are NaN, they are equal.
+    Ties are broken at random. If all scores are NaN, they are ties.
 
     Args:
-        key: draws the lot.
-        scores: Shape [N].
-        is_unlabeled: Shape [N] bool.
-        budget: B.
-        is_trained: see `fkjax.acquisition.Settings`.
+        key: random key of the order of ties.
+        scores: scores of the pool examples. Shape [N].
+        is_unlabeled: whether each pool example can be queried. Shape [N] bool.
+        budget: number of examples to query, B.
+        is_trained: whether the model has been trained on labels before any pool example
+            is labeled.
 
     Returns:
-        In descending order. It assumes no labels and answers no mistakes. Scores that
-        are NaN or infinite are bad, unless nothing is labelled or trained yet.
+        The query, in descending order of the scores, without pseudo-labels and targets.
+        Scores that are NaN or infinite are marked as bad, unless no example is labeled
+        and `is_trained` is false.
     """
     positions = jnp.arange(len(scores))
     lot = jax.random.uniform(key_for(key, "lot"), positions.shape, jnp.float32)

@@ -1,10 +1,17 @@
-"""Query what the model is least sure of: the baselines that look at the pool alone.
+"""Uncertainty sampling: baselines that query the least certain predictions.
 
-An example is scored by its class probabilities p_1 .. p_T in T passes, stochastic by
-dropout (Gal & Ghahramani 2016), or in one pass without. Each strategy's factory takes
-the model, the budget B, how many passes are made at a time, and whether the model has
-learned from labels before any of the pool has one; those under MC-dropout also T, and
-raise UserError for a model without dropout.
+The score of an example is computed from its class probabilities p_1 .. p_T in T passes
+with dropout (MC-dropout, Gal & Ghahramani 2016), or in one pass without dropout.
+
+Each factory takes these arguments:
+
+    model: the classifier. With MC-dropout, a model without dropout raises `UserError`.
+    budget: number of examples to query, B.
+    num_passes: number of passes, T (only with MC-dropout).
+    batch_size: number of passes computed at a time. It affects the speed, not the
+        result.
+    is_trained: whether the model has been trained on labels before any pool example is
+        labeled.
 """
 
 from collections.abc import Callable
@@ -28,11 +35,13 @@ from fkjax.models.ensemble import each_member
 from fkjax.parallel.mapping import map_examples
 
 Score = Callable[[jax.Array], jax.Array]
-"""`score(log_probs)`: a number from log p_t(y | x). Shapes [T, C] and []."""
+"""`score(log_probs)`: computes the score from log p_t(y | x). Shapes [T, C] and []."""
 
 
 def variation_ratio_score(log_probs: jax.Array) -> jax.Array:
-    """1 - the share of passes that vote for the most voted class; NaN if one is NaN.
+    """Returns 1 - the share of passes that predict the most frequent class.
+
+    The score is NaN if any probability is NaN.
 
     >>> float(variation_ratio_score(jnp.log(jnp.array([[0.9, 0.1], [0.2, 0.8]]))))
     0.5
@@ -44,28 +53,28 @@ def variation_ratio_score(log_probs: jax.Array) -> jax.Array:
 
 
 def entropy_score(log_probs: jax.Array) -> jax.Array:
-    """H[mean_t p_t], in nats."""
+    """Returns H[mean_t p_t], the entropy of the mean, in nats."""
     return _entropy(_mean(log_probs))
 
 
 def bald_score(log_probs: jax.Array) -> jax.Array:
-    """H[mean_t p_t] - mean_t H[p_t], in nats: what the passes disagree on."""
+    """Returns H[mean_t p_t] - mean_t H[p_t], the mutual information, in nats."""
     return _entropy(_mean(log_probs)) - jax.vmap(_entropy)(log_probs).mean()
 
 
 def mean_std_score(log_probs: jax.Array) -> jax.Array:
-    """Mean over classes of the standard deviation over passes of p_t."""
+    """Returns the mean over classes of the standard deviation of p_t over passes."""
     return jnp.exp(log_probs).std(axis=0).mean()
 
 
 def margin_score(log_probs: jax.Array) -> jax.Array:
-    """The second highest of mean_t p_t less the highest: 0 where they are equal."""
+    """Returns the second highest of mean_t p_t minus the highest, at most 0."""
     first, second = jax.lax.top_k(jnp.exp(_mean(log_probs)), 2)[0]
     return second - first
 
 
 def least_confidence_score(log_probs: jax.Array) -> jax.Array:
-    """1 - the highest of mean_t p_t."""
+    """Returns 1 - the highest of mean_t p_t."""
     return 1 - jnp.exp(_mean(log_probs)).max()
 
 
@@ -85,20 +94,20 @@ def stochastic_log_probs(
     *,
     num_passes: int,
 ) -> jax.Array:
-    """Log p_t(y | x) of one example in T passes, with the dropout of training.
+    """Computes log p_t(y | x) of one example in T passes, with the dropout of training.
 
-    What comes before the first dropout does not depend on the pass: `vmap` leaves it
-    out of its batch, and it is computed once.
+    The layers before the first dropout do not depend on the pass: `vmap` does not batch
+    them, and they are computed once.
 
     Args:
-        key: gives each pass its masks.
+        key: random key of the dropout masks.
         model: the classifier.
-        variables: its variables.
-        image: Shape [H, W, channels].
-        num_passes: T, of each member of an ensemble.
+        variables: the variables of the model.
+        image: the example. Shape [H, W, channels].
+        num_passes: number of passes, T; for an ensemble, of each member.
 
     Returns:
-        Shape [T, C]; [E T, C] for an ensemble.
+        The log-probabilities. Shape [T, C], or [E T, C] for an ensemble of E members.
     """
     if model.member is not None:
         member = model.member
@@ -121,7 +130,7 @@ def stochastic_log_probs(
 
 
 def mc_dropout(score: Score) -> Callable[..., Strategy]:
-    """The factory of strategies that query the highest scores under MC-dropout."""
+    """Returns the factory of strategies that query the highest MC-dropout scores."""
 
     def factory(
         model: Model,
@@ -133,8 +142,8 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
     ) -> Strategy:
         if not any(rate > 0 for _, rate in model.dropout):
             raise UserError(
-                "MC-dropout needs a model with dropout, without which all its passes "
-                "are equal: raise --conv-dropout or --dense-dropout."
+                "MC-dropout needs a model with dropout, without which all passes are "
+                "equal: raise --conv-dropout or --dense-dropout"
             )
 
         def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
@@ -144,7 +153,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
                 )
             )
 
-        # On CPU what a batch needs has to stay in cache; other devices want it large.
+        # On CPU, a batch should fit into the cache; other devices need large batches.
         at_once = batch_size or (128 if jax.default_backend() == "cpu" else 4096)
         return _most_uncertain(one, budget, max(1, at_once // num_passes), is_trained)
 
@@ -152,7 +161,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
 
 
 def one_pass(score: Score) -> Callable[..., Strategy]:
-    """The factory of strategies that query the highest scores of one plain pass."""
+    """Returns the factory of strategies that query the highest scores of one pass."""
 
     def factory(
         model: Model, *, budget: int, batch_size: int = 100, is_trained: bool = False
@@ -168,22 +177,22 @@ def one_pass(score: Score) -> Callable[..., Strategy]:
 
 
 variation_ratio = mc_dropout(variation_ratio_score)
-"""Source: Freeman 1965; Gal et al. 2017."""
+"""Queries by `variation_ratio_score`. Source: Freeman 1965; Gal et al. 2017."""
 
 entropy = mc_dropout(entropy_score)
-"""Source: Shannon 1948; Gal et al. 2017."""
+"""Queries by `entropy_score`. Source: Shannon 1948; Gal et al. 2017."""
 
 bald = mc_dropout(bald_score)
-"""Source: Houlsby et al. 2011; Gal et al. 2017."""
+"""Queries by `bald_score`. Source: Houlsby et al. 2011; Gal et al. 2017."""
 
 mean_std = mc_dropout(mean_std_score)
-"""Source: Kampffmeyer et al. 2016; Gal et al. 2017."""
+"""Queries by `mean_std_score`. Source: Kampffmeyer et al. 2016; Gal et al. 2017."""
 
 margin = one_pass(margin_score)
-"""Source: Scheffer et al. 2001."""
+"""Queries by `margin_score`. Source: Scheffer et al. 2001."""
 
 least_confidence = one_pass(least_confidence_score)
-"""Source: Lewis & Gale 1994."""
+"""Queries by `least_confidence_score`. Source: Lewis & Gale 1994."""
 
 
 def _most_uncertain(
@@ -192,11 +201,11 @@ def _most_uncertain(
     batch_size: int,
     is_trained: bool,
 ) -> Strategy:
-    """Queries the highest scores, among equal ones by lot.
+    """Returns the strategy that queries the highest scores; ties are broken at random.
 
-    While nothing is labelled the model has learned nothing, unless it came trained:
-    then by lot alone, as in Gudovskiy et al. 2020, Sec. 5. An example's masks depend on
-    its position alone.
+    If no pool example is labeled and the model is not trained, the query is drawn at
+    random, as in Gudovskiy et al. 2020, Sec. 5. The dropout masks of an example depend
+    only on its position.
     """
 
     def query(key: jax.Array, view: View) -> Query:

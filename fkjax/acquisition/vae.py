@@ -1,8 +1,8 @@
 """A variational autoencoder and a discriminator of its latents, as pure functions.
 
-Both are made of matrix products alone. A convolution whose stride is its kernel's size
-is one: it cuts the image into patches and gives all of them to the same dense layer.
-XLA's CPU backend runs other convolutions in a loop on one core.
+Both consist only of matrix products. A convolution whose stride equals its kernel size
+is one: the same dense layer is applied to all patches of the image. XLA's CPU backend
+runs other convolutions in a loop on one core.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 _PATCH = 4  # height and width of a patch
-_FILTERS = 32  # of the first convolution; each next one has twice as many
-_GRID = 8  # a side of no more than so many positions needs no further convolution
-_HIDDEN = 256  # units of a dense layer
+_FILTERS = 32  # number of filters of the first convolution; doubles with each next one
+_GRID = 8  # height and width up to which no further convolution is added
+_HIDDEN = 256  # number of units of a dense layer
 
 
 class Autoencoder(NamedTuple):
@@ -25,7 +25,7 @@ class Autoencoder(NamedTuple):
         init: `init(key) -> parameters`.
         encode: `encode(parameters, images) -> mean, log_variance`, for images of shape
             [N, H, W, channels] in 0..1 and both results of shape [N, Z].
-        decode: `decode(parameters, latents) -> images`, the other way.
+        decode: `decode(parameters, latents) -> images`, with the same shapes.
     """
 
     init: Callable[[jax.Array], Any]
@@ -34,7 +34,7 @@ class Autoencoder(NamedTuple):
 
 
 class Discriminator(NamedTuple):
-    """Tells two kinds of latents apart.
+    """A binary classifier of latents.
 
     Attributes:
         init: `init(key) -> parameters`.
@@ -48,11 +48,13 @@ class Discriminator(NamedTuple):
 def autoencoder(
     image_shape: tuple[int, int, int], *, latent_size: int = 32
 ) -> Autoencoder:
-    """Convolutions of 4 x 4 patches down to 8 x 8 positions or fewer; then dense.
+    """Returns an autoencoder of convolutions of 4 x 4 patches and dense layers.
+
+    Convolutions are added until the activations have 8 x 8 positions or fewer.
 
     Args:
-        image_shape: (H, W, channels), of any size.
-        latent_size: Z.
+        image_shape: shape of the images, (H, W, channels), of any size.
+        latent_size: number of latents, Z.
     """
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
@@ -70,10 +72,10 @@ def autoencoder(
 
 
 def discriminator(*, latent_size: int = 32) -> Discriminator:
-    """Two hidden layers.
+    """Returns a discriminator with two hidden layers.
 
     Args:
-        latent_size: Z.
+        latent_size: number of latents, Z.
     """
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
@@ -92,7 +94,7 @@ class _Autoencoder(nnx.Module):
             height, width, _ = shapes[-1]
             shapes.append((-(-height // _PATCH), -(-width // _PATCH), filters))
             filters *= 2
-        self.shapes = tuple(shapes)  # of the image, and after each convolution
+        self.shapes = tuple(shapes)  # shapes of the image and after each convolution
         for i, (before, after) in enumerate(zip(shapes, shapes[1:], strict=False)):
             size = _PATCH**2 * before[2]
             setattr(self, f"conv{i}", nnx.Linear(size, after[2], rngs=rngs))
@@ -134,7 +136,10 @@ class _Discriminator(nnx.Module):
 def _pure(
     make_module: Callable[[nnx.Rngs], nnx.Module],
 ) -> tuple[Callable[[jax.Array], Any], Callable[[Any], Any]]:
-    """`init(key) -> parameters` and `module_of(parameters)`, for parameters alone."""
+    """Returns `init(key) -> parameters` and `module_of(parameters) -> module`.
+
+    The module must not have other variables than parameters.
+    """
     shapes: Any = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
     graph = nnx.graphdef(shapes)
 
@@ -145,7 +150,7 @@ def _pure(
 
 
 def _to_patches(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] -> [N, ceil(H / p), ceil(W / p), p p C], filled up with zeros."""
+    """Splits [N, H, W, C] into [N, ceil(H / p), ceil(W / p), p p C], zero-padded."""
     n, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (0, -height % _PATCH), (0, -width % _PATCH), (0, 0)))
     x = x.reshape(
@@ -156,7 +161,7 @@ def _to_patches(x: jax.Array) -> jax.Array:
 
 
 def _from_patches(x: jax.Array) -> jax.Array:
-    """[N, H, W, p p C] -> [N, H p, W p, C], the inverse."""
+    """Joins patches [N, H, W, p p C] to [N, H p, W p, C], the inverse."""
     n, height, width, _ = x.shape
     x = x.reshape(n, height, width, _PATCH, _PATCH, -1).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(n, height * _PATCH, width * _PATCH, -1)

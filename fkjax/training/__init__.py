@@ -1,1 +1,1 @@
-"""Fitting, pretraining and evaluating a model."""
+"""Fitting, pretraining and evaluation of models."""

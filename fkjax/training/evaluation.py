@@ -1,4 +1,4 @@
-"""How good a model is: accuracy by class, confusion, and the mistakes themselves."""
+"""Evaluation of a classifier: predictions, accuracy, losses and confusion matrix."""
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,17 @@ from fkjax.parallel.mapping import map_examples
 def predictions(
     model: Model, variables: Variables, examples: Examples, *, batch_size: int = 100
 ) -> jax.Array:
-    """The most probable class of each example.
+    """Returns the most probable class of each example.
 
     Args:
         model: the classifier.
-        variables: its variables.
-        examples: Shape [N, H, W, channels].
-        batch_size: how many at a time; it changes the speed, not the result.
+        variables: the variables of the model.
+        examples: the examples to classify. Shape [N, H, W, channels].
+        batch_size: number of examples evaluated at a time. It affects the speed, not
+            the result.
 
     Returns:
-        Shape [N] int32.
+        The predicted classes. Shape [N] int32.
     """
 
     def predict(example: jax.Array) -> jax.Array:
@@ -32,7 +33,7 @@ def predictions(
 def accuracy(
     model: Model, variables: Variables, examples: Examples, labels: jax.Array
 ) -> jax.Array:
-    """The share of examples that the model gets right. Shape []."""
+    """Returns the fraction of examples that are classified correctly. Shape []."""
     return (predictions(model, variables, examples) == labels).mean()
 
 
@@ -44,7 +45,7 @@ def losses(
     *,
     batch_size: int = 100,
 ) -> jax.Array:
-    """-log p(label | example) of each example, in nats. Shape [N]."""
+    """Returns -log p(label | example) of each example, in nats. Shape [N]."""
 
     def loss(example: jax.Array, label: jax.Array) -> jax.Array:
         return -log_probs(model, variables, example)[label]
@@ -55,28 +56,29 @@ def losses(
 def confusion_matrix(
     labels: jax.Array, predicted: jax.Array, *, num_classes: int
 ) -> jax.Array:
-    """How many examples of each true class (rows) were given each class (columns).
+    """Counts the examples of each true class (row) and predicted class (column).
 
     Args:
-        labels: Shape [N].
-        predicted: Shape [N].
-        num_classes: C.
+        labels: true classes. Shape [N].
+        predicted: predicted classes. Shape [N].
+        num_classes: number of classes, C.
 
     Returns:
-        Shape [C, C] int32.
+        The confusion matrix. Shape [C, C] int32.
     """
     counts = jnp.zeros((num_classes, num_classes), jnp.int32)
     return counts.at[labels, predicted].add(1)
 
 
 def class_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """The share of each class that is right; NaN for a class with no example.
+    """Returns the accuracy within each class; NaN for a class without examples.
 
     Args:
-        confusion: rows true, columns predicted. Shape [C, C].
+        confusion: the confusion matrix, with true classes as rows and predicted
+            classes as columns. Shape [C, C].
 
     Returns:
-        Shape [C]. Its mean over classes is the balanced accuracy.
+        The accuracies, whose mean is the balanced accuracy. Shape [C].
     """
     totals = confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):

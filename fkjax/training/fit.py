@@ -1,4 +1,8 @@
-"""Fit a model to the labelled set, as one compiled program of any number of steps."""
+"""Training of a model on the labeled set, as one compiled program.
+
+The number of training steps is not part of the program, so that one compilation serves
+labeled sets of different sizes.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,16 +18,19 @@ from fkjax.parallel.examples import take
 
 
 class Schedule(NamedTuple):
-    """How a model is trained (Gudovskiy et al. 2020, Sec. 5; MNIST by default).
+    """The hyperparameters of training by stochastic gradient descent.
+
+    The defaults are those for MNIST of Gudovskiy et al. 2020, Sec. 5.
 
     Attributes:
-        epochs: passes over the examples.
-        batch_size: examples a step.
-        learning_rate: of stochastic gradient descent.
-        momentum: of the same.
-        weight_decay: added to the gradient, times the weights.
-        decay_every: epochs after which the learning rate drops to a tenth, again
-            and again.
+        epochs: number of passes over the examples.
+        batch_size: number of examples in one step.
+        learning_rate: learning rate of the first epoch.
+        momentum: momentum.
+        weight_decay: factor by which the weights are multiplied and added to the
+            gradient.
+        decay_every: number of epochs after which the learning rate is divided by ten;
+            this is repeated.
     """
 
     epochs: int = 50
@@ -35,17 +42,20 @@ class Schedule(NamedTuple):
 
 
 Score = Callable[[Variables, jax.Array], jax.Array]
-"""`score(variables, epoch)`: the epoch that scores highest, or first so, is kept."""
+"""`score(variables, epoch)`: the epoch with the highest score is kept.
+
+Of several epochs with the highest score, the first is kept.
+"""
 
 
 def last_finite_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:
-    """The score under which the last epoch without a NaN or infinity is kept."""
+    """Scores an epoch so that the last one whose variables are all finite is kept."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)]
     return jnp.where(jnp.stack(finite).all(), last_epoch(variables, epoch), -jnp.inf)
 
 
 def last_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:
-    """The score under which the last epoch is kept."""
+    """Scores an epoch so that the last one is kept."""
     del variables
     return epoch.astype(jnp.float32)
 
@@ -58,16 +68,16 @@ def cross_entropy(
     labels: jax.Array,
     weights: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """Mean of -log p(label | example) under the weights, in training mode.
+    """Computes the weighted mean of -log p(label | example), in training mode.
 
     Args:
-        variables: the model's.
-        key: draws the dropout.
+        variables: the variables of the model.
+        key: random key of the dropout masks.
         model: the classifier.
-        examples: Shape [N, H, W, channels].
-        labels: Shape [N].
-        weights: of the examples. One of weight 0 counts for nothing: neither for the
-            mean nor for the batch statistics. Shape [N].
+        examples: the examples. Shape [N, H, W, channels].
+        labels: the labels of the examples. Shape [N].
+        weights: the weights of the examples. An example of weight 0 contributes neither
+            to the mean nor to the batch statistics. Shape [N].
 
     Returns:
         The mean, of shape [], and the running statistics after this pass.
@@ -92,21 +102,21 @@ def sgd_step(
     labels: jax.Array,
     weights: jax.Array,
 ) -> tuple[Variables, optax.OptState]:
-    """One step of the parameters down `cross_entropy`, at the epoch's learning rate.
+    """Takes one gradient step on `cross_entropy` at the learning rate of the epoch.
 
     Args:
-        key: draws the dropout.
+        key: random key of the dropout masks.
         model: the classifier.
-        schedule: rates.
-        variables: before the step.
-        state: of `sgd(schedule)`, for the parameters.
-        epoch: Shape [].
-        examples: Shape [N, H, W, channels].
-        labels: Shape [N].
-        weights: of the examples. Shape [N].
+        schedule: the training hyperparameters.
+        variables: the variables before the step.
+        state: the state of `sgd(schedule)` for the parameters.
+        epoch: index of the epoch, from 0. Shape [].
+        examples: the examples of the batch. Shape [N, H, W, channels].
+        labels: the labels of the examples. Shape [N].
+        weights: the weights of the examples. Shape [N].
 
     Returns:
-        The variables and the state after the step.
+        The variables and the optimizer state after the step.
     """
     parameters, statistics = variables
 
@@ -123,7 +133,10 @@ def sgd_step(
 
 
 def sgd(schedule: Schedule) -> optax.GradientTransformation:
-    """The direction of the schedule's steps; `sgd_step` gives them their length."""
+    """Returns the gradient transformation of a schedule, without its learning rate.
+
+    `sgd_step` multiplies the updates by the learning rate.
+    """
     return optax.chain(
         optax.add_decayed_weights(schedule.weight_decay),
         optax.trace(decay=schedule.momentum),
@@ -141,24 +154,25 @@ def fit(
     schedule: Schedule,
     score: Score = last_epoch,
 ) -> Variables:
-    """Trains on the first `num_labeled` examples, in a new order each epoch.
+    """Trains a model on the first `num_labeled` examples, reshuffled in each epoch.
 
-    The arrays have room for more than are labelled, so that one compilation serves
-    all rounds. The last batch of an epoch may be smaller: it is filled up with examples
-    of weight 0, which batch normalisation leaves out too.
+    The arrays have the same capacity in all rounds, so that one compilation serves all
+    of them. If the last batch of an epoch is smaller than the others, it is padded with
+    examples of weight 0, which batch normalization ignores as well.
 
     Args:
-        key: gives each epoch's order and each step's dropout.
+        key: random key of the order of the examples and of the dropout masks.
         model: the classifier.
-        variables: where to start from.
-        examples: Shape [capacity, H, W, channels].
-        labels: Shape [capacity].
-        num_labeled: how many of them count. Shape [].
-        schedule: epochs, batches and rates.
-        score: which epoch to keep; of an ensemble, each member its own.
+        variables: the initial variables.
+        examples: the labeled examples, then padding. Shape [capacity, H, W, channels].
+        labels: the labels of the examples. Shape [capacity].
+        num_labeled: number of labeled examples. Shape [].
+        schedule: the training hyperparameters.
+        score: function that selects the epoch to keep. In an ensemble, the epoch is
+            selected for each member separately.
 
     Returns:
-        The variables of the kept epoch: its parameters and its running statistics.
+        The parameters and the running statistics of the selected epoch.
     """
     if model.member is not None:
         member = model.member

@@ -1,4 +1,4 @@
-"""Rotation self-supervision: which way up is this image (Gidaris et al., ICLR 2018)?"""
+"""Self-supervised pretraining on the rotation of images (Gidaris et al., ICLR 2018)."""
 
 from typing import Any
 
@@ -14,13 +14,14 @@ ROTATIONS = 4
 
 
 def rotated(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Every image turned by 0, 90, 180 and 270 degrees, and the turn as the label.
+    """Rotates each image by 0, 90, 180 and 270 degrees.
 
     Args:
-        images: square. Shape [N, H, H, channels].
+        images: square images. Shape [N, H, H, channels].
 
     Returns:
-        Shapes [4 N, H, H, channels] and [4 N].
+        The rotated images, of shape [4 N, H, H, channels], and the number of quarter
+        turns of each as its label, of shape [4 N].
     """
     turned = [jnp.rot90(images, turns, axes=(1, 2)) for turns in range(ROTATIONS)]
     return jnp.concatenate(turned), jnp.repeat(jnp.arange(ROTATIONS), len(images))
@@ -34,17 +35,18 @@ def pretrain(
     *,
     schedule: Schedule,
 ) -> Variables:
-    """Learns to tell the rotation of each image of the whole pool, without a label.
+    """Trains a model to predict the rotation of the images of the pool, without labels.
 
     Each batch holds its images in all four rotations. Source: Gudovskiy et al. 2020,
     Sec. 4.4.
 
     Args:
-        key: gives each epoch's order and each step's dropout.
-        model: a model of four classes.
-        variables: where to start from.
-        images: square. Shape [N, H, H, channels].
-        schedule: batches count images before they are rotated.
+        key: random key of the order of the images and of the dropout masks.
+        model: a classifier with four classes.
+        variables: the initial variables.
+        images: square images. Shape [N, H, H, channels].
+        schedule: the training hyperparameters. The batch size is the number of images
+            before rotation.
 
     Returns:
         The variables after the last epoch.
@@ -89,9 +91,17 @@ def pretrain(
 
 
 def transfer(model: Model, pretrained: Variables, fresh: Variables) -> Variables:
-    """All layers but the last from the pretrained model, the last one fresh.
+    """Returns the pretrained variables with the last layer replaced by a fresh one.
 
-    Running statistics go with their layers.
+    The running statistics are those of the pretrained model, too.
+
+    Args:
+        model: the classifier, whose `head` is the last layer.
+        pretrained: the variables after pretraining.
+        fresh: newly initialized variables of the model.
+
+    Returns:
+        The variables to train from.
     """
 
     def passed_on(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""VAAL: its losses against other ways to compute them; two players that both learn."""
+"""VAAL: the losses computed in other ways, and the training of both networks."""
 
 import collections
 
@@ -20,7 +20,7 @@ PLAYERS = adversarial.networks((8, 8, 1))
 
 @pytest.fixture(scope="module")
 def pool():
-    """Dark images, the first of them labelled; then bright ones. All are noisy."""
+    """Noisy images: dark ones, of which the first are labeled, then bright ones."""
     brightness = np.where(np.arange(NUM) < 40, 50, 200)[:, None, None, None]
     noise = np.random.default_rng(0).integers(-50, 50, (NUM, 8, 8, 1))
     return View(
@@ -33,7 +33,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def train(pool):
-    """`train(num_steps, weight)`: what is learned, by one compiled program."""
+    """`train(num_steps, weight)`: returns the parameters, by one compiled program."""
 
     @jax.jit
     def fit(num_steps, weight):
@@ -52,7 +52,7 @@ def train(pool):
 
 @pytest.fixture(scope="module")
 def ask():
-    """The compiled query; it ranks the whole pool."""
+    """The compiled query, whose budget is the whole pool."""
     return jax.jit(vaal(MODEL, budget=NUM, num_steps=STEPS, batch_size=16).query)
 
 
@@ -62,7 +62,7 @@ def logits(learned, images):
 
 
 def test_the_divergence_is_that_of_two_normals():
-    """By an integral over each latent; the sum is that of independent ones."""
+    """Compares with the sum of numerical integrals over independent latents."""
     mean, variance = np.array([0.3, -2.0, 0.0]), np.array([0.5, 1.5, 1.0])
     z = np.linspace(-15, 15, 200_001)[:, None]
 
@@ -77,7 +77,7 @@ def test_the_divergence_is_that_of_two_normals():
 
 @pytest.mark.parametrize("beta", [0.0, 3.0])
 def test_the_loss_adds_squared_errors_and_the_divergence(beta):
-    """A decoder that says z in every pixel, whatever it is."""
+    """Uses a decoder whose pixels all equal z."""
     rng = np.random.default_rng(0)
     images, mean = rng.random((50_000, 2, 1, 1)), np.full((50_000, 1), 0.2)
     vae = Autoencoder(
@@ -105,7 +105,7 @@ def test_the_autoencoder_learns(train, pool):
 
 
 def test_batches_are_half_labelled_and_half_not():
-    """Of networks that only note which images they are shown: pixels tell."""
+    """Uses networks that record their images, which differ in their pixels."""
     labeled = {3, 7}
     seen = collections.defaultdict(set)
 
@@ -137,7 +137,7 @@ def test_batches_are_half_labelled_and_half_not():
 
 
 def test_the_encoder_hides_what_the_discriminator_looks_for(train, pool):
-    """Bright images look more like labelled ones, the more that is asked for."""
+    """A higher adversarial weight lowers the log-odds of unlabeled bright images."""
     bright = pool.pool[40:]
     odds = [
         float(logits(train(STEPS, weight), bright).mean()) for weight in (0.0, 100.0)

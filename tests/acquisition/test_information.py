@@ -1,4 +1,4 @@
-"""Information against NumPy's determinants in float64, however it is mapped."""
+"""Compares the information with NumPy's determinants in float64, also under vmap."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ MEASURES = pytest.mark.parametrize(("measure", "reference"), MEASURES)
 
 
 def samples(num, num_samples, length):
-    """Dependent z and g; one unit of z is dead, one of g in step with another."""
+    """Dependent z and g; one unit of z is dead, and two units of g are equal."""
     rng = np.random.default_rng(length)
     z = rng.normal(size=(num, num_samples, length))
     g = rng.normal(size=z.shape) * 0.1 + 0.2 * z + 0.3

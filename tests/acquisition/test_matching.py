@@ -1,4 +1,4 @@
-"""Farthest-first and the rank-major merge against brute force in Python."""
+"""Compares the selection of centers and the merge with brute force in Python."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ def brute_farthest_first(embeddings, targets, first, budget):
 
 
 def brute_merge(similarities, centers, budget):
-    """`similarities[c][i]` of centre c to unlabelled example i, as dicts."""
+    """Merges dicts `similarities[c][i]` of center c and unlabeled example i."""
     ranked = {
         c: sorted(similarities[c], key=lambda i: (-similarities[c][i], i))
         for c in centers
@@ -42,7 +42,7 @@ def brute_merge(similarities, centers, budget):
 
 @st.composite
 def problems(draw):
-    # Of few sizes, so that few programs are compiled.
+    # Few sizes, so that few programs are compiled.
     num_pool = draw(st.sampled_from([6, 25]))
     num_validation = draw(st.sampled_from([1, 4, 12]))
     budget = draw(st.sampled_from([1, 3, 5]))
@@ -110,14 +110,14 @@ def test_the_first_center_is_a_random_target():
 
 
 def test_rank_major_order_by_hand():
-    """Centre 1 is surer than centre 0; both want example 3 first."""
+    """Example 3 is the nearest neighbor of both centers, and nearer to center 1."""
     neighbors = jnp.array([[3, 0, 1], [3, 4, 0]])
     similarities = jnp.array([[0.5, 0.4, 0.3], [0.9, 0.2, 0.1]])
     indices, centers, scores = matching.rank_major_merge(
         jax.random.key(0), neighbors, similarities, jnp.ones(6, bool), budget=4
     )
-    # Rank 1: 3 by centre 1 (0.9), again by centre 0 (dropped). Rank 2: 0 by centre 0
-    # (0.4), 4 by centre 1 (0.2). Rank 3: 1 by centre 0.
+    # Rank 1: 3 of center 1 (0.9), again of center 0 (dropped). Rank 2: 0 of center 0
+    # (0.4), 4 of center 1 (0.2). Rank 3: 1 of center 0.
     assert indices.tolist() == [3, 0, 4, 1]
     assert centers.tolist() == [1, 0, 1, 0]
     np.testing.assert_allclose(scores, [0.9, 0.4, 0.2, 0.3])
@@ -158,7 +158,7 @@ def test_permuting_the_pool_permutes_the_query(labelled):
 
 
 def test_all_but_the_budget_labelled():
-    """One choice is left, and it is made."""
+    """There are as many unlabeled examples as the budget: all of them are queried."""
     is_unlabeled = np.zeros(30, bool)
     is_unlabeled[[4, 9, 21]] = True
     rng = np.random.default_rng(0)
@@ -181,7 +181,7 @@ SEARCHES = [
 
 
 def brute_match(key, pool, is_unlabeled, validation, is_mistake, budget):
-    """All ranks of all lists, where ties go by position."""
+    """Merges all ranks of all lists, with ties broken by position."""
     centers, is_real = matching.farthest_first(
         matching.key_for(key, "first center"),
         jnp.asarray(validation),
@@ -198,7 +198,7 @@ def brute_match(key, pool, is_unlabeled, validation, is_mistake, budget):
 @pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
 @pytest.mark.parametrize("levels", [2, 50])
 def test_a_shallow_search_gives_what_the_whole_lists_give(search, share, levels):
-    """Of small integers, whose similarities are exact and often equal."""
+    """Uses small integers, whose similarities are exact and often equal."""
     ask = jax.jit(partial(matching.match, budget=10, **search))
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -221,7 +221,7 @@ def test_a_shallow_search_gives_what_the_whole_lists_give(search, share, levels)
 def test_mistakes_that_all_want_the_same_are_searched_to_the_budgets_depth(
     num_mistakes,
 ):
-    """600 ranks: a first pass of 16 and three of 256."""
+    """Reads 600 ranks: a first pass of 16 and three passes of 256."""
     rng = np.random.default_rng(0)
     pool = rng.permutation(900)[:, None].astype(np.float32)
     indices, targets, _ = matching.match(
@@ -237,7 +237,7 @@ def test_mistakes_that_all_want_the_same_are_searched_to_the_budgets_depth(
 
 
 def test_labelled_examples_are_never_reached_by_a_deep_search():
-    """Of 50 unlabelled examples 50 are asked for, in a pool of 400."""
+    """Queries all 50 unlabeled examples of a pool of 400."""
     rng = np.random.default_rng(0)
     is_unlabeled = np.zeros(400, bool)
     is_unlabeled[rng.permutation(400)[:50]] = True
@@ -273,7 +273,7 @@ def test_memory_does_not_grow_with_the_pool_times_the_budget():
 
 @pytest.mark.parametrize(
     ("num_validation", "budget", "message"),
-    [(3, 0, "from 1 to the 5"), (3, 6, "from 1 to the 5"), (0, 2, "validation set")],
+    [(3, 0, "from 1 to 5"), (3, 6, "from 1 to 5"), (0, 2, "validation set")],
 )
 def test_refuses_an_impossible_budget_and_no_validation(
     num_validation, budget, message

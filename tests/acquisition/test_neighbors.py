@@ -1,4 +1,4 @@
-"""The streamed search against `lax.top_k` on the whole matrix of similarities."""
+"""Compares the streamed search with `lax.top_k` on the matrix of all similarities."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def whole(queries, pool, k, mask=None):
 
 
 def rows(rng, *shape, levels):
-    """Small integers: their inner products are exact, and full of ties."""
+    """Small integers, whose inner products are exact and have many ties."""
     return jnp.asarray(rng.integers(0, levels, size=shape).astype(np.float32))
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_left_after_the_last():
 
 
 def test_zeros_of_both_signs_are_equal():
-    pool = jnp.array([[1.0], [-1.0], [1.0]])  # times -0.0: -0.0, 0.0, -0.0
+    pool = jnp.array([[1.0], [-1.0], [1.0]])  # products with -0.0: -0.0, 0.0, -0.0
     after, order = None, []
     for _ in range(3):
         after = top_k_streamed(jnp.array([[-0.0]]), pool, k=1, after=after)
@@ -111,9 +111,9 @@ def test_never_holds_all_similarities():
 @pytest.mark.parametrize(
     ("pool_shape", "options", "message"),
     [
-        ((5, 3), {"k": 2}, "one length"),
-        ((5, 2), {"k": 6}, "from 1 to the 5 rows"),
-        ((5, 2), {"k": 0}, "from 1 to the 5 rows"),
+        ((5, 3), {"k": 2}, "the same length"),
+        ((5, 2), {"k": 6}, "from 1 to 5, the number of rows"),
+        ((5, 2), {"k": 0}, "from 1 to 5, the number of rows"),
         ((5, 2), {"k": 1, "chunk_size": 0}, "1 or more"),
         ((5, 2), {"k": 1, "mask": jnp.ones(4, bool)}, "each pool row"),
     ],

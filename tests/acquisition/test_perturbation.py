@@ -1,4 +1,4 @@
-"""Copies of an image against NumPy, and the spread of what is drawn for them."""
+"""Compares copies of an image with NumPy, and tests the distribution of the noise."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def image(*shape):
 
 
 def bilinear(x, angle):
-    """The value at each position's source, from the four pixels around it."""
+    """Interpolates the source of each position from the four pixels around it."""
     height, width = x.shape[:2]
     middle = np.array([height - 1, width - 1]) / 2
     back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -54,7 +54,7 @@ def test_without_angle_and_noise_all_copies_are_the_image():
 
 def test_noise_is_normal_with_the_stated_deviation_in_normalised_units():
     std = np.array([0.5, 0.2])
-    flat = jnp.full((15, 15, 2), 100)  # no angle changes it
+    flat = jnp.full((15, 15, 2), 100)  # invariant to rotation
     made = np.asarray(copies(KEY, flat, std, num_copies=300))
     noise = ((made - 100) / 255 / std).reshape(-1, 2) / 0.01
     tolerance = 5 / np.sqrt(len(noise))
@@ -63,13 +63,13 @@ def test_noise_is_normal_with_the_stated_deviation_in_normalised_units():
     for bound, share in ((0.5, 0.3829), (1, 0.6827), (2, 0.9545), (3, 0.9973)):
         inside = (abs(noise) < bound).mean(0)
         np.testing.assert_allclose(inside, share, atol=tolerance / 2)
-    # No two values of a copy are alike, whichever half of a word they come from.
+    # The values of a copy are uncorrelated, also those of the same random word.
     correlations = np.corrcoef(made.reshape(300, -1)[:, :20].T) - np.eye(20)
     assert abs(correlations).max() < 5 / np.sqrt(300)
 
 
 def test_angles_have_the_stated_deviation():
-    """A ramp stays a ramp; how steep it is along y tells the angle."""
+    """Computes the angle from the slope of a rotated ramp along y."""
     ramp = jnp.broadcast_to(100 + jnp.arange(21.0), (21, 21))[..., None]
     made = copies(KEY, ramp, ONES, num_copies=400, noise=0.0)[..., 0]
     angles = np.rad2deg(np.arcsin((made[:, 13, 10] - made[:, 7, 10]) / -6))

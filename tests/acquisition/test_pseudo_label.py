@@ -59,7 +59,7 @@ def test_nearest_joint_compares_g_under_the_prediction():
 
 @pytest.fixture(scope="module")
 def copied(digits):
-    """A model, copies of ten digits, and their z [N, K, L] and g(c) [N, C, K, L]."""
+    """A model, copies of ten digits, and z [N, K, L] and g(c) [N, C, K, L] of them."""
     model = lenet((8, 8, 1), 10, mean=digits.mean, std=digits.std)
     variables = model.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 10)
@@ -105,7 +105,7 @@ def test_estimators_are_the_highest_of_numpys(estimator, reference, copied):
     @jax.jit
     @jax.vmap
     def label(copies):
-        # Of the example itself they need nothing.
+        # The arguments of the label function are not used.
         return estimator(model, variables, copies, taps=TAPS)(None, None, None)
 
     scores = np.array([reference(*each) for each in zip(z, g, strict=True)])

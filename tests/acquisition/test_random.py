@@ -1,4 +1,4 @@
-"""A share of the budget by lot: what is kept, what is drawn, and how many."""
+"""A random share of the budget: the examples that are kept and those that are drawn."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ NUM, BUDGET = 40, 10
 
 
 def in_order(key, view):
-    """Wants the unlabelled by position."""
+    """Queries the unlabeled examples in the order of their positions."""
     indices = jnp.argsort(~view.is_unlabeled, stable=True)[:BUDGET]
     return Query(indices, indices % 3, indices % 5, -indices.astype(jnp.float32))
 

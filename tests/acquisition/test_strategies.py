@@ -1,4 +1,4 @@
-"""Every strategy on a model that has learned the digits a little."""
+"""Tests every strategy on a model that is briefly trained on the digits."""
 
 import functools
 
@@ -18,10 +18,11 @@ from fkjax.training import evaluation, fit
 TAPS = ("conv1", "conv2", "fc1")
 BUDGET = 8
 NUM_POOL, NUM_VALIDATION = 90, 60
-# 12 copies of 10 images at a time: the pool is whole tens, and compiles one loop.
+# 12 copies of 10 images at a time: the pool is a multiple of 10, so that only one loop
+# is compiled.
 SETTINGS = Settings(TAPS, BUDGET, num_passes=16, vaal_steps=5, num_copies=12)
 UNCERTAINTY = "variation_ratio entropy bald mean_std margin least_confidence".split()
-BLIND = ["random", "vaal", *UNCERTAINTY]  # to the validation set
+BLIND = ["random", "vaal", *UNCERTAINTY]  # do not use the validation set
 BY_COPIES = {
     "fisher_covariance": pseudo_label.covariance,
     "fisher_information": pseudo_label.information,
@@ -30,7 +31,7 @@ BY_COPIES = {
 
 
 def taps_of(name):
-    """The determinants of `fisher_information` are slow where L is large."""
+    """Returns few taps for `fisher_information`, which is slow for a large L."""
     return ("conv1",) if "information" in name else TAPS
 
 
@@ -44,7 +45,7 @@ def model(digits):
 
 @pytest.fixture(scope="module")
 def world(model, digits, digits_splits):
-    """A view of a model that gets some of the validation set wrong; and its truth."""
+    """A view with misclassified validation examples, and the labels of the pool."""
     images, labels = digits.test_images[:60], digits.test_labels[:60]
     variables = jax.jit(
         lambda key: fit.fit(
@@ -78,7 +79,7 @@ def world(model, digits, digits_splits):
 
 @pytest.fixture(scope="module")
 def ask(model):
-    """`ask(name, (view, truth), key)`: the query; each strategy is compiled once."""
+    """`ask(name, (view, truth), key)`: returns the query; strategies compile once."""
 
     @functools.cache
     def strategy(name):
@@ -95,7 +96,7 @@ def ask(model):
 
 @pytest.fixture(scope="module")
 def features(model, world):
-    """z of the pool and of the validation set, one by one, through the taps."""
+    """The features z of the pool and of the validation set, read at the taps."""
     view, _ = world
 
     @jax.jit
@@ -114,7 +115,7 @@ def features(model, world):
 
 
 def correlations(pool, validation):
-    """R_z by `numpy.corrcoef`, layer by layer. Shape [N, M]."""
+    """Computes R_z by `numpy.corrcoef`, layer by layer. Shape [N, M]."""
     total = np.zeros((NUM_POOL, NUM_VALIDATION))
     for name in TAPS:
         size = pool[name].shape[1]
@@ -191,7 +192,7 @@ READS = {
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_declares_what_it_needs(name, model):
-    """That it needs no more, the other tests show: they withhold all the rest."""
+    """The other tests withhold all fields that are not declared."""
     assert STRATEGIES[name](model, SETTINGS).sees == READS[name]
 
 
@@ -206,7 +207,7 @@ def test_a_strategy_that_declares_less_is_refused_what_it_reads(
     fewer = strategy._replace(sees=strategy.sees - {field})
     view, truth = world
     kept = access.restrict(view, fewer, hidden_labels=lambda: truth)
-    # `lax.map` refuses an empty pytree before the `Withheld` in it can speak.
+    # `lax.map` raises an error for an empty pytree before the `Withheld` can.
     refused = (access.LabelAccessError, ValueError)
     with pytest.raises(refused, match=f"'{field}'|got no values"):
         jax.eval_shape(fewer.query, jax.random.key(0), kept)
@@ -242,7 +243,7 @@ def test_fisher_nearest_assumes_the_label_of_the_highest_correlation(
     assumed = labels[r_z.argmax(axis=1)]
     np.testing.assert_array_equal(query.pseudo_labels, assumed[query.indices])
     predicted = np.asarray(evaluation.predictions(model, view.variables, view.pool))
-    assert (predicted != assumed).any()  # or the test could not tell them apart
+    assert (predicted != assumed).any()  # otherwise the test would show nothing
 
 
 def test_fisher_nearest_joint_assumes_by_gradients_under_the_predictions(
@@ -334,8 +335,8 @@ def test_without_a_mistake_the_draw_is_random(name, ask, world):
     assert set(ask(name, (none, world[1]), key=1).indices) != set(query.indices)
 
 
-# A copy's perturbation goes by its example's position, so that a query replays; at
-# another position an example has other copies, and may be assumed another label.
+# The copies of an example depend on its position, so that a query can be repeated: at
+# another position, the copies and therefore the assumed label may differ.
 @pytest.mark.parametrize("name", [name for name in MATCHING if name not in BY_COPIES])
 def test_permuting_the_pool_permutes_the_query(name, ask, world):
     view, truth = world
@@ -373,7 +374,7 @@ def test_the_taps_are_what_is_compared(model, world, ask):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_works_on_a_residual_network(name):
-    """Traced, not run: what a model lacks would show here."""
+    """The strategy is only traced, which is enough to find what the model lacks."""
     architecture = MODELS["resnet10"]
     model = architecture.make(
         (32, 32, 3),

@@ -1,4 +1,4 @@
-"""Uncertainty scores against their closed forms; masks that differ and repeat."""
+"""Compares uncertainty scores with closed forms, and tests the dropout masks."""
 
 import functools
 
@@ -76,7 +76,7 @@ def test_passes_differ_and_repeat_by_key(view):
 
 
 def test_what_comes_before_the_first_dropout_is_computed_once(view):
-    """It is looked at once, and what comes after it as often as there are passes."""
+    """Counts the calls of a tap before the first dropout and of one after it."""
     seen = {}
 
     def spy(variables, images, tap):
@@ -108,7 +108,7 @@ OPTIONS = dict.fromkeys(["variation_ratio", "entropy", "bald", "mean_std"], PASS
 
 @functools.cache
 def ask(name, budget=NUM, **options):
-    """The compiled query of a strategy; by default it ranks the whole pool."""
+    """Returns the compiled query of a strategy, by default for the whole pool."""
     factory = getattr(uncertainty, name)
     return jax.jit(factory(MODEL, budget=budget, **OPTIONS[name], **options).query)
 
@@ -151,7 +151,7 @@ def test_margin_queries_what_is_between_two_classes(view):
 
 
 def test_equal_scores_go_by_lot(view):
-    """All images are equal to a model of zeros."""
+    """A model whose parameters are zero gives all images the same score."""
     view = view._replace(variables=jax.tree.map(jnp.zeros_like, view.variables))
     draws = [
         ask("margin")(jax.random.key(seed), view).indices.tolist() for seed in (0, 0, 1)

@@ -1,4 +1,4 @@
-"""The autoencoder's convolutions are convolutions; it takes images of any size."""
+"""Tests the convolutions of the autoencoder, and images of different sizes."""
 
 import math
 

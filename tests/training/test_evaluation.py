@@ -1,4 +1,4 @@
-"""Measures of accuracy against scikit-learn's."""
+"""Compares the measures of accuracy with those of scikit-learn."""
 
 import jax
 import jax.numpy as jnp

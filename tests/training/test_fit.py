@@ -1,4 +1,4 @@
-"""Training against a plain loop of gradient descent in NumPy."""
+"""Compares training with a plain loop of gradient descent in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -47,13 +47,13 @@ def numpy_gradient(w, b, x, labels):
 
 
 def epoch_order(key, epoch, capacity, num_labeled):
-    """The examples that count, by the lot that the key gives each."""
+    """Returns the labeled examples, sorted by the random number of each."""
     lot = jax.random.uniform(key_for(key, "order", epoch), (capacity,))
     return np.argsort(np.asarray(lot)[:num_labeled], kind="stable")
 
 
 def numpy_fit(key, variables, images, labels, num_labeled, schedule):
-    """Yields the weights after each epoch."""
+    """Yields the weights and biases after each epoch."""
     theta = [np.float64(variables.parameters["head"][name]) for name in ("w", "b")]
     velocity = [np.zeros_like(t) for t in theta]
     x = np.float64(images.reshape(len(images), -1))
@@ -92,7 +92,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("num_labeled", [11, 6, 1])
 def test_fit_is_plain_descent(schedule, num_labeled, data):
-    """Of 11 or 6 examples in batches of 4, the last is ragged."""
+    """With 11 or 6 examples in batches of 4, the last batch is incomplete."""
     images, labels, variables = data
     key = jax.random.key(7)
     *_, expected = numpy_fit(key, variables, images, labels, num_labeled, schedule)
@@ -102,7 +102,7 @@ def test_fit_is_plain_descent(schedule, num_labeled, data):
 
 
 def test_every_epoch_sees_each_example_once_in_an_order_of_its_own(data):
-    """With one example a step and no momentum, the steps spell the order."""
+    """The order of an epoch is a permutation of the labeled examples."""
     orders = [epoch_order(jax.random.key(7), e, 11, 6).tolist() for e in range(4)]
     assert all(sorted(order) == list(range(6)) for order in orders)
     assert len(set(map(tuple, orders))) == 4
@@ -149,7 +149,7 @@ def normed(dropout):
 def test_running_statistics_are_those_of_the_batches_without_padding(
     num_labeled, dropout, data
 ):
-    """Of 11 or 6 examples in batches of 4, the last is ragged; the rest is spoiled."""
+    """The last batch of 4 is incomplete, and the padding holds large values."""
     images, labels, _ = data
     is_padding = (np.arange(11) >= num_labeled)[:, None, None, None]
     images = np.where(is_padding, 1e4, images).astype(np.float32)
@@ -238,7 +238,7 @@ def test_the_epoch_with_the_highest_score_is_kept_the_first_of_equals(
 
 
 def test_the_score_is_given_the_weights_of_its_epoch(data):
-    """The epoch of the smallest head is the first; momentum lets it grow."""
+    """Scores by the size of the head select the largest or the smallest one."""
     images, labels, variables = data
     schedule, key = SCHEDULES["momentum"], jax.random.key(7)
     epochs = list(numpy_fit(key, variables, images, labels, 11, schedule))

@@ -45,7 +45,7 @@ def test_rotations_are_learned_without_a_label(digits, model):
 
 
 def test_fewer_images_than_a_batch_are_one_batch(digits, model):
-    """One step of descent, checked against the gradient itself."""
+    """Compares one step of gradient descent with the gradient."""
     images = jnp.asarray(digits.train_images[:3])
     variables = model.init(jax.random.key(0))
     schedule = Schedule(epochs=1, learning_rate=0.1)
@@ -85,4 +85,4 @@ def test_all_layers_but_the_head_are_passed_on(model):
     assert pretrained.parameters["fc2"]["kernel"].shape == (
         50,
         4,
-    )  # nothing was changed in place
+    )  # no dict was changed in place
