@@ -33,7 +33,7 @@ from fkjax.experiment.rounds import (
 from fkjax.experiment.setup import Experiment
 from fkjax.parallel.devices import shard
 from fkjax.parallel.examples import Streamed
-from fkjax.runs.journal import Journal
+from fkjax.runs.journal import Journal, Track
 
 
 def groups(config: Config, dataset: datasets.Dataset) -> list[range]:
@@ -106,14 +106,11 @@ def play_seeds(
     """
     config = experiment.config
 
-    def committed(name: str) -> dict[int, list[dict[str, Any]]]:
-        return {seed: journal.rounds(name, seed) for seed in seeds}
+    def is_finished(track: Track) -> bool:
+        return all(is_over(config, rounds) for rounds in track.rounds().values())
 
-    unfinished = [
-        name
-        for name in experiment.strategies
-        if not all(is_over(config, rounds) for rounds in committed(name).values())
-    ]
+    tracks = [journal.track(name, seeds) for name in experiment.strategies]
+    unfinished = [track for track in tracks if not is_finished(track)]
     if not unfinished:
         journal.conclude(seeds)
         return
@@ -154,16 +151,17 @@ def play_seeds(
     for seed in seeds:
         progress.advance(f"seed {seed}: pretraining {config.pretraining}")
 
-    for name in unfinished:
+    for track in unfinished:
+        name = track.strategy
         strategy = experiment.strategies[name]
         if is_together:
             strategy = strategy._replace(query=jax.jit(jax.vmap(strategy.query)))
         done = min(
             len(rounds)
-            for rounds in committed(name).values()
+            for rounds in track.rounds().values()
             if not is_over(config, rounds)
         )
-        number, kept = journal.resume(name, seeds, done)
+        number, kept = track.resume(done)
         state = RoundState(key, pool, _variables(began))
         if kept is not None:
             state = RoundState(key, pools.PoolState(**kept["pool"]), _variables(kept))
@@ -179,9 +177,9 @@ def play_seeds(
         for state, all_played in _named_errors(rounds, name, seeds, worlds, number):
             number += 1
             held_out = held_out_accuracy(config, driver, state, arrays)
-            rows = []
+            rows, committed = [], track.rounds()
             for i, (seed, world) in enumerate(zip(seeds, worlds, strict=True)):
-                earlier = journal.rounds(name, seed)
+                earlier = committed[seed]
                 if is_over(config, earlier):  # it stopped, and waits for the others
                     continue
                 played = all_played.of_run(i, len(seeds)) if is_together else all_played
@@ -205,7 +203,7 @@ def play_seeds(
                 "pool": state.pool._asdict(),
                 "variables": state.variables._asdict(),
             }
-            journal.commit(name, seeds, number, kept, rows)
+            track.commit(number, kept, rows)
             for record, _ in rows:
                 progress.update(
                     strategy=name,
@@ -213,9 +211,9 @@ def play_seeds(
                     round=number,
                     accuracy=record["test_accuracy"],
                 )
-            if all(is_over(config, rounds) for rounds in committed(name).values()):
+            if is_finished(track):
                 break
-        journal.conclude(seeds, name)
+        track.conclude()
     journal.conclude(seeds)
 
 

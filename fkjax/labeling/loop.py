@@ -126,10 +126,8 @@ class _Loop:
     ):
         self._config, self._listing, self._own = config, listing, own
         self._desk, self._journal, self._progress = desk, journal, progress
-        (self._name,), self._seeds = (
-            config.strategies,
-            range(config.seed, config.seed + 1),
-        )
+        (self._name,) = config.strategies
+        self._track = journal.track(self._name, range(config.seed, config.seed + 1))
         self._key = jax.random.key(config.seed)
         # The train set stands behind the pool, as if it had been asked for.
         positions = np.concatenate([own.pool, own.train])
@@ -204,10 +202,8 @@ class _Loop:
                 "peak_memory_mb": peak_memory_mb(),
             }
 
-        self._began = self._journal.start(self._seeds, begin)
-        number, kept = self._journal.resume(
-            self._name, self._seeds, len(self._journal.records)
-        )
+        self._began = self._journal.start(self._track.seeds, begin)
+        number, kept = self._track.resume(len(self._journal.records))
         if kept is None:
             pool = pools.add(pool, train, labels) if len(train) else pool
             kept = {"pool": pool._asdict(), "variables": self._began["variables"]}
@@ -316,7 +312,7 @@ class _Loop:
         self._mark_stop(record)
         kept = {"pool": state.pool._asdict(), "variables": state.variables._asdict()}
         queries = self._queries(asked, files, labels, classes)
-        self._journal.commit(self._name, self._seeds, number, kept, [(record, queries)])
+        self._track.commit(number, kept, [(record, queries)])
         return state
 
     def _measures(self, state: RoundState, driver: Driver) -> dict[str, Any]:

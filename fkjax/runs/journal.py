@@ -9,7 +9,7 @@ that a damaged one costs a round, and of what each seed starts from.
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fkjax.files import checkpoint
@@ -23,6 +23,7 @@ class Journal:
     """The rounds of a run: in memory, and in a folder if there is one.
 
     Attributes:
+        folder: of the run, or None.
         records: of all committed rounds, in the order of the run.
     """
 
@@ -44,14 +45,12 @@ class Journal:
         Raises:
             UserError: if rounds.jsonl cannot be read.
         """
-        self._folder, self._tell, self._agreed = folder, tell, agreed
+        self.folder, self.tell, self.agreed = folder, tell, agreed
         self.records = agreed(lambda: folder.read_records() if folder else [])
 
-    def rounds(self, strategy: str, seed: int) -> list[dict[str, Any]]:
-        """The committed records of one strategy and seed, by round."""
-        return [
-            r for r in self.records if (r["strategy"], r["seed"]) == (strategy, seed)
-        ]
+    def track(self, strategy: str, seeds: range) -> "Track":
+        """Returns the part of one strategy, on seeds that run together."""
+        return Track(self, strategy, seeds)
 
     def start(self, seeds: range, make: Callable[[], Any]) -> Any:
         """What the seeds start from: kept since the run was killed, or made now.
@@ -60,48 +59,74 @@ class Journal:
             seeds: that are played together.
             make: gives nested dicts of arrays.
         """
-        state = self._agreed(lambda: self._kept_start(seeds))
+        state = self.agreed(lambda: self._kept_start(seeds))
         if state is None:
             state = make()
-            if self._folder is not None:
-                checkpoint.save(self._path(seeds) / "start", state)
+            if self.folder is not None:
+                checkpoint.save(_path(self.folder, seeds) / "start", state)
         return state
 
     def _kept_start(self, seeds: range) -> Any | None:
-        if self._folder is None:
+        if self.folder is None:
             return None
-        path = self._path(seeds) / "start"
+        path = _path(self.folder, seeds) / "start"
         try:
             return checkpoint.restore(path)
         except checkpoint.DamagedError as error:
-            self._tell(f"The start of {_name(seeds)} is made again: {error} ({path}).")
+            self.tell(f"The start of {_name(seeds)} is made again: {error} ({path}).")
             return None
 
-    def resume(
-        self, strategy: str, seeds: range, num_rounds: int
-    ) -> tuple[int, Any | None]:
+    def conclude(self, seeds: range) -> None:
+        """Removes the checkpoints of seeds whose strategies are all finished."""
+        if self.folder is not None:
+            _remove(_path(self.folder, seeds))
+
+
+class Track(NamedTuple):
+    """The rounds of one strategy in a journal, on seeds that run together.
+
+    Attributes:
+        journal: the journal.
+        strategy: the name of the strategy.
+        seeds: the seeds.
+    """
+
+    journal: Journal
+    strategy: str
+    seeds: range
+
+    def rounds(self) -> dict[int, list[dict[str, Any]]]:
+        """Returns the committed records of each seed, by round."""
+        return {
+            seed: [
+                r
+                for r in self.journal.records
+                if (r["strategy"], r["seed"]) == (self.strategy, seed)
+            ]
+            for seed in self.seeds
+        }
+
+    def resume(self, num_rounds: int) -> tuple[int, Any | None]:
         """The last committed round whose state is whole; all later ones are dropped.
 
         Args:
-            strategy: which.
-            seeds: that are played together.
-            num_rounds: that all of them have committed, or stopped before.
+            num_rounds: that all of the seeds have committed, or stopped before.
 
         Returns:
             The number of the round, and nested dicts of arrays as handed to `commit`;
             0 and None to begin at the start.
         """
-        number, state, self.records = self._agreed(
-            lambda: self._kept_round(strategy, seeds, num_rounds)
+        number, state, self.journal.records = self.journal.agreed(
+            lambda: self._kept_round(num_rounds)
         )
         return number, state
 
-    def _kept_round(self, strategy: str, seeds: range, num_rounds: int) -> list[Any]:
-        if self._folder is None:
-            return [0, None, self.records]
-        number, state = num_rounds, None
+    def _kept_round(self, num_rounds: int) -> list[Any]:
+        folder, number, state = self.journal.folder, num_rounds, None
+        if folder is None:
+            return [0, None, self.journal.records]
         while number > 0:
-            path = self._path(seeds, strategy) / f"round-{number}"
+            path = self._path(folder) / f"round-{number}"
             problem = "it is missing"
             try:
                 state = checkpoint.restore(path)
@@ -109,19 +134,18 @@ class Journal:
                 problem = str(error)
             if state is not None:
                 break
-            self._tell(
-                f"The checkpoint of {strategy}, {_name(seeds)}, round {number} is not "
-                f"used: {problem} ({path}); going on from round {number - 1}."
+            self.journal.tell(
+                f"The checkpoint of {self.strategy}, {_name(self.seeds)}, round "
+                f"{number} is not used: {problem} ({path}); going on from round "
+                f"{number - 1}."
             )
             number -= 1
-        for seed in seeds:
-            self._folder.rewind(strategy=strategy, seed=seed, round=number + 1)
-        return [number, state, self._folder.read_records()]
+        for seed in self.seeds:
+            folder.rewind(strategy=self.strategy, seed=seed, round=number + 1)
+        return [number, state, folder.read_records()]
 
     def commit(
         self,
-        strategy: str,
-        seeds: range,
         number: int,
         state: Any,
         rows: Sequence[tuple[dict[str, Any], dict[str, Any]]],
@@ -129,8 +153,6 @@ class Journal:
         """Keeps a round.
 
         Args:
-            strategy: which.
-            seeds: that are played together.
             number: of the round, from 1.
             state: nested dicts of arrays: from which the next round starts.
             rows: of each seed, its record, and the arguments of
@@ -139,28 +161,34 @@ class Journal:
         Raises:
             UserError: if it cannot be written; nothing of the earlier rounds is lost.
         """
-        if self._folder is not None:
-            folder = self._path(seeds, strategy)
-            checkpoint.save(folder / f"round-{number}", state)
+        folder = self.journal.folder
+        if folder is not None:
+            path = self._path(folder)
+            checkpoint.save(path / f"round-{number}", state)
             for record, queries in rows:
-                self._folder.append_queries(**queries)
-                self._folder.append_record(record)
-            checkpoint.remove(folder / f"round-{number - KEPT}")
-        self.records += [record for record, _ in rows]
+                folder.append_queries(**queries)
+                folder.append_record(record)
+            checkpoint.remove(path / f"round-{number - KEPT}")
+        self.journal.records += [record for record, _ in rows]
 
-    def conclude(self, seeds: range, strategy: str | None = None) -> None:
-        """Removes the checkpoints of a strategy, or of seeds, that are finished."""
-        if self._folder is not None:
-            path = self._path(seeds, strategy)
-            checkpoint.remove(path)
-            with contextlib.suppress(OSError):  # until it is empty
-                path.parent.rmdir()
+    def conclude(self) -> None:
+        """Removes the checkpoints of the strategy, which is finished."""
+        if self.journal.folder is not None:
+            _remove(self._path(self.journal.folder))
 
-    def _path(self, seeds: range, strategy: str | None = None) -> Path:
-        assert self._folder is not None
-        path = self._folder.path / CHECKPOINTS / _name(seeds).replace(" ", "-")
+    def _path(self, folder: RunFolder) -> Path:
         # "strategy-" keeps apart what may be called "start".
-        return path / f"strategy-{quote(strategy, safe='')}" if strategy else path
+        return _path(folder, self.seeds) / f"strategy-{quote(self.strategy, safe='')}"
+
+
+def _path(folder: RunFolder, seeds: range) -> Path:
+    return folder.path / CHECKPOINTS / _name(seeds).replace(" ", "-")
+
+
+def _remove(path: Path) -> None:
+    checkpoint.remove(path)
+    with contextlib.suppress(OSError):  # until it is empty
+        path.parent.rmdir()
 
 
 def _name(seeds: range) -> str:

@@ -1,5 +1,6 @@
 """A run that is killed and goes on gives the bytes of one that never was."""
 
+import importlib.metadata
 import itertools
 import json
 import os
@@ -233,9 +234,7 @@ def test_another_configuration_is_refused_with_the_difference(halfway, capsys):
 
 
 def test_another_version_or_other_data_are_refused(halfway, capsys, monkeypatch):
-    monkeypatch.setattr(
-        fkjax.commands.run.importlib.metadata, "version", lambda name: "0.0"
-    )
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0")
     assert "versions was {" in refused(capsys, halfway)
     monkeypatch.undo()
     path = halfway / "config.json"

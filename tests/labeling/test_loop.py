@@ -225,7 +225,7 @@ def test_the_same_command_gives_the_same_bytes(loop, world, tmp_path):
 
 
 def test_a_command_without_answers_changes_nothing(after, world, capsys, monkeypatch):
-    monkeypatch.setattr("fkjax.labeling.load_images", None)  # nor reads an image
+    monkeypatch.setattr("fkjax.labeling.loop.load_images", None)  # nor reads an image
     out = after(1)
     before = left_behind(out)
     assert world.command(out) == 0
@@ -346,9 +346,9 @@ def test_a_process_that_is_stopped_goes_on_the_same(
         raise KeyboardInterrupt
 
     where = {
-        "training": ("fkjax.labeling.make_driver", stop),
-        "commit": ("fkjax.runs.journal.Journal.commit", stop),
-        "question": ("fkjax.labeling.choose", stop),
+        "training": ("fkjax.labeling.loop.make_driver", stop),
+        "commit": ("fkjax.runs.journal.Track.commit", stop),
+        "question": ("fkjax.labeling.loop.choose", stop),
         "form": ("fkjax.labeling.annotator.Desk._offer", stop),
     }
     with monkeypatch.context() as patch:
