@@ -3,6 +3,7 @@
 The build uses no network, and the pages load nothing from other servers.
 """
 
+import itertools
 import re
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -78,6 +79,20 @@ def runs_page() -> str:
     return "\n".join(lines)
 
 
+def with_drawings(text: str) -> str:
+    """Returns a page with the SVG files of drawings.py in place of Mermaid blocks.
+
+    What shows Mermaid is a script, and the site has none from other servers.
+    """
+    numbers = itertools.count(1)
+    return re.sub(
+        r"```mermaid\n.*?```",
+        lambda block: f"![the steps](static/architecture-{next(numbers)}.svg)",
+        text,
+        flags=re.S,
+    )
+
+
 def on_source_read(app: Sphinx, page: str, source: list[str]) -> None:
     """Completes the pages that only point to something in the repository."""
     del app
@@ -85,6 +100,8 @@ def on_source_read(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = benchmarks_page()
     elif page == "results/runs/README":
         source[0] += "\n" + runs_page() + "\n"
+    elif page == "architecture":
+        source[0] = with_drawings(source[0])
     source[0] = source[0].replace("](../../benchmarks/README.md", "](benchmarks.md")
 
 
