@@ -1,1 +1,1 @@
-"""The mathematics: Fisher vectors, descriptors, kernels, Grams and metrics."""
+"""Fisher vectors, descriptors, kernels, Gram matrices and metrics."""

@@ -1,18 +1,18 @@
-"""Fisher vectors left in factors: what goes into each layer, and the error out of it.
+"""Fisher vectors in factored form: the inputs and the output errors of each layer.
 
-The gradient of a layer's kernel is a sum over the T positions at which it is applied
-(one for a dense layer, H' W' for a convolution) of outer products
+The gradient of a layer's kernel is a sum of outer products over the T positions at
+which the kernel is applied (one for a dense layer, H' W' for a convolution):
 
-    G = sum_t a_t d_t^T,      a_t = input, d_t = d log p(s | x) / d output,
+    G = sum_t a_t d_t^T,      a_t = input, d_t = d log p(s | x) / d output.
 
-so an inner product or a projection of G seldom needs G. One forward and one backward
-pass give the factors of all kernels, and the plain gradients of all other parameters,
-without a kernel's gradient being asked for: zeros are added to the layers' outputs,
-and the errors are the derivative with respect to them.
+Inner products and projections of G can often be computed without forming G. One forward
+and one backward pass give the factors of all kernels and the plain gradients of all
+other parameters, without computing the gradient of any kernel: zeros are added to the
+outputs of the layers, and the errors are the derivatives with respect to these zeros.
 
-The layers are found in the function itself. Its jaxpr is read, following each leaf of
-theta through reshapes and transpositions to the matrix products and convolutions that
-use it. A leaf that is used in any other way is differentiated plainly.
+The layers are found in the jaxpr of the function. Each leaf of theta is followed
+through reshapes and transpositions to the matrix products and convolutions that use
+it. A leaf that is used in any other way is differentiated as usual.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ from fkjax.fisher.layers import Layer, View, evaluate_views
 
 
 class Captured(NamedTuple):
-    """A Fisher vector, with the gradients of kernels left in factors.
+    """A Fisher vector in which the gradients of kernels are kept as factors.
 
     Attributes:
-        factors: by path, for each use.
-        rest: by path, the plain gradients of all other leaves.
+        factors: factors of each captured leaf, by path; one entry for each use.
+        rest: gradients of all other leaves, by path.
     """
 
     factors: dict[str, tuple[Factors, ...]]
@@ -40,16 +40,16 @@ class Captured(NamedTuple):
 
 
 class Use(NamedTuple):
-    """How one layer uses one kernel.
+    """The use of a kernel by a layer.
 
     Attributes:
-        kind: "dense" or "convolution".
-        positions: T.
-        num_inputs: m.
-        num_outputs: n.
-        to_inputs: the layer's input to a. Shape [T, m].
-        to_errors: the error of the layer's output to d. Shape [T, n].
-        to_leaf: a gradient of shape [m, n] to the shape of the leaf.
+        kind: kind of the layer, "dense" or "convolution".
+        positions: number of positions, T.
+        num_inputs: number of inputs, m.
+        num_outputs: number of outputs, n.
+        to_inputs: function from the layer's input to a. Shape [T, m].
+        to_errors: function from the error of the layer's output to d. Shape [T, n].
+        to_leaf: function from a gradient of shape [m, n] to the shape of the leaf.
     """
 
     kind: str
@@ -62,13 +62,14 @@ class Use(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which leaves are captured in factors, and how; printing it shows both.
+    """The leaves that are captured as factors, and their uses; can be printed.
 
     Attributes:
-        uses: by path, of each leaf all of whose uses are captured.
-        rest: by path, why a leaf is not.
-        treedef: the structure of theta.
-        paths: of all leaves, in the order of theta.
+        uses: uses of each captured leaf, by path. A leaf is captured only if all its
+            uses are.
+        rest: reason why each other leaf is not captured, by path.
+        treedef: tree structure of theta.
+        paths: paths of all leaves, in the order of theta.
     """
 
     uses: dict[str, tuple[Use, ...]]
@@ -77,7 +78,7 @@ class Plan(NamedTuple):
     paths: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line for each use or remaining leaf."""
+        """Returns one line for each use of a captured leaf and each other leaf."""
         width = max(map(len, self.paths), default=0)
         lines = []
         for path in self.paths:
@@ -90,7 +91,7 @@ class Plan(NamedTuple):
 
 
 def plan(log_probs_fn: LogProbs, theta: Any, x: Any) -> Plan:
-    """Finds the layers; computes nothing.
+    """Finds the layers of a function without computing its values.
 
     >>> def log_probs_fn(theta, x):
     ...     return jax.nn.log_softmax(x @ theta["kernel"] + theta["bias"])
@@ -100,8 +101,8 @@ def plan(log_probs_fn: LogProbs, theta: Any, x: Any) -> Plan:
     kernel  dense T=1 m=3 n=2
 
     Args:
-        log_probs_fn: the log-probabilities of one example.
-        theta: any pytree of arrays.
+        log_probs_fn: function that returns the log-probabilities of one example.
+        theta: parameters, any pytree of arrays.
         x: one example.
 
     Returns:
@@ -113,29 +114,32 @@ def plan(log_probs_fn: LogProbs, theta: Any, x: Any) -> Plan:
 def forward(
     log_probs_fn: LogProbs, theta: Any, x: Any
 ) -> tuple[jax.Array, Callable[[jax.Array], Captured]]:
-    """One forward pass, and the backward pass for when the label is known.
+    """Runs the forward pass, and returns a function for the backward pass.
+
+    This allows the label to be chosen from the log-probabilities.
 
     Args:
-        log_probs_fn: the log-probabilities of one example.
-        theta: any pytree of arrays.
+        log_probs_fn: function that returns the log-probabilities of one example.
+        theta: parameters, any pytree of arrays.
         x: one example.
 
     Returns:
-        log p(y | x), of shape [C], and `backward(weights)`: the captured gradient of
-        the sum of the log-probabilities with these weights, of shape [C].
+        log p(y | x), of shape [C], and a function `backward(weights)` that returns the
+        captured gradient of the log-probabilities' weighted sum, with weights of shape
+        [C].
     """
     log_p, a, pull = _linearized(log_probs_fn, theta, x)
     return log_p, lambda weights: _joined(a, *pull(weights))
 
 
 def capture(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) -> Captured:
-    """`fisher.fisher_vector` in factors: one forward and one backward pass.
+    """Computes a Fisher vector in factored form, by one forward and one backward pass.
 
     Args:
-        log_probs_fn: the log-probabilities of one example.
-        theta: any pytree of arrays.
+        log_probs_fn: function that returns the log-probabilities of one example.
+        theta: parameters, any pytree of arrays.
         x: one example.
-        label: the (pseudo-)label s. Shape [].
+        label: label or pseudo-label s. Shape [].
 
     Returns:
         The captured gradient of log p(s | x, theta).
@@ -145,30 +149,33 @@ def capture(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) -> Cap
 
 
 def capture_all_classes(log_probs_fn: LogProbs, theta: Any, x: Any) -> Captured:
-    """`capture` under each of the C labels: one forward pass, C backward.
+    """Computes the factored Fisher vectors of one example under each of the C labels.
+
+    This takes one forward and C backward passes.
 
     Args:
-        log_probs_fn: the log-probabilities of one example.
-        theta: any pytree of arrays.
+        log_probs_fn: function that returns the log-probabilities of one example.
+        theta: parameters, any pytree of arrays.
         x: one example.
 
     Returns:
-        `Captured` with a leading axis C on every error d and every plain gradient; the
-        inputs a are the same for all classes and have none.
+        The captured gradients, with a leading axis C on each error d and each plain
+        gradient. The inputs a have no such axis, because they are the same for all
+        classes.
     """
     log_p, a, pull = _linearized(log_probs_fn, theta, x)
     return _joined(a, *jax.vmap(pull)(jnp.eye(log_p.size, dtype=log_p.dtype)))
 
 
 def gradient_of(use: Use, factors: Factors) -> jax.Array:
-    """The gradient that one use contributes, materialised in the leaf's shape.
+    """Computes the gradient that one use contributes, in the shape of the leaf.
 
     Args:
-        use: from the plan.
-        factors: of that use. Leading axes of d, such as classes, are kept.
+        use: a use from the plan.
+        factors: factors of that use. Leading axes of d, such as classes, are kept.
 
     Returns:
-        The shape of the leaf.
+        The gradient, in the shape of the leaf after any leading axes of d.
     """
     a, d = factors
     if d.ndim > 2:
@@ -177,7 +184,7 @@ def gradient_of(use: Use, factors: Factors) -> jax.Array:
 
 
 def is_plain(uses: tuple[Use, ...]) -> bool:
-    """Whether the leaf is the sum of a^T d, with axes merely merged, in their order."""
+    """Returns whether the leaf's gradient is the sum of a^T d up to a reshape."""
 
     def is_kept(use: Use, places: np.ndarray) -> bool:
         with jax.ensure_compile_time_eval():
@@ -192,14 +199,14 @@ def is_plain(uses: tuple[Use, ...]) -> bool:
 
 
 def leaf_gradient(uses: tuple[Use, ...], factors: tuple[Factors, ...]) -> jax.Array:
-    """The gradient of one leaf, materialised: the sum over its uses."""
+    """Computes the gradient of one leaf, as the sum over its uses."""
     terms = zip(uses, factors, strict=True)
     first, *others = (gradient_of(use, f) for use, f in terms)
     return sum(others, first)
 
 
 def gradient(plan: Plan, captured: Captured) -> Any:
-    """The Fisher vector itself: a pytree like theta."""
+    """Computes the Fisher vector from its factors, as a pytree like theta."""
     leaves = dict(captured.rest)
     for path, uses in plan.uses.items():
         leaves[path] = leaf_gradient(uses, captured.factors[path])
@@ -216,7 +223,10 @@ def _joined(a: _Arrays, d: _Arrays, rest: dict[str, jax.Array]) -> Captured:
 def _linearized(
     log_probs_fn: LogProbs, theta: Any, x: Any
 ) -> tuple[jax.Array, _Arrays, Callable[[jax.Array], tuple[_Arrays, Any]]]:
-    """Gives log p(y | x), the inputs a, and `pull(weights)`: the errors d, the rest."""
+    """Returns log p(y | x), the inputs a, and a function for the backward pass.
+
+    That function, `pull(weights)`, returns the errors d and the other gradients.
+    """
     found, run, outputs = _prepare(log_probs_fn, theta, x)
     leaves = dict(zip(found.paths, jax.tree.leaves(theta), strict=True))
     log_p, pull_all, inputs = jax.vjp(
@@ -243,7 +253,10 @@ def _linearized(
 
 
 def _prepare(log_probs_fn: LogProbs, theta: Any, x: Any):
-    """The plan; `run(leaves, zeros) -> log_p, inputs`; and the layers' outputs."""
+    """Returns the plan, a function to run it, and the shapes of the layers' outputs.
+
+    That function is `run(leaves, zeros) -> log_p, inputs`.
+    """
     keyed, treedef = jax.tree_util.tree_flatten_with_path(theta)
     paths = tuple(path_of(path) for path, _ in keyed)
     closed = jax.make_jaxpr(log_probs_fn)(theta, x)

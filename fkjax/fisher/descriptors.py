@@ -1,4 +1,4 @@
-"""Descriptors z and g of taps: features, and Fisher vectors by activations."""
+"""Descriptors z and g of taps: features, and Fisher vectors of activations."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from fkjax.base import Model, Variables, log_probs
 
 
 class Descriptor(NamedTuple):
-    """What the practical Fisher kernel compares of one example.
+    """The descriptors of one example that the practical Fisher kernel compares.
 
     Attributes:
-        log_probs: log p(y | x). Shape [C].
-        z: spatial mean of each tapped activation. Shapes [n_l].
-        g: spatial mean of d log p(s | x) / d activation. Shapes [n_l].
-        label: the label s under which g was taken. Shape [].
+        log_probs: log-probabilities log p(y | x). Shape [C].
+        z: spatial mean of each tapped activation, by tap. Shapes [n_l].
+        g: spatial mean of d log p(s | x) / d activation, by tap. Shapes [n_l].
+        label: label s for which g was computed. Shape [].
     """
 
     log_probs: jax.Array
@@ -29,9 +29,10 @@ LabelFn = Callable[
     [jax.Array, dict[str, jax.Array], Callable[[jax.Array], dict[str, jax.Array]]],
     jax.Array,
 ]
-"""`label_fn(log_probs, z, gradient)`: the label to assume for one example. Shape [].
+"""A function `label_fn(log_probs, z, gradient)` that returns the label to assume for
+one example, of shape [].
 
-`gradient(label)` is the example's g under any label: a backward pass each."""
+`gradient(label)` computes the example's g for a label, by one backward pass."""
 
 
 def descriptor(
@@ -42,23 +43,23 @@ def descriptor(
     *,
     taps: Sequence[str],
 ) -> Descriptor:
-    """Feature and gradient descriptors z, g of one example, by one backward pass.
+    """Computes the descriptors z and g of one example, by one backward pass.
 
-    An offset that is added to every position of an activation, divided by the number
-    of positions, has the spatial mean of the activation's gradient as its gradient:
-    g is the Fisher vector with respect to such offsets at zero.
+    The descriptor g is the Fisher vector with respect to offsets at zero: an offset,
+    divided by the number of positions, is added to each position of an activation. Its
+    gradient is the spatial mean of the activation's gradient.
 
     Source: Gudovskiy et al. 2020, Sec. 4.2.
 
     Args:
         model: the classifier.
-        variables: its variables.
-        image: Shape [H, W, channels].
-        label_fn: gives the label s from log p(y | x), z, and g under other labels.
-        taps: which activations enter.
+        variables: variables of the model.
+        image: the example. Shape [H, W, channels].
+        label_fn: function that returns the label s.
+        taps: names of the taps to use.
 
     Returns:
-        The example's `Descriptor`.
+        The descriptors of the example.
     """
     log_p, z, pullback = _differentiated(model, variables, image, taps)
 
@@ -72,43 +73,43 @@ def descriptor(
 def all_gradients(
     model: Model, variables: Variables, image: jax.Array, *, taps: Sequence[str]
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Features z of one example, and its g under each of the C labels.
+    """Computes z of one example, and g for each of the C labels.
 
     Args:
         model: the classifier.
-        variables: its variables.
-        image: Shape [H, W, channels].
-        taps: which activations enter.
+        variables: variables of the model.
+        image: the example. Shape [H, W, channels].
+        taps: names of the taps to use.
 
     Returns:
-        z, shapes [n_l], and g, shapes [C, n_l].
+        The features z by tap, of shapes [n_l], and g by tap, of shapes [C, n_l].
     """
     log_p, z, pullback = _differentiated(model, variables, image, taps)
-    # One label after the other: all at once, many examples' would leave the caches.
+    # The labels are mapped one by one, so that many examples still fit in the caches.
     return z, jax.lax.map(pullback, jnp.eye(len(log_p), dtype=log_p.dtype))
 
 
 def feature_derivatives(
     model: Model, variables: Variables, image: jax.Array, *, taps: Sequence[str]
 ) -> jax.Array:
-    """sum_l <z_l, g_l(c)> of one example for each label c, without any of the g.
+    """Computes sum_l <z_l, g_l(c)> of one example for each label c, without the g.
 
-    With log p(y | x) as a function of the offsets of `descriptor`, the g(c) are the
-    rows of its Jacobian, and these products are its derivative along z: one pass for
-    all labels, where the g would take C.
+    The g(c) are the rows of the Jacobian of log p(y | x) with respect to the offsets
+    of `descriptor`, so these products are the derivative along z. It takes one pass
+    for all labels, while the g take C.
 
     Args:
         model: the classifier.
-        variables: its variables.
-        image: Shape [H, W, channels].
-        taps: which activations enter.
+        variables: variables of the model.
+        image: the example. Shape [H, W, channels].
+        taps: names of the taps to use.
 
     Returns:
-        Shape [C].
+        The product for each label. Shape [C].
     """
     log_p, z, pullback = _differentiated(model, variables, image, taps)
-    # The derivative along z is the transpose of the pullback, which is linear. The
-    # convolutions for CPU have no forward mode that `jax.jvp` could use instead.
+    # The derivative along z is the transpose of the pullback, which is linear.
+    # `jax.jvp` cannot be used: the convolutions for CPUs have no forward mode.
     _, pushforward = jax.vjp(pullback, jnp.zeros_like(log_p))
     return pushforward(z)[0]
 
@@ -118,7 +119,7 @@ def _differentiated(
 ) -> tuple[
     jax.Array, dict[str, jax.Array], Callable[[jax.Array], dict[str, jax.Array]]
 ]:
-    """Gives log p(y | x), z, and the pullback from log p to the offsets."""
+    """Returns log p(y | x), z, and the pullback from log p to the offsets."""
     shapes = jax.eval_shape(lambda: _tapped(model, variables, image, {}, taps)[1])
     offsets = {name: jnp.zeros(shapes[name].shape) for name in taps}
     log_p, pullback, z = jax.vjp(
@@ -132,7 +133,7 @@ def _differentiated(
 def features(
     model: Model, variables: Variables, image: jax.Array, *, taps: Sequence[str]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Gives log p(y | x) and the descriptor z of one example: no backward pass."""
+    """Returns log p(y | x) and the descriptor z of one example."""
     return _tapped(model, variables, image, {}, taps)
 
 

@@ -1,13 +1,13 @@
-"""Gram matrices of Fisher vectors that need not be formed: the product kernel.
+"""Gram matrices of Fisher vectors, computed from their factors: the product kernel.
 
-The Fisher vector of a layer's weights is sum_t a_t d_t^T: a_t the layer's input and d_t
-its back-propagated error at each of its T positions. That of a dense layer, where T is
-1, has rank one, and an inner product of two is a product of two:
+The Fisher vector of a layer's weights is sum_t a_t d_t^T, where a_t is the input of the
+layer and d_t its back-propagated error at position t of T. For a dense layer, T is 1:
+the vector has rank one, and the inner product of two vectors is
 
     <u, u'> = <a, a'> <d, d'>                  (Gudovskiy et al. 2020, Sec. 4.1)
 
-The Gram of sketches is `fkjax.fisher.kernel.similarity`; sketches of layers enter
-`gram` here.
+`fkjax.fisher.kernel.similarity` computes the Gram matrix of sketches. `gram` takes
+factors of some layers and sketches of others.
 """
 
 import functools
@@ -21,28 +21,30 @@ from fkjax.fisher.factors import Factors, with_bias
 from fkjax.fisher.kernel import similarity
 
 _CHUNK_BYTES = 2**28
-_BLOCK_BYTES = 2**24  # of the result: what is added up there stays near the processor
+_BLOCK_BYTES = 2**24  # of the result, so that its partial sums fit in the caches
 _MICROBATCH = 16
 
 
 def product_gram(
     a: jax.Array, d: jax.Array, a2: jax.Array, d2: jax.Array, *, has_bias: bool
 ) -> jax.Array:
-    """<u, u'> = (<a, a'> + 1) <d, d'>: exact, for a dense layer; no + 1 without bias.
+    """Computes <u, u'> = (<a, a'> + 1) <d, d'>, exactly, for a dense layer.
+
+    The term + 1 is that of the bias, and is omitted without one.
 
     >>> a, d = jnp.array([[1.0, 2.0]]), jnp.array([[3.0]])
     >>> product_gram(a, d, a, d, has_bias=True)
     Array([[54.]], dtype=float32)
 
     Args:
-        a: inputs of the first examples. Shape [N, m].
-        d: their errors. Shape [N, n].
-        a2: inputs of the second. Shape [M, m].
-        d2: their errors. Shape [M, n].
+        a: inputs for the first examples. Shape [N, m].
+        d: errors for the first examples. Shape [N, n].
+        a2: inputs for the second examples. Shape [M, m].
+        d2: errors for the second examples. Shape [M, n].
         has_bias: whether the layer has a bias.
 
     Returns:
-        Shape [N, M].
+        The Gram matrix. Shape [N, M].
 
     Raises:
         ValueError: if the shapes are not those of one dense layer.
@@ -60,25 +62,26 @@ def convolution_gram(
     has_bias: bool,
     chunk_size: int | None = None,
 ) -> jax.Array:
-    """<u, u'> of u = sum_t a_t d_t^T, which is formed for one chunk at a time.
+    """Computes <u, u'> for a convolution, from gradients u = sum_t a_t d_t^T in chunks.
 
-    Pairs of positions, as in `product_gram`, would take T^2 of its steps.
+    Using `product_gram` for all pairs of positions would take T^2 times its work.
 
     Args:
-        a: patches of the first examples. Shape [N, T, m].
-        d: their errors. Shape [N, T, n].
-        a2: patches of the second. Shape [M, T, m].
-        d2: their errors. Shape [M, T, n].
+        a: patches for the first examples. Shape [N, T, m].
+        d: errors for the first examples. Shape [N, T, n].
+        a2: patches for the second examples. Shape [M, T, m].
+        d2: errors for the second examples. Shape [M, T, n].
         has_bias: whether the layer has a bias.
-        chunk_size: how many examples' gradients to hold, of each side; those of the
-            second are made anew for each chunk of the first. By default as many as
-            256 MB hold.
+        chunk_size: number of examples of each side whose gradients are held in memory;
+            gradients of the second side are recomputed for each chunk of the first. By
+            default, as many as fit in 256 MB.
 
     Returns:
-        Shape [N, M].
+        The Gram matrix. Shape [N, M].
 
     Raises:
-        ValueError: if the shapes are not those of one convolution.
+        ValueError: if the shapes are not those of one convolution, or `chunk_size` is
+            not positive.
     """
     _check(Factors(a, d), Factors(a2, d2), ndim=3)
     first, second = Factors(a, d), Factors(a2, d2)
@@ -97,7 +100,7 @@ def convolution_gram(
 
 
 def _chunk_size(factors: Factors, given: int | None) -> int:
-    """How many gradients to hold at a time."""
+    """Returns the number of gradients to hold at a time."""
     if given is not None and given < 1:
         raise ValueError(f"chunk_size must be 1 or more, got {given}")
     bytes_of_one = 4 * (factors.a.shape[-1] + 1) * factors.d.shape[-1]
@@ -107,12 +110,15 @@ def _chunk_size(factors: Factors, given: int | None) -> int:
 def _gradients(
     factors: Factors, start: int | jax.Array, size: int, has_bias: bool
 ) -> jax.Array:
-    """Of the examples from `start` on; beyond the last example they do not matter."""
+    """Computes the gradients of `size` examples from `start` on.
+
+    Rows beyond the last example are arbitrary.
+    """
     a, d = map(jnp.asarray, factors)
 
-    def one(i: jax.Array) -> jax.Array:  # by its position: no chunk of them is copied
+    def one(i: jax.Array) -> jax.Array:  # indexed, so that no chunk is copied
         x = with_bias(a[i]) if has_bias else a[i]
-        # Transposed, on both sides alike: d is the smaller one to turn.
+        # The transpose of the gradient, on both sides, as d is smaller to transpose.
         d_transposed = jax.lax.optimization_barrier(d[i].T)
         product = jnp.matmul(d_transposed, x, precision=jax.lax.Precision.HIGHEST)
         return product.ravel()
@@ -122,48 +128,52 @@ def _gradients(
 
 
 Layers = Mapping[str, Factors | jax.Array]
-"""What stands for the Fisher vectors of each layer, by the layer's name: its factors
-(the T of a dense layer may be left out), or vectors or sketches of them, [N, K]."""
+"""The Fisher vectors of each layer, by the name of the layer: factors (a dense layer
+may omit the axis T), or vectors or sketches of shape [N, K]."""
 
 
 def gram(
     layers: Layers, layers2: Layers, *, has_bias: bool, chunk_size: int | None = None
 ) -> jax.Array:
-    """<u, u'> of Fisher vectors over several layers: the sum over the layers.
+    """Computes <u, u'> of Fisher vectors over several layers, as a sum over layers.
 
-    Sums of independent unbiased sketches are unbiased, so one layer may be exact and
-    another sketched.
+    Some layers may be exact and others sketched: the sum of independent unbiased
+    sketches is unbiased.
 
     Args:
-        layers: of the first N examples.
-        layers2: of the second M, of the same kinds.
+        layers: layers of the first N examples.
+        layers2: the same layers of the second M examples, of the same kinds.
         has_bias: whether the layers that are given as factors have a bias.
-        chunk_size: see `convolution_gram`.
+        chunk_size: number of gradients to hold; see `convolution_gram`.
 
     Returns:
-        Shape [N, M].
+        The Gram matrix. Shape [N, M].
 
     Raises:
-        ValueError: if the two have different layers, or one layer different shapes.
+        ValueError: if the names of the layers, or the kinds or shapes of a layer,
+            differ.
     """
     if not layers or set(layers) != set(layers2):
         raise ValueError(
-            "both sides must have the same layers, at least one, got "
+            "both sides must have the same layers, one or more, got "
             f"{sorted(layers)} and {sorted(layers2)}"
         )
 
-    fast: dict[str, tuple[Any, Any]] = {}  # by a few products of matrices
+    fast: dict[str, tuple[Any, Any]] = {}  # layers that take a few matrix products
     slow = []
     for name in sorted(layers):
         first, second = layers[name], layers2[name]
         if isinstance(first, Factors) != isinstance(second, Factors):
-            raise ValueError(f"{name} is given as factors on one side only")
+            raise ValueError(
+                f"{name} must be factors on both sides or on neither, got factors on "
+                "one side only"
+            )
         if not isinstance(first, Factors) or not isinstance(second, Factors):
             fast[name] = jnp.asarray(first), jnp.asarray(second)
             continue
         _check(first, second, ndim=first.a.ndim)
         sides: Any = first, second
-        if first.a.ndim == 3 and first.a.shape[1] == 1:  # one position: a dense layer
+        if first.a.ndim == 3 and first.a.shape[1] == 1:  # a dense layer
             sides = tuple(Factors(a[:, 0], d[:, 0]) for a, d in sides)
         elif first.a.ndim == 3:
             size, lengths = _chunk_size(first, chunk_size), [len(f.a) for f in sides]
@@ -185,7 +195,7 @@ def gram(
 
 
 def _blockwise(layers: list[tuple[Any, Any]], has_bias: bool) -> jax.Array:
-    """The sum over layers, each [N, m] and [N, n] or [N, K], in blocks of rows."""
+    """Computes the sum over layers, each [N, m] and [N, n] or [N, K], by row blocks."""
     num, num2 = (len(jax.tree.leaves(side)[0]) for side in layers[0])
     num_blocks = -(-4 * num * num2 // _BLOCK_BYTES)
     size = -(-num // num_blocks)
@@ -216,6 +226,6 @@ def _check(first: Factors, second: Factors, *, ndim: int) -> None:
     ):
         axes = "" if ndim == 2 else "T, "
         raise ValueError(
-            f"a [N, {axes}m], d [N, {axes}n], a2 [M, {axes}m], d2 [M, {axes}n] of one "
-            f"layer were expected, got {', '.join(map(str, shapes))}"
+            f"expected a [N, {axes}m], d [N, {axes}n], a2 [M, {axes}m] and "
+            f"d2 [M, {axes}n] of one layer, got {', '.join(map(str, shapes))}"
         )

@@ -11,25 +11,31 @@ from fkjax.base import UserError
 
 
 def standardized(block: jax.Array) -> jax.Array:
-    """A block centred by its own mean and divided by its own standard deviation.
+    """Subtracts the mean of a block and divides by its standard deviation.
 
     The inner product of two such blocks of length n is their Pearson correlation
-    times n - 1. A constant block becomes zero: it resembles nothing.
+    times n - 1. A constant block becomes zero.
 
     Args:
-        block: Shape [n], n at least 2.
+        block: values of the block. Shape [n], n at least 2.
 
     Returns:
-        Shape [n], in float32; in float64 where JAX has 64 bits.
+        The standardized block, in float32, or float64 if JAX's 64-bit types are
+        enabled. Shape [n].
+
+    Raises:
+        ValueError: if the block has fewer than 2 values.
     """
     if block.size < 2:
-        raise ValueError("a correlation needs blocks of 2 or more values, got 1")
+        raise ValueError(
+            f"a correlation needs blocks of 2 or more values, got {block.size}"
+        )
     block = block.astype(jnp.result_type(float))
     return (block - block.mean()) / (block.std(ddof=1) + 1e-10)
 
 
 def pearson_features(*descriptors: dict[str, jax.Array]) -> jax.Array:
-    """The embedding of one example whose inner products are the kernel R.
+    """Computes the embedding of one example whose inner products are the kernel R.
 
         <e, e'> = sum_l pcc(z_l, z'_l) (n_l - 1)                          for (z)
         <e, e'> = sum_l (pcc(z_l, z'_l) + pcc(g_l, g'_l)) (n_l - 1)       for (z, g)
@@ -40,31 +46,32 @@ def pearson_features(*descriptors: dict[str, jax.Array]) -> jax.Array:
         *descriptors: pytrees of blocks, such as z and g. Shapes [n_l].
 
     Returns:
-        Shape [sum of n_l over all blocks].
+        The embedding. Shape [L], where L is the sum of n_l over all blocks.
     """
     blocks = jax.tree.leaves(descriptors)
     return jnp.concatenate([standardized(block) for block in blocks])
 
 
 def similarity(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    """R between all rows of two embeddings, at the highest matrix precision.
+    """Computes R between all rows of two embeddings, at the highest matrix precision.
 
     Args:
-        queries: Shape [..., L].
-        keys: Shape [M, L].
+        queries: first embeddings. Shape [..., L].
+        keys: second embeddings. Shape [M, L].
 
     Returns:
-        Shape [..., M].
+        The inner products. Shape [..., M].
     """
     return jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
 
 
 class Kernel(NamedTuple):
-    """How two examples are compared by their descriptors z and g.
+    """A kernel between examples, as a function of their descriptors z and g.
 
     Attributes:
-        embed: `embed(z, g) -> embedding [L]`, from dicts of blocks by tap.
-        similarity: `similarity(queries [..., L], keys [M, L]) -> [..., M]`.
+        embed: function `embed(z, g) -> embedding [L]` of dicts of blocks by tap.
+        similarity: function `similarity(queries [..., L], keys [M, L]) -> [..., M]`
+            that computes the kernel of embeddings.
     """
 
     embed: Callable[[dict[str, jax.Array], dict[str, jax.Array]], jax.Array]
@@ -72,22 +79,22 @@ class Kernel(NamedTuple):
 
 
 multi_scale = Kernel(pearson_features, similarity)
-"""R_{z,g}: the sum of the correlations of z and of g, over all taps.
+"""The kernel R_{z,g}: the sum of the correlations of z and of g over all taps.
 
 Source: Gudovskiy et al. 2020, Sec. 4.2."""
 
 
 @functools.cache
 def last_layer(inputs: str, outputs: str, num_outputs: int) -> Kernel:
-    """The cosine of the Fisher vectors of a dense layer's weights and bias, exact.
+    """Returns the exact cosine kernel of the Fisher vectors of a dense layer.
 
-    Such a Fisher vector is the outer product of the layer's input (z, 1) and the
-    gradient g by its output. So the cosine of two is a product of two cosines, and the
-    outer products are never made:
+    The Fisher vector of the layer's weights and bias is the outer product of the input
+    (z, 1) and the gradient g with respect to the output. The cosine of two of them is
+    a product of two cosines, so that the outer products are never formed:
 
         cos(u, u') = cos((z, 1), (z', 1)) cos(g, g')
 
-    For the last layer's logits, g = e_s - p needs no more than the probabilities p.
+    For the logits of the last layer, g = e_s - p only needs the probabilities p.
 
     >>> kernel = last_layer("z", "logits", 2)
     >>> e = kernel.embed({"z": jnp.ones(3)}, {"logits": jnp.array([0.5, -0.5])})
@@ -95,9 +102,12 @@ def last_layer(inputs: str, outputs: str, num_outputs: int) -> Kernel:
     [1.0, 1.0]
 
     Args:
-        inputs: the tap of the layer's input.
-        outputs: the tap of its output.
-        num_outputs: length n of the output.
+        inputs: name of the tap of the layer's input.
+        outputs: name of the tap of the layer's output.
+        num_outputs: length of the output, n.
+
+    Returns:
+        The kernel.
     """
 
     def embed(z: dict[str, jax.Array], g: dict[str, jax.Array]) -> jax.Array:
@@ -113,24 +123,27 @@ def last_layer(inputs: str, outputs: str, num_outputs: int) -> Kernel:
 
 
 def _unit(block: jax.Array) -> jax.Array:
-    """Of length 1; a block of zeros stays."""
+    """Scales a block to length 1; a block of zeros stays zero."""
     return block / (jnp.linalg.norm(block) + 1e-10)
 
 
 def check_finite(name: str, rows: jax.Array) -> None:
-    """Raises where an embedding is not finite. Not under `jit`: it reads the values.
+    """Checks that all embeddings are finite.
+
+    It reads the values, so it cannot be called under `jit`.
 
     Args:
-        name: what the rows are, for the message.
-        rows: one of each example. Shape [N, ...].
+        name: name of the rows, for the message.
+        rows: one row for each example. Shape [N, ...].
 
     Raises:
-        UserError: naming the first of these examples, and how many there are.
+        UserError: if any row is not finite; the message has the number of such
+            examples and the first five of them.
     """
     finite = jnp.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
     if not finite.all():
         bad = jnp.flatnonzero(~finite)
         raise UserError(
             f"{name} of {len(bad)} of {len(rows)} examples are NaN or infinite, first "
-            f"of examples {bad[:5].tolist()}: look at their values and at the model's."
+            f"of examples {bad[:5].tolist()}; check their values and the model's"
         )

@@ -1,9 +1,9 @@
-"""Dense and convolution layers, read off the jaxpr of a function.
+"""Dense and convolution layers, found in the jaxpr of a function.
 
-A jaxpr is evaluated with some of its inputs marked as parameters. A marked value keeps
-its mark through reshapes, transpositions and changes of precision, and into functions
-that are called. Where it multiplies something else in a matrix product or convolves it,
-that equation is a layer.
+A jaxpr is evaluated with some of its inputs marked as parameters. A value keeps its
+mark through reshapes, transpositions, changes of precision and function calls. An
+equation is a layer if it is a matrix product or a convolution of a marked value and an
+unmarked one.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from jax.custom_batching import custom_vmap
 
 
 class View(NamedTuple):
-    """A parameter up to its shape.
+    """A parameter, possibly reshaped or transposed.
 
     Attributes:
-        path: which parameter.
-        value: the parameter in another shape.
-        of: makes that shape of the parameter, by moving its elements only.
+        path: path of the parameter.
+        value: the parameter in its current shape.
+        of: function from the parameter to its current shape, which only moves elements.
     """
 
     path: str
@@ -31,16 +31,16 @@ class View(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The linear map y = layer(x, kernel), as matrices.
+    """A linear map y = layer(x, kernel), in terms of matrices.
 
     With a = `to_inputs(x)` of shape [T, m] and d = `to_errors(dy)` of shape [T, n],
-    the kernel's gradient is `to_kernel(a^T d)`.
+    the gradient of the kernel is `to_kernel(a^T d)`.
 
     Attributes:
-        kind: "dense" or "convolution".
-        to_inputs: x to a.
-        to_errors: an error of y to d.
-        to_kernel: from shape [m, n] to the shape of the kernel.
+        kind: kind of the layer, "dense" or "convolution".
+        to_inputs: function from x to a.
+        to_errors: function from an error of y to d.
+        to_kernel: function from shape [m, n] to the shape of the kernel.
     """
 
     kind: str
@@ -50,12 +50,13 @@ class Layer(NamedTuple):
 
 
 Visit = Callable[[Layer, View, jax.Array, jax.Array], jax.Array]
-"""`visit(layer, kernel, x, y) -> y`: called at each layer, may add to its output."""
+"""A function `visit(layer, kernel, x, y) -> y`, called at each layer; it may add to the
+output y."""
 
 Refuse = Callable[[str, str], Any]
-"""`refuse(path, reason)`: called where a parameter is used in any other way."""
+"""A function `refuse(path, reason)`, called at each other use of a parameter."""
 
-_CALLS = {  # primitives that only call a function, and where they keep it
+_CALLS = {  # primitives that only call a function, and the parameter that holds it
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -70,14 +71,14 @@ _REGISTERED: list[Any] = []
 
 
 def register_convolution(fn: Any) -> Any:
-    """Makes a function known as a convolution, which custom derivatives would hide.
+    """Registers a function with custom derivatives as a convolution; a decorator.
 
     Args:
-        fn: a `jax.custom_vjp` that computes the correlation of x [N, H, W, C] and
-            kernel [kh, kw, C, O] without padding, stride 1.
+        fn: a `jax.custom_vjp` function that computes the correlation of x [N, H, W, C]
+            and kernel [kh, kw, C, O] without padding and with stride 1.
 
     Returns:
-        fn, so that this may decorate it.
+        The function itself.
     """
     _REGISTERED.append(fn)
     return fn
@@ -89,14 +90,14 @@ def evaluate_views(
     """Evaluates a jaxpr, some of whose arguments are views of parameters.
 
     Args:
-        jaxpr: what to evaluate.
-        consts: the values of its constants.
-        args: arrays and views.
-        visit: called at each layer.
-        refuse: called at each other use of a view.
+        jaxpr: the jaxpr.
+        consts: values of its constants.
+        args: its arguments: arrays and views.
+        visit: function that is called at each layer.
+        refuse: function that is called at each other use of a view.
 
     Returns:
-        The outputs: arrays, and views where the jaxpr returns a parameter.
+        The outputs: arrays, and views for parameters that the jaxpr returns.
     """
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
@@ -128,7 +129,7 @@ def evaluate_views(
 
 
 def _apply(jaxpr: Any, eqn: Any, operands: Sequence[jax.Array]) -> list[jax.Array]:
-    """Evaluates one equation, whatever it is: custom derivatives are kept."""
+    """Evaluates one equation of any kind, and keeps its custom derivatives."""
     args = {
         atom: x
         for atom, x in zip(eqn.invars, operands, strict=True)
@@ -141,7 +142,7 @@ def _apply(jaxpr: Any, eqn: Any, operands: Sequence[jax.Array]) -> list[jax.Arra
 
 
 def _moved(eqn: Any, view: View) -> View | None:
-    """The view after an equation that keeps all its elements, else None."""
+    """Returns the view after an equation that only moves elements, or None."""
     name, (out,) = eqn.primitive.name, eqn.outvars[:1]
 
     def bind(x: jax.Array) -> jax.Array:
@@ -162,7 +163,7 @@ def _is_real(x: Any) -> bool:
 
 
 def _layer(eqn: Any, operands: Sequence[Any]) -> Layer | None:
-    """The layer that an equation with one view among its operands is, else None."""
+    """Returns the layer of an equation with one view among its operands, or None."""
     name, params = eqn.primitive.name, eqn.params
     side = [isinstance(x, View) for x in operands].index(True)
     if name == "dot_general" and not params["dimension_numbers"][1][0]:
@@ -207,7 +208,10 @@ def _convolution(
     dimension_numbers: Any = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
     **_: Any,
 ) -> Layer:
-    """`lax.conv_general_dilated` without groups; by default NHWC, HWIO, plain."""
+    """Returns the layer of a `lax.conv_general_dilated` without groups.
+
+    The defaults are layouts NHWC and HWIO, stride 1 and no padding or dilation.
+    """
     x_spec, kernel_spec, y_spec = dimension_numbers
     x_batch, x_channel, *x_space = x_spec
     k_out, k_in, *k_space = kernel_spec
@@ -232,13 +236,16 @@ def _convolution(
 
 
 def _matrix(x: jax.Array, num_rows: int) -> jax.Array:
-    """Joins the first axes to rows, and the others to columns."""
+    """Reshapes an array to a matrix: the first axes to rows, the others to columns."""
     x = lax.collapse(x, 0, num_rows)
     return lax.collapse(x, 1, x.ndim)
 
 
 def _untransposed(shape: Sequence[int], order: Sequence[int]):
-    """A matrix whose entries are those of an array transposed by `order` to `shape`."""
+    """Returns a function from a matrix to an array of `shape`.
+
+    The matrix holds the array transposed by `order`.
+    """
     transposed = [shape[axis] for axis in order]
     inverse = [order.index(axis) for axis in range(len(order))]
     return lambda matrix: matrix.reshape(transposed).transpose(inverse)
@@ -247,10 +254,10 @@ def _untransposed(shape: Sequence[int], order: Sequence[int]):
 def _patches(
     x: jax.Array, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> jax.Array:
-    """[N, H, W, C] -> the patch below each kernel position, [N, H', W', kh kw C].
+    """Gathers the patch at each kernel position: [N, H, W, C] -> [N, H', W', kh kw C].
 
-    For any number of spatial axes. It is gathered with the examples as the last axis
-    in memory, also those of `vmap`, which is fast on CPU.
+    It works for any number of spatial axes. The examples, including those of `vmap`,
+    are the last axis in memory, which is fast on CPUs.
     """
 
     @custom_vmap

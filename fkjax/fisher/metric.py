@@ -1,14 +1,15 @@
 """Fisher metrics: the matrix F of the Fisher kernel k(x, x') = u^T F^-1 u'.
 
-A metric is fitted to the Fisher vectors of some examples, where F = E[u u^T]. It then
-whitens others, so that inner products of the whitened are those of the kernel. Each
-takes what it can: `identity` and `diagonal` vectors, as a pytree; `kronecker` and
-`eigenvalue_corrected` the factors of layers, with the bias's 1 among the inputs (see
-`fkjax.fisher.factors.with_bias`); `low_rank` embeddings, such as sketches.
+A metric is fitted to the Fisher vectors of some examples, with F = E[u u^T]. It then
+whitens other vectors, so that inner products of whitened vectors are the kernel.
+`identity` and `diagonal` take pytrees of vectors. `kronecker` and
+`eigenvalue_corrected` take the factors of layers, with a 1 for the bias among the
+inputs (see `fkjax.fisher.factors.with_bias`). `low_rank` takes embeddings, such as
+sketches.
 
-Damping adds a multiple of the identity: F is otherwise singular whenever there are
-fewer examples than parameters. Arithmetic is float32, so damping that is less than some
-1e-6 of F's largest eigenvalue is rounding.
+Damping adds a multiple of the identity. Without it, F is singular if there are fewer
+examples than parameters. In float32, damping below about 1e-6 of the largest eigenvalue
+of F is lost to rounding.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,9 +27,9 @@ class Metric(NamedTuple):
     """A Fisher metric F as pure functions.
 
     Attributes:
-        fit: `fit(vectors) -> state`, from the Fisher vectors of N examples.
-        whiten: `whiten(state, vectors) -> whitened`, of any number of examples, where
-            <whiten(u), whiten(u')> = u^T F^-1 u'.
+        fit: function `fit(vectors) -> state` of the Fisher vectors of N examples.
+        whiten: function `whiten(state, vectors) -> whitened` of the vectors of any
+            number of examples, with <whiten(u), whiten(u')> = u^T F^-1 u'.
     """
 
     fit: Callable[[Any], Any]
@@ -36,7 +37,9 @@ class Metric(NamedTuple):
 
 
 def identity() -> Metric:
-    """F = I: the practical Fisher kernel (Gudovskiy et al. 2020, Sec. 4.1).
+    """Returns the metric F = I of the practical Fisher kernel.
+
+    Source: Gudovskiy et al. 2020, Sec. 4.1.
 
     >>> metric = identity()
     >>> metric.whiten(metric.fit(jnp.ones((2, 3))), jnp.ones((1, 3)))
@@ -46,7 +49,7 @@ def identity() -> Metric:
 
 
 def diagonal(*, damping: float) -> Metric:
-    """F = diag(E[u^2]) + damping I, of any pytree of vectors.
+    """Returns the metric F = diag(E[u^2]) + damping I, for any pytree of vectors.
 
     >>> metric = diagonal(damping=1.0)
     >>> state = metric.fit(jnp.array([[0.0, 1.0], [0.0, 5.0**0.5]]))
@@ -54,10 +57,10 @@ def diagonal(*, damping: float) -> Metric:
     [[1.0, 2.0]]
 
     Args:
-        damping: what is added to every element; more than 0.
+        damping: number that is added to each element, positive.
 
     Returns:
-        A metric of pytrees whose leaves have shape [N, ...].
+        A metric for pytrees whose leaves have shape [N, ...].
 
     Raises:
         ValueError: if the damping is not positive.
@@ -74,15 +77,15 @@ def diagonal(*, damping: float) -> Metric:
 
 
 Layers = Mapping[str, Factors]
-"""The factors of each layer's Fisher vectors, by the layer's name."""
+"""The factors of the Fisher vectors of each layer, by the name of the layer."""
 
 
 class Kronecker(NamedTuple):
-    """The inverse square roots of one layer's two damped factors of F.
+    """The inverse square roots of the two damped factors of F of one layer.
 
     Attributes:
-        a: Shape [m, m].
-        d: Shape [n, n].
+        a: inverse square root of the factor of the inputs. Shape [m, m].
+        d: inverse square root of the factor of the errors. Shape [n, n].
     """
 
     a: jax.Array
@@ -90,12 +93,13 @@ class Kronecker(NamedTuple):
 
 
 def kronecker(*, damping: float) -> Metric:
-    """K-FAC: F = (A + pi sqrt(damping) I) x (D + sqrt(damping) / pi I), by layer.
+    """Returns the metric of K-FAC, a Kronecker product for each layer.
 
+        F = (A + pi sqrt(damping) I) x (D + sqrt(damping) / pi I),
         A = E[sum_t a_t a_t^T],  D = E[mean_t d_t d_t^T],
         pi^2 = (tr A / m) / (tr D / n)
 
-    Whitened vectors are factors again, so the exact product kernel takes them.
+    Whitened vectors are factors, too, and can be used with the exact product kernel.
 
     Source: Martens and Grosse 2015, Sec. 6.3; Grosse and Martens 2016 (convolutions).
 
@@ -106,10 +110,11 @@ def kronecker(*, damping: float) -> Metric:
     Array([0.5], dtype=float32)
 
     Args:
-        damping: more than 0; spread over both factors, in proportion to their size.
+        damping: damping of F, positive; it is distributed over both factors in
+            proportion to their size.
 
     Returns:
-        A metric of factors by layer: `Kronecker` states, whitened `Factors`.
+        A metric for factors by layer, with `Kronecker` states and whitened `Factors`.
 
     Raises:
         ValueError: if the damping is not positive.
@@ -138,12 +143,12 @@ def kronecker(*, damping: float) -> Metric:
 
 
 class EigenvalueCorrected(NamedTuple):
-    """One layer's F in the eigenbasis of its Kronecker factors.
+    """The matrix F of one layer in the eigenbasis of its Kronecker factors.
 
     Attributes:
         a: eigenvectors of A, in columns. Shape [m, m].
         d: eigenvectors of D, in columns. Shape [n, n].
-        scale: the eigenvalues of F. Shape [m, n].
+        scale: eigenvalues of F. Shape [m, n].
     """
 
     a: jax.Array
@@ -152,11 +157,14 @@ class EigenvalueCorrected(NamedTuple):
 
 
 def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
-    """EK-FAC: K-FAC's eigenvectors Q with F's own variances along them, by layer.
+    """Returns the metric of EK-FAC, which corrects the eigenvalues of K-FAC.
+
+    It has the eigenvectors Q of K-FAC and the variances of u along them, by layer:
 
         F = (Q_A x Q_D) diag(E[((Q_A x Q_D)^T u)^2] + damping) (Q_A x Q_D)^T
 
-    Whitened vectors have no factors: whiten as many examples at a time as may be held.
+    Whitened vectors are not factored: whiten as many examples at a time as fit in
+    memory.
 
     Source: George et al. 2018, Sec. 3.
 
@@ -167,12 +175,12 @@ def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
     Array([0.5], dtype=float32)
 
     Args:
-        damping: what is added to every eigenvalue; more than 0.
-        batch_size: how many examples' vectors to hold during the fit.
+        damping: number that is added to each eigenvalue, positive.
+        batch_size: number of examples whose vectors are held in memory during the fit.
 
     Returns:
-        A metric of factors by layer: `EigenvalueCorrected` states, whitened vectors
-        of shape [N, m n].
+        A metric for factors by layer, with `EigenvalueCorrected` states and whitened
+        vectors of shape [N, m n].
 
     Raises:
         ValueError: if the damping is not positive.
@@ -205,12 +213,12 @@ def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
 
 
 class LowRank(NamedTuple):
-    """F^-1/2 = V diag(inside) V^T + outside (I - V V^T).
+    """The inverse square root F^-1/2 = V diag(inside) V^T + outside (I - V V^T).
 
     Attributes:
-        basis: V, orthonormal columns. Shape [K, min(N, K)].
-        inside: Shape [min(N, K)].
-        outside: 0 where the basis is complete. Shape [].
+        basis: orthonormal columns V. Shape [K, min(N, K)].
+        inside: eigenvalues in the span of V. Shape [min(N, K)].
+        outside: eigenvalue outside of it; 0 if V is a complete basis. Shape [].
     """
 
     basis: jax.Array
@@ -219,10 +227,10 @@ class LowRank(NamedTuple):
 
 
 def low_rank(*, damping: float) -> Metric:
-    """F = S^T S / N + damping I, of the embeddings S of N examples.
+    """Returns the metric F = S^T S / N + damping I of embeddings S of N examples.
 
-    Where N < K, only the span of S is decomposed, and F is damping I elsewhere: the
-    Woodbury identity, for the square root. Whitening twice applies F^-1.
+    If N < K, only the span of S is decomposed, and F is damping I outside of it: the
+    Woodbury identity for the square root. Whitening twice applies F^-1.
 
     >>> metric = low_rank(damping=1.0)
     >>> state = metric.fit(jnp.array([[3.0**0.5, 0.0]]))
@@ -230,10 +238,11 @@ def low_rank(*, damping: float) -> Metric:
     [[1.0, 2.0]]
 
     Args:
-        damping: more than 0.
+        damping: number that is added to each eigenvalue, positive.
 
     Returns:
-        A metric of embeddings [N, K]: a `LowRank` state, whitened embeddings [N, K].
+        A metric for embeddings [N, K], with a `LowRank` state and whitened embeddings
+        [N, K].
 
     Raises:
         ValueError: if the damping is not positive.
@@ -264,7 +273,7 @@ def low_rank(*, damping: float) -> Metric:
 def _check_damping(damping: float) -> None:
     if not damping > 0:
         raise ValueError(
-            f"damping must be more than 0, got {damping}: without it F has no inverse"
+            f"damping must be positive, got {damping}; without it F has no inverse"
         )
 
 
@@ -273,20 +282,32 @@ def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _moments(factors: Factors) -> tuple[jax.Array, jax.Array]:
-    """A = E[sum_t a_t a_t^T] and D = E[mean_t d_t d_t^T]. Shapes [m, m], [n, n]."""
+    """Computes A = E[sum_t a_t a_t^T] and D = E[mean_t d_t d_t^T].
+
+    Shapes [m, m] and [n, n].
+    """
     num_examples = len(factors.a)
     a, d = (x.reshape(-1, x.shape[-1]) for x in factors)
     return _matmul(a.T, a) / num_examples, _matmul(d.T, d) / len(d)
 
 
 def _inverse_root(moment: jax.Array, damping: jax.Array) -> jax.Array:
-    """(moment + damping I)^-1/2, symmetric. Shape [n, n]."""
+    """Computes the symmetric (moment + damping I)^-1/2. Shape [n, n]."""
     eigenvalues, q = jnp.linalg.eigh(moment)
     return _matmul(q / jnp.sqrt(jnp.maximum(eigenvalues, 0) + damping), q.T)
 
 
 def _mean_square_gradient(a: jax.Array, d: jax.Array, batch_size: int) -> jax.Array:
-    """E[(sum_t a_t d_t^T)^2] by element, of a [N, T, m], d [N, T, n]. Shape [m, n]."""
+    """Computes the mean over N of (sum_t a_t d_t^T)^2, squared by element.
+
+    Args:
+        a: inputs. Shape [N, T, m].
+        d: errors. Shape [N, T, n].
+        batch_size: number of examples whose gradients are held in memory.
+
+    Returns:
+        The mean. Shape [m, n].
+    """
     remainder = len(a) % batch_size
 
     def add(total: jax.Array, batch: Factors) -> tuple[jax.Array, None]:
