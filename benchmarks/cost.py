@@ -6,13 +6,15 @@ descriptor's pass also goes backwards once, and VAAL's are those of its training
 its scores.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness, workload
 from benchmarks.harness import Contender
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.access import restrict
 from fkjax.base import View
 from fkjax.models.ensemble import ensemble
@@ -93,10 +95,10 @@ def contender(
     model, size = work.model, int(members or 1)
     if size > 1:
         model = ensemble(model, size)
-        settings = settings._replace(num_passes=settings.num_passes // size)
+        settings = dataclasses.replace(settings, num_passes=settings.num_passes // size)
         stacked = jax.tree.map(lambda x: jnp.stack([x] * size), view.variables)
         view = view._replace(variables=stacked)
-    strategy = STRATEGIES[plain](model, settings)
+    strategy = make_strategy(STRATEGIES[plain], model, settings)
     query = jax.jit(strategy.query)
     seen = restrict(view, strategy, hidden_labels=lambda: jnp.zeros(0))
     return Contender(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.base import Model, Variables, key_for
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
@@ -79,7 +79,11 @@ def train(
     )
     trained = {}
     for name in SHOWN:
-        strategy = STRATEGIES[name](model, Settings(config.taps, config.budget))
+        strategy = make_strategy(
+            STRATEGIES[name],
+            model,
+            Settings(budget=config.budget, taps=tuple(config.taps)),
+        )
         strategy = strategy._replace(query=jax.jit(strategy.query))
         state = RoundState(key, pools.create(len(parts.pool.ids)), start)
         for _ in range(num_rounds):

@@ -4,16 +4,11 @@ A strategy is one function, which makes it of a model and the settings, and one 
 which gives it a name for `--strategies`. Here is one that asks for the brightest
 images:
 
->>> from fkjax.acquisition import STRATEGIES
->>> from fkjax.acquisition.ranking import highest
->>> from fkjax.base import Strategy
->>> from fkjax.parallel.mapping import map_examples
->>> def brightest(model, settings):
+>>> from fkjax.acquisition import STRATEGIES, Strategy, highest, map_examples
+>>> def brightest(model, *, budget, batch_size=100):
 ...     def query(key, view):
-...         scores = map_examples(
-...             lambda image: image.mean(), view.pool, batch_size=100
-...         )
-...         return highest(key, scores, view.is_unlabeled, budget=settings.budget)
+...         scores = map_examples(jnp.mean, view.pool, batch_size=batch_size)
+...         return highest(key, scores, view.is_unlabeled, budget=budget)
 ...
 ...     return Strategy(frozenset(), query)
 >>> STRATEGIES["brightest"] = brightest
@@ -34,18 +29,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Factory, Settings, make_strategy
 from fkjax.acquisition.access import LabelAccessError, restrict
 from fkjax.base import Model, Query, Strategy, Tap, Variables, View, no_tap
 from fkjax.models import lenet
 from fkjax.training.evaluation import predictions
 
-SMALL = Settings(("conv1", "fc1"), budget=4, num_passes=4, vaal_steps=3, num_copies=4)
+SMALL = Settings(
+    budget=4, taps=("conv1", "fc1"), num_passes=4, num_steps=3, num_copies=4
+)
 """Settings for the problem of `check_strategy`: a LeNet on images of 8 x 8."""
 
 
 def check_strategy(
-    make: Callable[[Model, Settings], Strategy] | str, *, settings: Settings = SMALL
+    factory: Factory | str, *, settings: Settings = SMALL
 ) -> tuple[str, ...]:
     """Asserts what a strategy owes to every run, on a small problem that it has itself.
 
@@ -63,7 +60,8 @@ def check_strategy(
        should.
 
     Args:
-        make: `make(model, settings) -> Strategy`, as in `STRATEGIES`, or a name there.
+        factory: `factory(model, *, budget, ...) -> Strategy`, as in `STRATEGIES`, or a
+            name there.
         settings: of the strategy: a budget of at most 16, and taps of
             `fkjax.models.lenet`.
 
@@ -73,11 +71,11 @@ def check_strategy(
     Raises:
         AssertionError: naming what broke.
     """
-    if isinstance(make, str):
-        make = STRATEGIES[make]
+    if isinstance(factory, str):
+        factory = STRATEGIES[factory]
     problem = _problem()
     view = problem.view
-    strategy = make(problem.model, settings)
+    strategy = make_strategy(factory, problem.model, settings)
     _check_declared(strategy, view)
     program = _compiled(strategy, view)
     for name, is_unlabeled in _rounds(settings.budget).items():
@@ -88,7 +86,7 @@ def check_strategy(
     _same(query, program(0, view), "asked twice with one key, it gives two queries")
     _same(
         query,
-        _compiled(make(problem.model, settings), view)(0, view),
+        _compiled(make_strategy(factory, problem.model, settings), view)(0, view),
         "made and compiled anew, it gives another query for the same key: draw from "
         "the key alone, and keep no state",
     )

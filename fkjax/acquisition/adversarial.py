@@ -204,7 +204,7 @@ def vaal(
     beta: float = 1.0,
     adversarial_weight: float = 1.0,
     num_steps: int = 1000,
-    batch_size: int = 64,
+    train_batch_size: int = 64,
     learning_rate: float = 5e-4,
 ) -> Strategy:
     """Queries the examples with the highest log-odds of being unlabeled.
@@ -234,8 +234,8 @@ def vaal(
         beta: weight of the Kullback-Leibler divergence.
         adversarial_weight: weight of the encoder's loss against the discriminator.
         num_steps: number of alternating steps of the two networks.
-        batch_size: number of labeled examples in one step, and of unlabeled ones; also
-            the number of examples that are scored at a time.
+        train_batch_size: number of labeled examples in one step, and of unlabeled ones;
+            also the number of examples that are scored at a time.
         learning_rate: learning rate of Adam.
 
     Returns:
@@ -243,7 +243,7 @@ def vaal(
     """
     players = networks(model.image_shape, latent_size=latent_size)
     hyperparameters = Hyperparameters(
-        beta, adversarial_weight, num_steps, batch_size, learning_rate
+        beta, adversarial_weight, num_steps, train_batch_size, learning_rate
     )
 
     def query(key: jax.Array, view: View) -> Query:
@@ -254,7 +254,7 @@ def vaal(
                 mean, _ = players.vae.encode(learned.vae, scaled(image)[None])
                 return players.discriminator.apply(learned.discriminator, mean)[0]
 
-            return map_examples(score, view.pool, batch_size=batch_size)
+            return map_examples(score, view.pool, batch_size=train_batch_size)
 
         scores = jax.lax.cond(
             view.is_unlabeled.all(),

@@ -172,7 +172,7 @@ def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
         taps: Sequence[str],
         budget: int,
         num_copies: int = 128,
-        batch_size: int = 128,
+        copies_at_once: int = 128,
     ) -> Strategy:
 
         def assume(now: _Round) -> tuple[jax.Array, _LabelOf]:
@@ -184,7 +184,7 @@ def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
             return jnp.arange(len(now.view.pool)), label_of
 
         return _fisher_strategy(
-            model, assume, taps, budget, batch_size, multi_scale, num_copies
+            model, assume, taps, budget, copies_at_once, multi_scale, num_copies
         )
 
     return factory

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Query, Strategy, View, key_for
+from fkjax.base import Model, Query, Strategy, View, key_for
 
 
-def random(*, budget: int) -> Strategy:
+def random(model: Model | None = None, *, budget: int) -> Strategy:
     """Draws `budget` unlabeled examples uniformly, without replacement."""
+    del model
 
     def query(key: jax.Array, view: View) -> Query:
         return _draw(key, view.is_unlabeled, budget)

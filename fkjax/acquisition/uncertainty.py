@@ -137,7 +137,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
         *,
         budget: int,
         num_passes: int = 128,
-        batch_size: int | None = None,
+        passes_at_once: int | None = None,
         is_trained: bool = False,
     ) -> Strategy:
         if not any(rate > 0 for _, rate in model.dropout):
@@ -154,7 +154,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
             )
 
         # On CPU, a batch should fit into the cache; other devices need large batches.
-        at_once = batch_size or (128 if jax.default_backend() == "cpu" else 4096)
+        at_once = passes_at_once or (128 if jax.default_backend() == "cpu" else 4096)
         return _most_uncertain(one, budget, max(1, at_once // num_passes), is_trained)
 
     return factory

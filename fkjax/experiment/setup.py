@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fkjax import models
-from fkjax.acquisition import STRATEGIES, Settings, with_random_share
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy, with_random_share
 from fkjax.base import (
     Examples,
     Model,
@@ -109,7 +109,7 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
     start = starter(config, model, rotation_model)
     strategies = {}
     for name in config.strategies:
-        strategy = make_strategy(config, model, name)
+        strategy = strategy_of(config, model, name)
         strategies[name] = strategy._replace(query=compiled(strategy.query))
     driver = make_driver(
         model,
@@ -187,16 +187,16 @@ def starter(
     return start
 
 
-def make_strategy(config: Config, model: Model, name: str) -> Strategy:
-    """The strategy of that name, as it is asked for."""
+def strategy_of(config: Config, model: Model, name: str) -> Strategy:
+    """Returns the strategy of a name, with the settings of the configuration."""
     settings = Settings(
-        config.taps,
-        config.budget,
-        config.passes,
-        vaal_steps=config.vaal_steps,
+        taps=tuple(config.taps),
+        budget=config.budget,
+        num_passes=config.passes,
+        num_steps=config.vaal_steps,
         num_copies=config.copies,
     )
-    strategy = STRATEGIES[name](model, settings)
+    strategy = make_strategy(STRATEGIES[name], model, settings)
     if config.random_share > 0:
         strategy = with_random_share(strategy, config.random_share)
     return strategy

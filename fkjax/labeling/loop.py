@@ -23,7 +23,7 @@ from fkjax.experiment.clock import forget_peak, peak_memory_mb
 from fkjax.experiment.config import Config
 from fkjax.experiment.progress import Progress
 from fkjax.experiment.rounds import Arrays, Driver, RoundState, make_driver
-from fkjax.experiment.setup import make_strategy
+from fkjax.experiment.setup import strategy_of
 from fkjax.experiment.stopping import STOP_RULES
 from fkjax.labeling.annotator import Desk
 from fkjax.labeling.answers import CANNOT_TELL
@@ -221,7 +221,7 @@ class _Loop:
         model, _ = self._parts(len(classes))
         is_unlabeled = np.asarray(state.pool.is_unlabeled)
         budget = min(config.budget, int(is_unlabeled.sum()))
-        strategy = make_strategy(
+        strategy = strategy_of(
             dataclasses.replace(config, budget=budget), model, self._name
         )
         selection = choose(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Factory, Settings, make_strategy
 from fkjax.acquisition.access import restrict
 from fkjax.base import (
     Examples,
@@ -18,6 +18,7 @@ from fkjax.base import (
     UserError,
     Variables,
     View,
+    check_name,
     key_for,
     log_probs,
 )
@@ -93,7 +94,7 @@ def choose(
     problem: Problem,
     *,
     budget: int,
-    strategy: str | Strategy = "fisher_nearest",
+    strategy: str | Strategy | Factory = "fisher_nearest",
     seed: int = 0,
     round: int = 0,
 ) -> Selection:
@@ -102,8 +103,8 @@ def choose(
     Args:
         problem: what to choose from.
         budget: B, how many to choose.
-        strategy: one of `fkjax.acquisition.STRATEGIES`, or a strategy of one's own with
-            that budget.
+        strategy: name in `fkjax.acquisition.STRATEGIES`, a factory of your own, or a
+            strategy made with that budget.
         seed: of every random choice.
         round: a number that keeps the random choices of several queries apart.
 
@@ -157,24 +158,28 @@ def _plain(example: Any) -> Any:
 
 
 def _strategy(
-    problem: Problem, budget: int, strategy: str | Strategy
+    problem: Problem, budget: int, strategy: str | Strategy | Factory
 ) -> tuple[str, Strategy]:
     name = strategy if isinstance(strategy, str) else "a strategy of your own"
-    if isinstance(strategy, str):
-        if strategy not in STRATEGIES:
+    if isinstance(strategy, Strategy):
+        strategy = strategy._replace(query=jax.jit(strategy.query))
+    else:
+        if isinstance(strategy, str):
+            check_name(strategy, STRATEGIES, "strategy")
+            strategy = STRATEGIES[strategy]
+        elif not callable(strategy):
             raise UserError(
-                f"there is no strategy {strategy!r}: known are {', '.join(STRATEGIES)}"
+                "a strategy is a name, a factory or a Strategy, got "
+                f"{type(strategy).__name__}"
             )
         settings = Settings(
-            tuple(problem.taps),
-            budget,
+            taps=tuple(problem.taps),
+            budget=budget,
             kernel=problem.kernel,
             batch_size=problem.batch_size,
             is_trained=problem.is_trained,
         )
-        strategy = _compiled(STRATEGIES[strategy], problem.model, settings)
-    else:
-        strategy = strategy._replace(query=jax.jit(strategy.query))
+        strategy = _compiled(strategy, problem.model, settings)
     if "pool_labels" in strategy.sees:
         raise UserError(
             f"{name} is shown the hidden labels of the pool, which nobody knows here: "
@@ -207,10 +212,8 @@ def _ask(
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(
-    make: Callable[[Model, Settings], Strategy], model: Model, settings: Settings
-) -> Strategy:
-    strategy = make(model, settings)
+def _compiled(factory: Factory, model: Model, settings: Settings) -> Strategy:
+    strategy = make_strategy(factory, model, settings)
     return strategy._replace(query=jax.jit(strategy.query))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fkjax.acquisition import STRATEGIES
+from fkjax.acquisition import STRATEGIES, Factory
 from fkjax.base import Strategy, UserError, check_name
 from fkjax.data.columns import Tell
 from fkjax.selection.choose import Selection, choose
@@ -16,7 +16,7 @@ def select(
     validation: Any,
     *,
     budget: int,
-    strategy: str | Strategy = "fisher_nearest",
+    strategy: str | Strategy | Factory = "fisher_nearest",
     network: Any = None,
     variables: Any = None,
     taps: Sequence[str] | None = None,
@@ -56,7 +56,8 @@ def select(
         validation: the same of the validation set, and labels [M].
         budget: B, how many to choose.
         strategy: a name in `fkjax.acquisition.STRATEGIES`, without a network one of
-            `fkjax.selection.from_outputs.SUFFICE`; or a strategy of one's own.
+            `fkjax.selection.from_outputs.SUFFICE`; or a factory or a strategy of your
+            own.
         network: a Flax NNX or Linen module, or a `fkjax.base.Model`.
         variables: of the network, where it does not hold them.
         taps: names of the network's layers to describe examples by; None finds them.
@@ -85,7 +86,7 @@ def select(
     return choose(problem, budget=budget, strategy=strategy, seed=seed)
 
 
-def require_sufficient(strategy: str | Strategy) -> None:
+def require_sufficient(strategy: str | Strategy | Factory) -> None:
     """Refuses a strategy that features and logits alone do not allow."""
     if isinstance(strategy, str) and strategy not in SUFFICE:
         raise UserError(

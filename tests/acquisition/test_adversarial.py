@@ -53,7 +53,7 @@ def train(pool):
 @pytest.fixture(scope="module")
 def ask():
     """The compiled query, whose budget is the whole pool."""
-    return jax.jit(vaal(MODEL, budget=NUM, num_steps=STEPS, batch_size=16).query)
+    return jax.jit(vaal(MODEL, budget=NUM, num_steps=STEPS, train_batch_size=16).query)
 
 
 def logits(learned, images):

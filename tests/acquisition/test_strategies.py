@@ -1,5 +1,6 @@
 """Tests every strategy on a model that is briefly trained on the digits."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 
 from fkjax import acquisition
-from fkjax.acquisition import STRATEGIES, Settings, access, pseudo_label
+from fkjax.acquisition import (
+    STRATEGIES,
+    Settings,
+    access,
+    feature_match,
+    make_strategy,
+    pseudo_label,
+)
 from fkjax.acquisition.perturbation import copies
 from fkjax.base import Query, Strategy, View, key_for
 from fkjax.fisher import descriptors
@@ -20,7 +28,7 @@ BUDGET = 8
 NUM_POOL, NUM_VALIDATION = 90, 60
 # 12 copies of 10 images at a time: the pool is a multiple of 10, so that only one loop
 # is compiled.
-SETTINGS = Settings(TAPS, BUDGET, num_passes=16, vaal_steps=5, num_copies=12)
+SETTINGS = Settings(budget=BUDGET, taps=TAPS, num_passes=16, num_steps=5, num_copies=12)
 UNCERTAINTY = "variation_ratio entropy bald mean_std margin least_confidence".split()
 BLIND = ["random", "vaal", *UNCERTAINTY]  # do not use the validation set
 BY_COPIES = {
@@ -83,7 +91,9 @@ def ask(model):
 
     @functools.cache
     def strategy(name):
-        made = STRATEGIES[name](model, SETTINGS._replace(taps=taps_of(name)))
+        made = make_strategy(
+            STRATEGIES[name], model, dataclasses.replace(SETTINGS, taps=taps_of(name))
+        )
         return made._replace(query=jax.jit(made.query))
 
     def ask(name, world, key=0):
@@ -193,7 +203,7 @@ READS = {
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_declares_what_it_needs(name, model):
     """The other tests withhold all fields that are not declared."""
-    assert STRATEGIES[name](model, SETTINGS).sees == READS[name]
+    assert make_strategy(STRATEGIES[name], model, SETTINGS).sees == READS[name]
 
 
 PAIRS = [(name, field) for name, fields in READS.items() for field in sorted(fields)]
@@ -203,7 +213,7 @@ PAIRS = [(name, field) for name, fields in READS.items() for field in sorted(fie
 def test_a_strategy_that_declares_less_is_refused_what_it_reads(
     name, field, model, world
 ):
-    strategy = STRATEGIES[name](model, SETTINGS)
+    strategy = make_strategy(STRATEGIES[name], model, SETTINGS)
     fewer = strategy._replace(sees=strategy.sees - {field})
     view, truth = world
     kept = access.restrict(view, fewer, hidden_labels=lambda: truth)
@@ -216,7 +226,7 @@ def test_a_strategy_that_declares_less_is_refused_what_it_reads(
 @pytest.mark.parametrize("use", [jax.jit, lambda fn: fn], ids=["jit", "eager"])
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_strategy_can_cheat_without_saying_so(name, use, model, world):
-    honest = STRATEGIES[name](model, SETTINGS)
+    honest = make_strategy(STRATEGIES[name], model, SETTINGS)
 
     def query(key, view):
         wanted = jnp.where(view.is_unlabeled, view.pool_labels, -1)
@@ -365,7 +375,7 @@ def test_the_batch_size_does_not_change_the_query(name, ask, model, world):
 
 def test_the_taps_are_what_is_compared(model, world, ask):
     view, truth = world
-    strategy = STRATEGIES["feature_match"](model, Settings(("fc1",), BUDGET))
+    strategy = feature_match(model, taps=("fc1",), budget=BUDGET)
     kept = access.restrict(view, strategy, hidden_labels=lambda: truth)
     query = jax.jit(strategy.query)(jax.random.key(0), kept)
     assert float(abs(query.scores).max()) <= 49.01  # one block of 50: n - 1
@@ -384,7 +394,9 @@ def test_every_strategy_works_on_a_residual_network(name):
         conv_dropout=architecture.conv_dropout,
         dense_dropout=architecture.dense_dropout,
     )
-    made = STRATEGIES[name](model, SETTINGS._replace(taps=architecture.taps))
+    made = make_strategy(
+        STRATEGIES[name], model, dataclasses.replace(SETTINGS, taps=architecture.taps)
+    )
     images = jax.ShapeDtypeStruct((20, 32, 32, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((20,), jnp.int32)
     is_so = jax.ShapeDtypeStruct((20,), bool)

@@ -137,8 +137,8 @@ def test_scores_are_those_of_the_passes_of_each_example(view):
     np.testing.assert_allclose(query.scores, expected, atol=1e-5)
 
 
-def test_budget_and_batch_size_do_not_change_the_order(view):
-    query = ask("bald", budget=BUDGET, batch_size=7)(jax.random.key(3), view)
+def test_budget_and_passes_at_once_do_not_change_the_order(view):
+    query = ask("bald", budget=BUDGET, passes_at_once=7)(jax.random.key(3), view)
     ranked = ask("bald")(jax.random.key(3), view)
     np.testing.assert_array_equal(query.indices, ranked.indices[:BUDGET])
 

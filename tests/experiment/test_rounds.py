@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.access import LabelAccessError
 from fkjax.base import Strategy, key_for
 from fkjax.experiment import pool as pools
@@ -86,8 +86,8 @@ def predict(model):
 def strategy(model):
     @functools.cache
     def make(name):
-        settings = Settings(("conv1", "fc1"), BUDGET, vaal_steps=5)
-        made = STRATEGIES[name](model, settings)
+        settings = Settings(budget=BUDGET, taps=("conv1", "fc1"), num_steps=5)
+        made = make_strategy(STRATEGIES[name], model, settings)
         return made._replace(query=jax.jit(made.query))
 
     return make

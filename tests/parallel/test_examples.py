@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.access import Withheld, restrict
 from fkjax.base import Model, Strategy, Variables, View, no_tap
 from fkjax.experiment import pool as pools
@@ -227,7 +227,9 @@ def arrays_of(images):
 @pytest.mark.parametrize("name", ["fisher_nearest", "margin"])
 def test_rounds_are_bit_for_bit_the_arrays(model, variables, streamed, spy, name):
     budget, traces = 4, []
-    made = STRATEGIES[name](model, Settings(("fc1",), budget))
+    made = make_strategy(
+        STRATEGIES[name], model, Settings(budget=budget, taps=("fc1",))
+    )
 
     def query(key, view):
         traces.append(name)

@@ -53,8 +53,8 @@ def test_the_seed_and_the_round_decide_what_is_drawn():
 def test_the_next_query_of_a_model_compiles_nothing_anew(monkeypatch):
     traced = []
 
-    def make(model, settings):
-        strategy = random(budget=settings.budget)
+    def make(model, *, budget):
+        strategy = random(budget=budget)
 
         def query(key, view):
             traced.append(model)

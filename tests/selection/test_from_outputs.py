@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fkjax.acquisition import STRATEGIES, Settings
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.pseudo_label import given
 from fkjax.base import UserError
 from fkjax.data import columns as arrays
@@ -112,7 +112,9 @@ def test_those_that_suffice_are_those_that_make_no_pass_of_their_own():
         needs_the_network = name in ("vaal", "fisher_oracle") or "fisher_" in name
         if not needs_the_network:
             with pytest.raises(UserError, match="dropout"):
-                STRATEGIES[name](model, Settings(("features",), 1))
+                make_strategy(
+                    STRATEGIES[name], model, Settings(budget=1, taps=("features",))
+                )
 
 
 def test_uncertainty_is_not_drawn_by_lot_when_the_network_is_trained(problem):
