@@ -1,4 +1,4 @@
-"""Classifiers as pure functions, with taps on their activations."""
+"""Classifiers as pure functions with taps on their activations."""
 
 import functools
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from fkjax.models.saved import restore_variables
 
 
 class Architecture(NamedTuple):
-    """A model that the command can train, and its defaults.
+    """A model that the command line can train, and its defaults.
 
     Attributes:
         make: `make(image_shape, num_classes, *, mean, std, conv_dropout,
             dense_dropout) -> Model`.
-        taps: the activations in the descriptors, if nothing else is said.
-        conv_dropout: share of values dropped after each convolution block in training.
-        dense_dropout: the same before the last layer.
+        taps: default names of the taps whose activations enter the descriptors.
+        conv_dropout: share of values to drop after each convolution block in training.
+        dense_dropout: share of values to drop before the last layer in training.
     """
 
     make: Callable[..., Model]
@@ -40,7 +40,7 @@ MODELS = {
     ),
     "resnet18": Architecture(resnet18, **_RESNET),
 }
-"""The models by the names that `--model` takes; one entry adds one."""
+"""The models by the names that `--model` accepts; add a model by adding an entry."""
 
 __all__ = [
     "MODELS",

@@ -1,12 +1,12 @@
-"""How a Flax module becomes the pure functions that the rest of fkjax asks for.
+"""Conversion of Flax modules that call a tap to `Model`.
 
-A module is called as `module(images, tap)`, on normalised images, and returns logits.
-One with batch normalisation is called so in inference, where it must normalise by its
-running statistics, and as `module(images, tap, mask)` in training, where it normalises
-by the statistics of the batch and moves the running ones. The mask, of shape [N] bool,
-says which examples count: a module hands it to each `BatchNorm`, in a shape that
-broadcasts against the activation, `mask[:, None, None, None]` in [N, H, W, C]. One that
-does not lets the rows that fill up a batch into its statistics.
+A module is called as `module(images, tap)` on normalized images and returns logits. In
+training, a module with batch normalization is called as `module(images, tap, mask)`: it
+then normalizes by the statistics of the batch and updates the running statistics, which
+it uses in inference. The mask, of shape [N] bool, marks the examples that count. The
+module must pass it to each `BatchNorm`, in a shape that broadcasts against the
+activation, such as `mask[:, None, None, None]` for [N, H, W, C]; otherwise the padding
+of a batch enters the statistics.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,22 +30,23 @@ def from_nnx(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Model:
-    """Turns a Flax NNX module into pure functions.
+    """Converts a Flax NNX module that calls a tap to a `Model`.
 
-    The module's `eval()` or `train()` is called before it is, so that a layer such as
-    `nnx.BatchNorm` knows which statistics to use.
+    The module is set to `eval()` or `train()` before each call, so that layers such as
+    `nnx.BatchNorm` use the right statistics. See the documentation of
+    `fkjax.models.adapters` for the arguments of the call.
 
     Args:
-        make_module: makes the module, which is called as the module docstring says.
-        taps: the names at which the module calls its tap.
-        head: the attribute that holds the last layer.
-        image_shape: (H, W, channels).
-        num_classes: C.
-        mean: of each channel, subtracted from images scaled to 0..1.
-        std: of each channel, then divided by.
+        make_module: function that creates the module from its random number generators.
+        taps: names with which the module calls its tap, from input to output.
+        head: name of the attribute that holds the last layer.
+        image_shape: shape of the images, (H, W, channels).
+        num_classes: number of classes, C.
+        mean: mean of each channel, subtracted from images scaled to 0..1.
+        std: standard deviation of each channel, by which the difference is divided.
 
     Returns:
-        The model; its variables have the names of the module's attributes.
+        The model, whose variables are named after the attributes of the module.
 
     Raises:
         ValueError: if the module has other variables than `nnx.Param` and
@@ -59,9 +60,9 @@ def from_nnx(
     if others := nnx.to_flat_state(rest):
         names = ("/".join(map(str, path)) for path, _ in others)
         raise ValueError(
-            "from_nnx takes modules whose only variables are parameters and batch "
-            f"statistics, this one also has {', '.join(names)}: keep dropout in "
-            "Model.dropout and all other state out of the module"
+            "from_nnx takes modules with no variables but parameters and batch "
+            f"statistics, this one also has {', '.join(names)}: define dropout in "
+            "Model.dropout and keep other state out of the module"
         )
 
     def variables_of(module: nnx.Module) -> Variables:
@@ -102,23 +103,23 @@ def from_linen(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Model:
-    """Turns a Flax Linen module into pure functions.
+    """Converts a Flax Linen module that calls a tap to a `Model`.
 
-    Linen modules have no mode of their own: one with batch normalisation takes
-    `mask=None` as its last argument, and gives its layers
-    `use_running_average=mask is None`.
+    A Linen module has no training mode. With batch normalization, it takes `mask=None`
+    as its last argument and passes `use_running_average=mask is None` to its layers.
+    See the documentation of `fkjax.models.adapters` for the arguments of the call.
 
     Args:
-        module: called as the module docstring says, by `module.apply`.
-        taps: the names at which the module calls its tap.
-        head: the name of the last layer.
-        image_shape: (H, W, channels).
-        num_classes: C.
-        mean: of each channel, subtracted from images scaled to 0..1.
-        std: of each channel, then divided by.
+        module: the module, called by `module.apply`.
+        taps: names with which the module calls its tap, from input to output.
+        head: name of the last layer.
+        image_shape: shape of the images, (H, W, channels).
+        num_classes: number of classes, C.
+        mean: mean of each channel, subtracted from images scaled to 0..1.
+        std: standard deviation of each channel, by which the difference is divided.
 
     Returns:
-        The model; its variables are the collections "params" and "batch_stats".
+        The model, whose variables are the collections "params" and "batch_stats".
 
     Raises:
         ValueError: if the module has other collections, or no parameters of the head's
@@ -131,9 +132,9 @@ def from_linen(
     shapes = jax.eval_shape(init_collections, jax.random.key(0))
     if others := set(shapes) - {"params", "batch_stats"}:
         raise ValueError(
-            "from_linen takes modules whose only collections are params and "
-            f"batch_stats, this one also has {', '.join(sorted(others))}: keep other "
-            "state out of the module"
+            "from_linen takes modules with no collections but params and batch_stats, "
+            f"this one also has {', '.join(sorted(others))}: keep other state out of "
+            "the module"
         )
 
     def variables_of(collections: Any) -> Variables:
@@ -177,11 +178,26 @@ def _model(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Model:
-    """The model of `run(variables, images, tap, *mask) -> logits, statistics`."""
+    """Returns the model of `run(variables, images, tap, *mask) -> logits, statistics`.
+
+    Args:
+        init: `init(key) -> variables`.
+        run: the function that evaluates the module on normalized images.
+        shapes: variables of the model, of which only names and shapes are used.
+        taps: see `from_nnx`.
+        head: see `from_nnx`.
+        image_shape: see `from_nnx`.
+        num_classes: see `from_nnx`.
+        mean: see `from_nnx`.
+        std: see `from_nnx`.
+
+    Raises:
+        ValueError: if there are no parameters of the head's name.
+    """
     if head not in shapes.parameters:
         raise ValueError(
-            f"the head must be one of {', '.join(sorted(shapes.parameters))}, got "
-            f"{head!r}: name the layer that gives the logits"
+            f"head must be one of {', '.join(sorted(shapes.parameters))}, got "
+            f"{head!r}: give the name of the layer that computes the logits"
         )
 
     def normalised(images: jax.Array) -> jax.Array:
@@ -199,7 +215,7 @@ def _model(
     ) -> tuple[jax.Array, Any]:
         mask = jnp.ones(len(images), bool) if mask is None else mask
         logits, statistics = run(variables, normalised(images), tap, mask)
-        # In the precision they came in, whatever that of the images is.
+        # The statistics keep their precision, independently of that of the images.
         return logits, jax.tree.map(
             lambda new, old: new.astype(old.dtype), statistics, variables.statistics
         )

@@ -1,15 +1,15 @@
-"""Small convolutions and poolings lowered so that XLA's CPU backend is fast.
+"""Fast small convolutions and poolings for XLA's CPU backend.
 
-XLA lowers the convolutions of a LeNet on CPU through generic loops, and runs them
-on one thread inside `lax.scan`. Written as *patches times kernel*, with the batch
-as the last axis in memory, the same sums become one matrix product whose vector
-lanes are the examples. On other backends the plain operations are used unchanged;
-they are also the reference that the tests compare with.
+On CPU, XLA lowers the convolutions of a LeNet to generic loops, and inside `lax.scan`
+it runs them on one thread. Written as the product of patches and kernel, with the batch
+as the last axis in memory, the same sums become one matrix product that is vectorized
+over the examples. On other backends, the operations of `lax` and Flax are used; they
+are also the reference of the tests.
 
-Both operations take and return the usual `[N, H, W, C]`; the transpositions inside
-meet between layers and cancel. Mapped over examples by `vmap`, the mapped axis is
-folded into the batch, so that code written for one example is as fast. Both can be
-differentiated in reverse mode, twice.
+Both operations take and return arrays of shape `[N, H, W, C]`; XLA cancels the
+transpositions between consecutive layers. Under `vmap`, the mapped axis is merged into
+the batch, so that code for one example is as fast as code for a batch. Both operations
+can be differentiated twice in reverse mode.
 """
 
 import functools
@@ -30,14 +30,14 @@ _CHANNELS_LAST = lax.conv_dimension_numbers(
 
 
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
-    """Maximum over non-overlapping windows; a ragged border is dropped.
+    """Computes the maximum over non-overlapping windows; incomplete ones are dropped.
 
     Args:
         x: activations. Shape [N, H, W, C].
-        size: side of the window, and the stride.
+        size: height and width of the window, and the stride.
 
     Returns:
-        Shape [N, H // size, W // size, C].
+        The maxima. Shape [N, H // size, W // size, C].
     """
     if jax.default_backend() != "cpu":
         return flax.linen.max_pool(x, (size, size), (size, size))
@@ -51,20 +51,21 @@ def conv_general_dilated(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` for Flax's layers, fast on CPU where it can be.
+    """Computes `lax.conv_general_dilated`, faster on CPU where possible.
 
-    The fast route takes stride 1, no dilation and one group, on few input channels in
-    [N, H, W, C]; all else, and every other backend, is handed to `lax`.
+    The fast implementation is used on CPU for stride 1, no dilation, one group, at most
+    32 input channels and the layout [N, H, W, C]. Otherwise, `lax` is called. The
+    function can be passed to Flax's layers as `conv_general_dilated`.
 
     Args:
         x: activations. Shape [N, H, W, C].
-        kernel: Shape [kh, kw, C, O].
-        window_strides: as in `lax.conv_general_dilated`.
+        kernel: kernel. Shape [kh, kw, C, O].
+        window_strides: see `lax.conv_general_dilated`.
         padding: "VALID", "SAME" or a (before, after) pair for each of H and W.
-        **options: the other arguments of `lax.conv_general_dilated`.
+        **options: further arguments of `lax.conv_general_dilated`.
 
     Returns:
-        Shape [N, H', W', O].
+        The convolution. Shape [N, H', W', O].
     """
     if jax.default_backend() == "cpu" and _is_small(x, kernel, window_strides, options):
         pads = padding
@@ -94,10 +95,10 @@ def _is_small(
 
 
 def _per_example(num_examples: int):
-    """Lets `vmap` over the first arguments enlarge their batch instead.
+    """Returns a decorator under which `vmap` enlarges the batch of a function.
 
-    For a function of `num_examples` arguments that have the batch first, then of
-    parameters that all examples share.
+    The function takes `num_examples` arguments whose first axis is the batch, then
+    arguments that all examples share.
     """
 
     def decorate(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -127,7 +128,7 @@ def _batch_first(x: jax.Array) -> jax.Array:
 
 
 def _patches(x: jax.Array, kh: int, kw: int) -> jax.Array:
-    """[N, H, W, C] -> the patch below each kernel position, [kh kw C, H', W', N]."""
+    """Extracts the patches at all kernel positions, [kh kw C, H', W', N]."""
     x = _batch_last(x)
     height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
     x = jnp.concatenate([x[:, :, j : j + width] for j in range(kw)])
@@ -167,7 +168,7 @@ def _kernel_gradient(x: jax.Array, error: jax.Array) -> jax.Array:
     return product.reshape(kh, kw, x.shape[3], error.shape[3])
 
 
-# Convolving back is linear in each argument, and its transpose is to convolve.
+# `_convolve_back` is linear in each argument, and its transpose is the convolution.
 _input_gradient.defvjp(
     lambda error, kernel: (_convolve_back(error, kernel), (error, kernel)),
     lambda saved, x: (_convolve(x, saved[1]), _kernel_gradient(x, saved[0])),
@@ -177,14 +178,14 @@ _input_gradient.defvjp(
 @register_convolution
 @jax.custom_vjp
 def conv_valid(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Correlation without padding, stride 1, as one matrix product.
+    """Computes a convolution without padding at stride 1, as one matrix product.
 
     Args:
-        x: Shape [N, H, W, C].
-        kernel: Shape [kh, kw, C, O].
+        x: activations. Shape [N, H, W, C].
+        kernel: kernel. Shape [kh, kw, C, O].
 
     Returns:
-        Shape [N, H - kh + 1, W - kw + 1, O].
+        The convolution. Shape [N, H - kh + 1, W - kw + 1, O].
     """
     return _convolve(x, kernel)
 
@@ -199,7 +200,7 @@ conv_valid.defvjp(
 
 
 def _windows(size: int, x: jax.Array) -> jax.Array:
-    """[N, H, W, C] -> [C, H / size, size, W / size, size, N], the border dropped."""
+    """Splits [N, H, W, C] into windows [C, H // size, size, W // size, size, N]."""
     x = _batch_last(x)
     c, h, w, n = x.shape
     x = x[:, : h - h % size, : w - w % size]
@@ -233,7 +234,7 @@ _pool.defvjp(
     lambda size, x, error: (_pool_gradient(size, x, error),),
 )
 
-# Which value is the highest does not change with x, almost everywhere.
+# The position of the maximum does not depend on x, almost everywhere.
 _pool_gradient.defvjp(
     lambda size, x, error: (_pool_gradient(size, x, error), x),
     lambda size, x, tangent: (

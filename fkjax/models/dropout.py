@@ -1,4 +1,4 @@
-"""Dropout as a tap: whole passes of a model are stochastic where its taps are."""
+"""Dropout as a tap, which makes the passes of a model stochastic."""
 
 import math
 from collections.abc import Mapping
@@ -10,18 +10,19 @@ from fkjax.base import Tap, key_for
 
 
 def dropout(key: jax.Array, rates: Mapping[str, float]) -> Tap:
-    """Makes a tap that drops values of some activations and scales up the others.
+    """Returns a tap that drops values of activations and scales up the others.
 
     >>> tap = dropout(jax.random.key(0), {"fc1": 0.5})
     >>> set(tap("fc1", jnp.ones((4, 50))).ravel().tolist())
     {0.0, 2.0}
 
-    A rate counts in steps of 1/256. As few random bits a value are drawn as it needs:
-    one for 1/2, two for 1/4.
+    Rates are rounded to multiples of 1/256. As few random bits are drawn for a value as
+    the rate needs: one for 1/2, two for 1/4.
 
     Args:
-        key: draws the values to drop, differently at each tap.
-        rates: the share of values to drop, by the tap's name; others stay whole.
+        key: random key of the values to drop, from which each tap derives its own.
+        rates: share of values to drop, by the name of the tap. The activations of other
+            taps do not change.
 
     Returns:
         The tap.
@@ -31,14 +32,16 @@ def dropout(key: jax.Array, rates: Mapping[str, float]) -> Tap:
     """
     for name, rate in rates.items():
         if not 0 <= rate <= 255 / 256:
-            raise ValueError(f"a dropout rate is from 0 to below 1, {name} has {rate}")
+            raise ValueError(
+                f"dropout rates must be from 0 to 255/256, got {rate} for {name}"
+            )
 
     def tap(name: str, activation: jax.Array) -> jax.Array:
         rate = round(256 * rates.get(name, 0.0)) / 256
         if rate == 0:
             return activation
         num_bits = next(bits for bits in (1, 2, 4, 8) if (rate * 2**bits).is_integer())
-        # The examples last, as the convolutions have them in memory on CPU.
+        # The examples are the last axis, as in the convolutions on CPU.
         *inner, last = range(1, activation.ndim)
         axes = (last, *inner, 0)
         shape = [activation.shape[axis] for axis in axes]
@@ -50,7 +53,7 @@ def dropout(key: jax.Array, rates: Mapping[str, float]) -> Tap:
 
 
 def _random_numbers(key: jax.Array, shape: list[int], num_bits: int) -> jax.Array:
-    """Uniform on 0 .. 2^bits - 1, several from each random word of 32 bits."""
+    """Draws uniformly from 0 .. 2^bits - 1, several numbers from each 32-bit word."""
     size, a_word = math.prod(shape), 32 // num_bits
     words = jax.random.bits(key, (-(-size // a_word),), jnp.uint32)
     shifts = jnp.arange(0, 32, num_bits, dtype=jnp.uint32)

@@ -1,8 +1,7 @@
-"""Several models of one architecture, trained and asked as one.
+"""Ensembles: several models of one architecture that are used as one model.
 
-The members start from different weights, see their examples in different orders and
-under different dropout. The first member is the model that a run without an ensemble
-trains, draw for draw.
+The members have different initial weights, orders of the examples and dropout masks.
+The first member is identical to the model that is trained without an ensemble.
 """
 
 from collections.abc import Callable
@@ -15,11 +14,12 @@ from fkjax.base import Model, Tap, Variables, key_for, no_tap
 
 
 def ensemble(model: Model, num_members: int) -> Model:
-    """An ensemble as a model, whose variables have a leading axis E on every leaf.
+    """Returns an ensemble as a model, whose variables have a leading axis E.
 
-    Its p(y | x) is the mean of the members' (Lakshminarayanan et al. 2017). Training
-    and MC-dropout go member by member, in one program (`each_member`). Its taps are the
-    first member's: descriptors are of that member, under the ensemble's p.
+    Its p(y | x) is the mean over the members (Lakshminarayanan et al. 2017). Training
+    and MC-dropout run for each member, in one program (`each_member`). The taps are
+    those of the first member: descriptors are computed from the activations of that
+    member and the probabilities of the ensemble.
 
     >>> from fkjax.models import lenet
     >>> four = ensemble(lenet((28, 28, 1), 10), 4)
@@ -27,17 +27,17 @@ def ensemble(model: Model, num_members: int) -> Model:
     (4, 10)
 
     Args:
-        model: of each member.
-        num_members: E.
+        model: the model of each member.
+        num_members: number of members, E.
 
     Returns:
-        The ensemble; its `member` is `model`.
+        The ensemble, whose `member` is `model`.
 
     Raises:
         ValueError: if E is less than 1.
     """
     if num_members < 1:
-        raise ValueError(f"an ensemble has 1 or more members, got {num_members}")
+        raise ValueError(f"an ensemble must have 1 or more members, got {num_members}")
 
     def init(key: jax.Array) -> Variables:
         return jax.vmap(model.init)(_member_keys(key, num_members))
@@ -57,18 +57,18 @@ def ensemble(model: Model, num_members: int) -> Model:
 def each_member(
     fn: Callable[[jax.Array, Variables], Any], key: jax.Array, variables: Variables
 ) -> Any:
-    """`fn(key, variables)` of every member, as one program.
+    """Calls `fn(key, variables)` for every member, in one program.
 
-    The members go side by side (`vmap`) where there is room for them, on GPU and TPU;
-    on CPU, which one member fills, one after the other.
+    The members run in parallel (`vmap`) on GPU and TPU, and one after the other on CPU,
+    where one member uses all cores.
 
     Args:
-        fn: of one member.
-        key: gives each member its own; to the first, itself.
-        variables: of an ensemble.
+        fn: function of the key and the variables of one member.
+        key: random key, which the first member gets; the others derive theirs from it.
+        variables: variables of the ensemble.
 
     Returns:
-        What `fn` returns, with a leading axis E.
+        The results of `fn`, with a leading axis E.
     """
     keys = _member_keys(key, len(jax.tree.leaves(variables)[0]))
     if jax.default_backend() == "cpu":

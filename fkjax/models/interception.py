@@ -1,7 +1,7 @@
-"""What the layers of a Flax module give, seen and replaced from outside.
+"""Interception of the outputs of the layers of a Flax module.
 
-Linen has interceptors for that. NNX has none: there the layers of a copy of the module
-get a subclass of their class, whose `__call__` hands on what it returns.
+Linen provides interceptors. NNX does not: there, the layers of a copy of the module get
+a subclass of their class whose `__call__` passes the output to a callback.
 """
 
 import contextvars
@@ -26,17 +26,17 @@ INFERENCE = {
     "deterministic": True,
     "use_running_average": True,
 }
-"""What arguments of `__call__` by these names are in inference."""
+"""Values of arguments of `__call__` in inference, by the names of the arguments."""
 
 Seen = Callable[[str, Any, Any], Any]
-"""`seen(name, layer, output) -> output`, of each call of a layer."""
+"""`seen(name, layer, output) -> output`: a callback for each call of a layer."""
 
 
 class Network(NamedTuple):
-    """A module of either kind.
+    """A Flax module as pure functions.
 
     Attributes:
-        variables: its parameters and batch statistics.
+        variables: the parameters and batch statistics of the module.
         run: `run(variables, inputs, seen) -> logits`.
     """
 
@@ -45,28 +45,33 @@ class Network(NamedTuple):
 
 
 def network_of(module: Any, variables: Any, apply_kwargs: Mapping[str, Any]) -> Network:
-    """The module as pure functions, in inference, with an ear at each of its layers.
+    """Converts a module to pure functions for inference, with callbacks for layers.
 
     Args:
         module: a Flax NNX or Linen module.
-        variables: as `fkjax.models.from_module` takes them.
-        apply_kwargs: arguments of its `__call__` beside those that `INFERENCE` names.
+        variables: see `fkjax.models.from_module`.
+        apply_kwargs: further arguments of the module's `__call__`, which override those
+            of `INFERENCE`.
+
+    Returns:
+        The module as pure functions.
 
     Raises:
-        UserError: if it is no such module, or the variables are not its own.
+        UserError: if it is not such a module, or the variables are not those of the
+            module.
     """
     if isinstance(module, nnx.Module):
         return _nnx(module, variables, _arguments(module, apply_kwargs))
     if isinstance(module, flax.linen.Module):
         return _linen(module, variables, _arguments(module, apply_kwargs))
     raise UserError(
-        "the module must be a Flax NNX or Linen module, made already, got "
+        "the module must be an instance of a Flax NNX or Linen module, got "
         f"{module.__name__ if isinstance(module, type) else type(module).__name__}"
     )
 
 
 def _arguments(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `__call__`, in inference."""
+    """Returns the keyword arguments of `__call__` in inference."""
     _, *parameters = inspect.signature(type(module).__call__).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
     by_name = {p.name for p in parameters if p.kind not in positional}
@@ -78,8 +83,8 @@ def _linen(
 ) -> Network:
     if not isinstance(variables, dict | FrozenDict):
         raise UserError(
-            "a Linen module needs the dict of its variables, as module.init gives it, "
-            f"got {type(variables).__name__}"
+            "a Linen module needs the dict of its variables, as returned by "
+            f"module.init, got {type(variables).__name__}"
         )
     held = flax.linen.meta.unbox(unfreeze(variables))
     if "params" not in held:
@@ -92,7 +97,7 @@ def _linen(
 
         def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
             path = context.module.path
-            # A call of the class above, by super(), is part of this one.
+            # A call of the parent class by super() is part of this call.
             if context.method_name != "__call__" or not path or path in running:
                 return call(*args, **kwargs)
             running.add(path)
@@ -126,7 +131,7 @@ def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
                 object.__setattr__(layer, "__class__", _watched(type(layer)))
 
         def seen_of(layer: nnx.Module, output: Any) -> Any:
-            # A transformation calls a copy of the layer, which has no name here.
+            # A transformation calls a copy of the layer, which is not in `names`.
             name = names.get(id(layer))
             return output if name is None else seen(name, layer, output)
 
@@ -140,13 +145,13 @@ def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
 
 
 _seen_now: contextvars.ContextVar[Callable[[Any, Any], Any]] = contextvars.ContextVar(
-    "what is done with the outputs of watched layers"
+    "callback for the outputs of intercepted layers"
 )
 
 
 @functools.cache
 def _watched(kind: type) -> type:
-    """The subclass of a layer's class whose calls are seen; one, whatever the layer."""
+    """Returns the subclass of a layer's class whose calls are intercepted."""
 
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The LeNet of the paper's MNIST experiments: 21,840 parameters at 28 x 28."""
+"""The LeNet of the MNIST experiments of Gudovskiy et al. 2020."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from fkjax.base import Model, Tap
 from fkjax.models.adapters import from_nnx
 from fkjax.models.convolution import conv_general_dilated, max_pool
 
-# Weights and biases start uniform in +-1 / sqrt(fan in), the default of the framework
-# that the paper used; the paper itself does not say.
+# Weights and biases are initialized uniformly in +-1 / sqrt(fan in), the default of the
+# framework that the paper used; the paper does not state the initialization.
 _uniform_fan_in = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -30,8 +30,8 @@ def _uniform(fan_in: int) -> jax.nn.initializers.Initializer:
 class _LeNet(nnx.Module):
     def __init__(self, image_shape: Sequence[int], num_classes: int, rngs: nnx.Rngs):
         height, width, channels = image_shape
-        # Two unpadded 5 x 5 convolutions and two poolings leave nothing of an image
-        # below 16 pixels: there the convolutions are padded.
+        # Two unpadded 5 x 5 convolutions and two poolings need images of 16 x 16: for
+        # smaller images, the convolutions are padded.
         padding = "VALID" if min(height, width) >= 16 else "SAME"
 
         def conv(inputs: int, outputs: int) -> nnx.Conv:
@@ -80,7 +80,7 @@ def lenet(
     conv_dropout: float = 0.25,
     dense_dropout: float = 0.5,
 ) -> Model:
-    """LeNet (Gudovskiy et al. 2020, Sec. 5.2), for images of any size from 4 x 4.
+    """Returns the LeNet of Gudovskiy et al. 2020, Sec. 5.2.
 
     >>> model = lenet((28, 28, 1), 10)
     >>> variables = model.init(jax.random.key(0))
@@ -88,21 +88,21 @@ def lenet(
     21840
 
     Args:
-        image_shape: (H, W, channels).
-        num_classes: C.
-        mean: of each channel, for images scaled to 0..1; MNIST's by default.
-        std: of each channel.
-        conv_dropout: share of values dropped after each convolution block in training.
-        dense_dropout: the same after fc1.
+        image_shape: shape of the images, (H, W, channels), from 4 x 4.
+        num_classes: number of classes, C.
+        mean: mean of each channel of images scaled to 0..1, by default that of MNIST.
+        std: standard deviation of each channel, by default that of MNIST.
+        conv_dropout: share of values to drop after each convolution block in training.
+        dense_dropout: share of values to drop after fc1 in training.
 
     Returns:
-        The model, with taps conv1 (10 channels), conv2 (20), fc1 (50), logits (C).
+        The model, with taps conv1 (10 channels), conv2 (20), fc1 (50) and logits (C).
 
     Raises:
         ValueError: if the image is smaller than 4 x 4.
     """
     if min(image_shape[:2]) < 4:
-        raise ValueError(f"lenet needs images of 4 x 4 or more, got {image_shape}")
+        raise ValueError(f"lenet needs images of 4 x 4 or larger, got {image_shape}")
     model = from_nnx(
         lambda rngs: _LeNet(image_shape, num_classes, rngs),
         taps=("conv1", "conv2", "fc1", "logits"),

@@ -1,8 +1,8 @@
-"""A plain Flax module, as its author wrote it, as a `Model` with taps on its layers.
+"""Conversion of any Flax module to a `Model` with taps on its layers.
 
-The modules of `fkjax.models.adapters` call a tap themselves. Here a module need not
-know of fkjax: its layers are named by their paths, and `fkjax.models.interception` sees
-and replaces what they give.
+The modules of `fkjax.models.adapters` call a tap. Here, the module does not have to be
+written for fkjax: its layers are named by their paths, and their outputs are
+intercepted by `fkjax.models.interception`.
 """
 
 import collections
@@ -22,13 +22,13 @@ from fkjax.models.interception import Network, network_of
 
 
 class Layer(NamedTuple):
-    """A submodule that a pass calls.
+    """A submodule that is called in a pass.
 
     Attributes:
-        name: its path, such as "encoder/conv1".
-        shape: of one example's output; () if it gives no single array.
-        kind: the name of its class.
-        obstacle: why it cannot be tapped; empty if it can.
+        name: path of the submodule, such as "encoder/conv1".
+        shape: shape of the output of one example; () if the output is not one array.
+        kind: name of the class.
+        obstacle: reason why the submodule cannot be tapped; empty if it can be.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Layer(NamedTuple):
 
 
 class Adapted(NamedTuple):
-    """A module of one's own, for the rest of fkjax.
+    """A Flax module converted to a model.
 
     Attributes:
         model: the classifier, which calls its tap at every layer that can be tapped.
-        variables: the module's own.
-        taps: those to describe examples by: the ones asked for, or found.
+        variables: the variables of the module.
+        taps: names of the layers that describe examples, as given or as selected.
     """
 
     model: Model
@@ -61,19 +61,20 @@ def from_module(
     preprocess: Callable[[jax.Array], jax.Array] | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
 ) -> Adapted:
-    """Turns a trained Flax NNX or Linen module into pure functions with taps.
+    """Converts a trained Flax NNX or Linen module to a model with taps on its layers.
 
-    It is called as `module(x)`, in inference: those arguments of its `__call__` are set
-    so that `fkjax.models.interception.INFERENCE` names, such as `train`, an NNX module
-    is in `eval()` mode, and batch normalisation uses its running statistics. The module
-    that is given does not change.
+    The module is called as `module(x)`, in inference mode: an NNX module is set to
+    `eval()`, batch normalization uses its running statistics, and arguments of
+    `__call__` such as `train` have the values of
+    `fkjax.models.interception.INFERENCE`. The module passed does not change.
 
-    Parameters and batch statistics are the model's variables; all other state, such as
-    that of random number generators, is constant.
+    The parameters and batch statistics are the variables of the model. All other state,
+    such as that of random number generators, is constant.
 
-    Layers to tap, if none are named, are those with weights (convolutions and dense
-    layers): the last of each spatial size, of these the last three. The very last of
-    the network makes the logits and is left out, and so is one that cannot be tapped.
+    If no taps are given, they are selected from the layers with weights (convolutions
+    and dense layers): the last layer of each spatial size, and of these the last three.
+    The last layer of the module, which computes the logits, and layers that cannot be
+    tapped are excluded.
 
     >>> from flax import nnx
     >>> rngs = nnx.Rngs(0)
@@ -84,42 +85,44 @@ def from_module(
 
     Args:
         module: the module.
-        variables: of a Linen module the dict that `apply` takes, or the parameters
-            alone; of an NNX module None, or others than it holds, as a state or what
-            `fkjax.models.restore_variables` gives.
-        example: one batch as the pool holds it, of one example or more, or its shape
-            and dtype. Shape [n, ...].
-        taps: names of `layers` to describe examples by; None finds them.
-        num_classes: C, to be checked; None takes the module's.
-        preprocess: makes of a batch as the pool holds it what the module takes. If it
-            is None, the module is given the batch as it is, but integers as floats
-            where `example` has floats. Nothing is scaled.
-        apply_kwargs: further arguments of `__call__`, or others than these.
+        variables: for a Linen module, the dict of variables that `apply` takes, or only
+            the parameters. For an NNX module, None for the variables that it holds, or
+            a state, or the result of `fkjax.models.restore_variables`.
+        example: one batch of one or more examples as stored in the pool, or an object
+            with its shape and dtype. Shape [n, ...].
+        taps: names of the layers that describe examples, see `layers`. None selects
+            them.
+        num_classes: expected number of classes, C. None accepts any number.
+        preprocess: function from a batch as stored in the pool to the input of the
+            module. If None, the module gets the batch unchanged, except that integers
+            are converted to floats if `example` has floats. Values are not scaled.
+        apply_kwargs: further arguments of `__call__`, which override those of
+            inference mode.
 
     Returns:
-        The model, its variables and the taps. The model's images are the examples as
-        `as_images` lays them out. It comes with its variables, so that it has no
-        `init`, is not trained and knows no dropout.
+        The model, its variables and the taps. The images of the model are the examples
+        in the shape of `as_images`. The model cannot be initialized or trained, and has
+        no dropout.
 
     Raises:
-        UserError: if the module cannot be called so, gives no logits of shape [N, C],
-            or has no such layers.
+        UserError: if the module cannot be called, does not return logits of shape
+            [N, C], or has no such layers.
     """
     network = network_of(module, variables, apply_kwargs or {})
     example_shape, inputs_of = _inputs(example, preprocess)
     trace = _trace(network, example_shape, example.dtype, inputs_of)
     if num_classes not in (None, trace.num_classes):
         raise UserError(
-            f"the module gives logits of {trace.num_classes} classes, not of "
-            f"{num_classes}: give one for these classes, or leave num_classes out"
+            f"the module returns logits of {trace.num_classes} classes, not of "
+            f"{num_classes}: give a module for these classes, or leave num_classes out"
         )
     names = tuple(layer.name for layer in trace.layers if not layer.obstacle)
     chosen = _found_taps(trace) if taps is None else _checked(taps, trace)
 
     def init(key: jax.Array) -> Variables:
         raise UserError(
-            "this model comes with its variables and cannot be initialised: use "
-            "those that from_module gave"
+            "a model of from_module cannot be initialized: use the variables that "
+            "from_module returned"
         )
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
@@ -142,9 +145,9 @@ def layers(
     preprocess: Callable[[jax.Array], jax.Array] | None = None,
     apply_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Layer]:
-    """The submodules that a pass calls, in the order in which they finish.
+    """Lists the submodules that a pass calls, in the order in which they return.
 
-    Nothing is computed: shapes alone. The arguments are those of `from_module`.
+    Only shapes are computed. See `from_module` for the arguments.
 
     >>> module = flax.linen.Sequential([flax.linen.Dense(8), flax.linen.Dense(3)])
     >>> example = jnp.zeros((1, 4))
@@ -160,19 +163,19 @@ def layers(
 
 
 def as_images(examples: Any) -> Any:
-    """Examples of any shape as fkjax carries them, with the four axes of images.
+    """Reshapes examples of any shape to the four axes of images.
 
-    Vectors [N, d] become [N, 1, 1, d], and [N, H, W] becomes [N, H, W, 1]. Images stay
-    as they are, and of more axes all but the first are laid out in one.
+    [N, d] becomes [N, 1, 1, d], and [N, H, W] becomes [N, H, W, 1]. Arrays of four axes
+    do not change. If there are more axes, all but the first are flattened.
 
     >>> as_images(np.zeros((5, 7))).shape
     (5, 1, 1, 7)
 
     Args:
-        examples: Shape [N, ...].
+        examples: the examples. Shape [N, ...].
 
     Returns:
-        Shape [N, H, W, channels].
+        The examples. Shape [N, H, W, channels].
     """
     shape = examples.shape[1:]
     if len(shape) == 3:
@@ -184,11 +187,11 @@ def as_images(examples: Any) -> Any:
 def _inputs(
     example: Any, preprocess: Callable[[jax.Array], jax.Array] | None
 ) -> tuple[tuple[int, ...], Callable[[jax.Array], jax.Array]]:
-    """The shape of one example, and what makes the module's inputs of images."""
+    """Returns the shape of an example, and a function from images to module inputs."""
     if len(getattr(example, "shape", ())) < 2 or not hasattr(example, "dtype"):
         raise UserError(
-            "the example must be a batch as the module takes it, such as "
-            "jnp.zeros((1, 28, 28, 1)), got "
+            "example must be a batch of examples, such as jnp.zeros((1, 28, 28, 1)), "
+            "got "
             f"{getattr(example, 'shape', type(example).__name__)}"
         )
     shape, dtype = tuple(example.shape[1:]), example.dtype
@@ -208,12 +211,12 @@ def _inputs(
 
 
 class _Trace(NamedTuple):
-    """What one pass shows.
+    """The layers and the number of classes of a module, found by tracing one pass.
 
     Attributes:
-        layers: in the order in which they finish.
-        weighted: the names of those with weights.
-        num_classes: C.
+        layers: the layers, in the order in which they return.
+        weighted: names of the layers with weights.
+        num_classes: number of classes, C.
     """
 
     layers: list[Layer]
@@ -244,7 +247,7 @@ def _trace(
     batch = jax.ShapeDtypeStruct((num, *shape), dtype)
     try:
         logits = jax.eval_shape(run, network.variables, batch)
-    except Exception as error:  # whatever a module of the user's own raises
+    except Exception as error:  # a module of the user may raise any exception
         first = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             "the module cannot be called in inference on a batch of shape "
@@ -254,10 +257,10 @@ def _trace(
     shape = getattr(logits, "shape", ())
     if len(shape) != 2 or shape[0] != num:
         raise UserError(
-            f"the module must give logits of shape [N, C], got {shape} for a batch of "
-            f"{num} examples"
+            f"the module must return logits of shape [N, C], got shape {shape} for a "
+            f"batch of {num} examples"
             if shape
-            else "the module must give one array of logits, of shape [N, C], got a "
+            else "the module must return one array of logits, of shape [N, C], got "
             f"{type(logits).__name__}"
         )
     times = collections.Counter(layer.name for layer in calls)
@@ -280,7 +283,7 @@ def _called(name: str, layer: Any, output: Any, num: int, inside: bool) -> Layer
     if inside:
         obstacle = "is called within a transformation, such as remat or scan"
     elif not is_tappable:
-        obstacle = "gives no single array of floats of shape [N, ..., n]"
+        obstacle = "does not return one array of floats of shape [N, ..., n]"
     size = output.shape[1:] if is_tappable else ()
     return Layer(name, size, type(layer).__name__, obstacle)
 
@@ -306,14 +309,14 @@ def _found_taps(trace: _Trace) -> tuple[str, ...]:
     last = {}
     for name in trace.weighted[:-1]:
         layer = by_name[name]
-        # A correlation needs two values or more.
+        # A correlation needs at least two values.
         if not layer.obstacle and layer.shape[-1] > 1:
-            last.pop(layer.shape[:-1], None)  # so that the order is that of the last
+            last.pop(layer.shape[:-1], None)  # so that the key moves to the end
             last[layer.shape[:-1]] = name
     if not last:
         raise UserError(
-            "the module has no layer with weights before the one that makes its "
-            f"logits: name the taps out of {_listed(trace)}"
+            "the module has no layer with weights before the one that computes the "
+            f"logits: choose taps from {_listed(trace)}"
         )
     return tuple(last.values())[-_MOST_TAPS:]
 
@@ -322,27 +325,27 @@ def _checked(taps: Sequence[str], trace: _Trace) -> tuple[str, ...]:
     by_name = {layer.name: layer for layer in trace.layers}
     if isinstance(taps, str) or not taps or len(set(taps)) != len(taps):
         raise UserError(
-            f"taps must be names of layers, each once and at least one, got {taps!r}"
+            f"taps must be one or more different names of layers, got {taps!r}"
         )
     for name in taps:
         if name not in by_name:
             raise UserError(
-                f"the module calls no layer {name!r}: name taps out of {_listed(trace)}"
+                f"the module calls no layer {name!r}: choose taps from {_listed(trace)}"
             )
         if obstacle := by_name[name].obstacle:
             raise UserError(
-                f"the layer {name!r} cannot be tapped, for it {obstacle}: name taps "
-                f"out of {_listed(trace)}"
+                f"the layer {name!r} cannot be tapped because it {obstacle}: choose "
+                f"taps from {_listed(trace)}"
             )
     return tuple(taps)
 
 
 def _listed(trace: _Trace) -> str:
     names = (f"{x.name} {x.shape}" for x in trace.layers if not x.obstacle)
-    return ", ".join(names) or "none, for no layer of this module can be tapped"
+    return ", ".join(names) or "none, as no layer of this module can be tapped"
 
 
 def _head(trace: _Trace) -> str:
-    """The last layer with weights, if it is no part of a larger one; else empty."""
+    """Returns the last layer with weights; empty if it is part of a submodule."""
     last = trace.weighted[-1] if trace.weighted else ""
     return "" if "/" in last else last

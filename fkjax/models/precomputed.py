@@ -1,4 +1,4 @@
-"""A network that ran elsewhere, as a model whose images are its own outputs."""
+"""Models of precomputed outputs: features and logits computed by another program."""
 
 import functools
 
@@ -11,12 +11,13 @@ FEATURES, LOGITS = "features", "logits"
 
 @functools.cache
 def from_outputs(num_features: int, num_classes: int) -> Model:
-    """The last layer of any network, of which only inputs and outputs are known.
+    """Returns a model whose inputs are precomputed features and logits.
 
-    An "image" of shape [1, 1, d + C] holds an example's penultimate features and its
-    logits. That is enough for the probabilities, the features z, and the gradient by
-    the logits, e_s - p; so for the last layer's Fisher vectors
-    (`fkjax.fisher.kernel.last_layer`), and for what needs one pass without dropout.
+    An "image" of shape [1, 1, d + C] holds the penultimate features and the logits of
+    an example. They determine the probabilities, the features z and the gradient with
+    respect to the logits, e_s - p. This is sufficient for the Fisher vectors of the
+    last layer (`fkjax.fisher.kernel.last_layer`) and for strategies that need one pass
+    without dropout.
 
     >>> model = from_outputs(2, 3)
     >>> row = jax.numpy.array([[[[0.5, 0.5, 1.0, 2.0, 3.0]]]])
@@ -24,11 +25,11 @@ def from_outputs(num_features: int, num_classes: int) -> Model:
     [[1.0, 2.0, 3.0]]
 
     Args:
-        num_features: d.
-        num_classes: C.
+        num_features: number of features, d.
+        num_classes: number of classes, C.
 
     Returns:
-        A model without parameters, with the taps "features" and "logits".
+        The model, which has no parameters and the taps "features" and "logits".
     """
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:

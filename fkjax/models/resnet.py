@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks (He et al. 2016), with 10 and 18 layers."""
+"""Residual networks of basic blocks with 10 and 18 layers (He et al. 2016)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,7 +13,7 @@ from fkjax.models.adapters import from_nnx
 
 Stem = Literal["cifar", "imagenet"]
 
-# Keeps the variance of the errors through a relu (He et al., ICCV 2015, Sec. 2.2).
+# Preserves the variance of gradients through a ReLU (He et al., ICCV 2015, Sec. 2.2).
 _kaiming = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 _MARGIN = ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -121,39 +121,39 @@ def resnet10(
     conv_dropout: float = 0.0,
     dense_dropout: float = 0.0,
 ) -> Model:
-    """ResNet of one basic block in each of four stages, for images of any size.
+    """Returns a ResNet with one basic block in each of four stages.
 
-    A stage has twice the filters of the last, and, after the first, half its height
-    and width. Each convolution is followed by batch normalisation, whose running
-    statistics move by a tenth each step of training; where a block changes the shape,
-    so does its shortcut, by a convolution of 1 x 1.
+    From the second stage on, each stage has twice the filters of the previous one and
+    half its height and width. Each convolution is followed by batch normalization,
+    whose running statistics have momentum 0.9. The shortcut of a block that changes the
+    shape is a convolution of 1 x 1.
 
     >>> model = resnet10((32, 32, 3), 10, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> shapes = jax.eval_shape(model.init, jax.random.key(0))
     >>> sum(leaf.size for leaf in jax.tree.leaves(shapes.parameters))
     4903242
 
-    Source: He et al., Deep residual learning for image recognition, CVPR 2016: the
-    blocks of its Sec. 3.3, at a depth that it does not have.
+    Source: the blocks of Sec. 3.3 of He et al., Deep residual learning for image
+    recognition, CVPR 2016, which does not include this depth.
 
     Args:
-        image_shape: (H, W, channels).
-        num_classes: C.
-        mean: of each channel, for images scaled to 0..1.
-        std: of each channel.
-        width: filters of the stem and the first stage.
-        stem: "cifar", 3 x 3 at stride 1; or "imagenet", 7 x 7 at stride 2 and a
-            maximum over 3 x 3 at stride 2. If not given, "imagenet" for images of
-            128 x 128 and more.
-        conv_dropout: share of values dropped after each stage in training.
-        dense_dropout: the same after the spatial mean.
+        image_shape: shape of the images, (H, W, channels), of any size.
+        num_classes: number of classes, C.
+        mean: mean of each channel of images scaled to 0..1.
+        std: standard deviation of each channel.
+        width: number of filters of the stem and the first stage.
+        stem: "cifar" for a convolution of 3 x 3 at stride 1, or "imagenet" for a
+            convolution of 7 x 7 at stride 2 followed by a maximum over 3 x 3 at stride
+            2. None selects "imagenet" for images of 128 x 128 or larger.
+        conv_dropout: share of values to drop after each stage in training.
+        dense_dropout: share of values to drop after the spatial mean in training.
 
     Returns:
         The model, with taps stage1 (width channels), stage2 (2 width), stage3 (4
-        width), stage4 (8 width), pool (the same, its spatial mean) and logits (C).
+        width), stage4 (8 width), pool (the spatial mean of stage4) and logits (C).
 
     Raises:
-        ValueError: if there is no such stem, or the width is less than 1.
+        ValueError: if the stem is unknown, or the width is less than 1.
     """
     model = _resnet(1, image_shape, num_classes, width, mean, std, stem)
     return _with_dropout(model, conv_dropout, dense_dropout)
@@ -170,14 +170,14 @@ def resnet18(
     conv_dropout: float = 0.0,
     dense_dropout: float = 0.0,
 ) -> Model:
-    """ResNet-18 (He et al. 2016, Table 1): `resnet10` with two blocks in each stage.
+    """Returns ResNet-18 (He et al. 2016, Table 1), with two blocks in each stage.
 
     >>> model = resnet18((224, 224, 3), 1000, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> shapes = jax.eval_shape(model.init, jax.random.key(0))
     >>> sum(leaf.size for leaf in jax.tree.leaves(shapes.parameters))
     11689512
 
-    Args, returns and errors are those of `resnet10`.
+    See `resnet10` for the arguments, the taps and the errors.
     """
     model = _resnet(2, image_shape, num_classes, width, mean, std, stem)
     return _with_dropout(model, conv_dropout, dense_dropout)
@@ -198,11 +198,11 @@ def _resnet(
     stem: Stem | None,
 ) -> Model:
     if width < 1:
-        raise ValueError(f"width must be 1 or more filters, got {width}")
+        raise ValueError(f"width must be 1 or more, got {width}")
     if stem not in (None, "cifar", "imagenet"):
         raise ValueError(
-            f"stem must be 'cifar' or 'imagenet', got {stem!r}: leave it out to have "
-            "it follow from the size of the images"
+            f"stem must be 'cifar' or 'imagenet', got {stem!r}: leave it out to select "
+            "it by the size of the images"
         )
     chosen: Stem = stem or ("imagenet" if min(image_shape[:2]) >= 128 else "cifar")
     return from_nnx(

@@ -1,4 +1,4 @@
-"""Variables that another program saved with Orbax, and whether they are a module's."""
+"""Reading of variables that another program saved with Orbax."""
 
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,28 @@ from fkjax.files.checkpoint import read_tree
 
 
 def restore_variables(path: str | Path, like: Any = None) -> Any:
-    """Reads a checkpoint of Orbax: `StandardCheckpointer`'s or `PyTreeCheckpointer`'s.
+    """Reads an Orbax checkpoint of a `StandardCheckpointer` or `PyTreeCheckpointer`.
 
-    It may hold the variables of a Linen module, or an NNX state, as it is or as a pure
-    dict. Nothing that the folder holds is run: no pickle.
+    The checkpoint holds the variables of a Linen module, or an NNX state, itself or as
+    a pure dict. No code is loaded from the checkpoint, and no pickle.
 
     Args:
-        path: the folder that was given to `save`.
-        like: what the variables belong to: an NNX module or its state, or the
-            variables of a Linen module; shapes are enough, as `nnx.eval_shape` and
-            `jax.eval_shape` give them. An NNX state is looked at for parameters and
-            batch statistics only. Beside "params" and other collections named here,
-            what the checkpoint has at its top, such as an optimiser's state, is left
-            out. None, or a Linen module, which has no variables of its own, takes the
-            checkpoint as it is.
+        path: the folder that was passed to `save`.
+        like: a template of the variables: an NNX module or its state, or the variables
+            of a Linen module. Shapes are sufficient, as returned by `nnx.eval_shape`
+            and `jax.eval_shape`. Of an NNX state, only parameters and batch statistics
+            are read. Of the variables of a Linen module, only the collections in the
+            template are read; others in the checkpoint, such as the state of an
+            optimizer, are ignored. With None or a Linen module, which does not hold
+            variables, the complete checkpoint is returned.
 
     Returns:
-        Nested dicts of NumPy arrays, with the keys of `like`: what
-        `fkjax.models.from_module` takes as `variables`.
+        Nested dicts of NumPy arrays, with the keys of `like`, which can be passed to
+        `fkjax.models.from_module` as `variables`.
 
     Raises:
-        UserError: if there is no such checkpoint, or its leaves are not those of
-            `like`; the first that differs is named.
+        UserError: if there is no such checkpoint, or its leaves differ from those of
+            `like`. The message names the first difference.
     """
     found = read_tree(Path(path))
     if like is None or isinstance(like, flax.linen.Module):
@@ -45,8 +45,8 @@ def restore_variables(path: str | Path, like: Any = None) -> Any:
         return fitted_state(found, like, source=source)
     if not isinstance(like, dict | FrozenDict):
         raise UserError(
-            "`like` must be an NNX module, its state, or the dict of a Linen module's "
-            f"variables, got {type(like).__name__}"
+            "like must be an NNX module, its state, or the dict of variables of a "
+            f"Linen module, got {type(like).__name__}"
         )
     like = unfreeze(like)
     if "params" in like and isinstance(found, dict):
@@ -55,7 +55,19 @@ def restore_variables(path: str | Path, like: Any = None) -> Any:
 
 
 def fitted_state(found: Any, like: nnx.Module | nnx.State, *, source: str) -> Any:
-    """`fitted` to the parameters and the batch statistics of an NNX module or state."""
+    """Calls `fitted` for the parameters and batch statistics of an NNX module or state.
+
+    Args:
+        found: an NNX state, or nested dicts of arrays.
+        like: the module or state that defines the structure.
+        source: description of `found`, for messages.
+
+    Returns:
+        The arrays of `found` as a pure dict.
+
+    Raises:
+        UserError: see `fitted`.
+    """
     state = nnx.state(like) if isinstance(like, nnx.Module) else like
     *wanted, others = nnx.split_state(state, nnx.Param, nnx.BatchStat, ...)
     found = nnx.to_pure_dict(found) if isinstance(found, nnx.State) else found
@@ -71,20 +83,20 @@ def fitted_state(found: Any, like: nnx.Module | nnx.State, *, source: str) -> An
 def fitted(
     found: Any, like: Any, *, source: str, ignored: set[str] | frozenset = frozenset()
 ) -> Any:
-    """Arrays by their paths, in the tree to which they belong.
+    """Arranges arrays in the structure of a template, by their paths.
 
     Args:
-        found: nested dicts of arrays. The keys of lists may have become text, and a
-            leaf may lie at "value" below its path, as Orbax and NNX leave them.
-        like: nested dicts of what has a shape.
-        source: what `found` is, for the message.
-        ignored: paths that `found` may have besides.
+        found: nested dicts of arrays. As Orbax and NNX save them, the keys of lists may
+            be strings, and a leaf may be stored as "value" below its path.
+        like: nested dicts of arrays or shapes.
+        source: description of `found`, for messages.
+        ignored: further paths that `found` may contain.
 
     Returns:
         The arrays of `found` in the structure of `like`.
 
     Raises:
-        UserError: if a leaf is missing, is too many, or has another shape.
+        UserError: if a leaf is missing, unexpected or of another shape.
     """
     keyed, treedef = jax.tree_util.tree_flatten_with_path(like)
     wanted = {path_of(path): leaf for path, leaf in keyed}
@@ -96,26 +108,26 @@ def fitted(
     for name, leaf in wanted.items():
         if name not in leaves:
             raise UserError(
-                f"{source} has no {name}, which the module has with shape "
-                f"{tuple(leaf.shape)}: give that of the same module"
+                f"{source} has no {name}, which has shape {tuple(leaf.shape)} in the "
+                "module: give the variables of the same module"
             )
         shapes = np.shape(leaves[name]), tuple(leaf.shape)
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"{name} has shape {shapes[0]} in {source} and {shapes[1]} in the "
-                "module: give that of the same module"
+                "module: give the variables of the same module"
             )
     for name in leaves:
         if name not in known:
             raise UserError(
-                f"{source} has {name}, which the module has not: give that of the "
-                "same module"
+                f"{source} has {name}, which the module does not have: give the "
+                "variables of the same module"
             )
     return treedef.unflatten([leaves[name] for name in wanted])
 
 
 def _plain(tree: Any) -> Any:
-    """Without the "value" that Orbax puts below each variable of an NNX state."""
+    """Removes the key "value" that Orbax adds below each variable of an NNX state."""
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
     is_state = all(path_of(path).endswith("/value") for path, _ in paths)
 

@@ -1,4 +1,4 @@
-"""How a Flax module becomes a `Model`: NNX and Linen, with and without statistics."""
+"""Tests the conversion of NNX and Linen modules, with and without statistics."""
 
 import flax.errors
 import flax.linen as nn
@@ -88,7 +88,7 @@ def images():
 
 
 def by_hand(variables, images, mean, var):
-    """Logits in NumPy, normalised by this mean and variance."""
+    """Computes the logits in NumPy, normalized by this mean and variance."""
     p = jax.tree.map(np.float64, variables.parameters)
     x = (images.reshape(-1, 4) / 255 - 0.4) / 0.5
     x = (x - mean) / np.sqrt(var + EPSILON) * p["norm"]["scale"] + p["norm"]["bias"]
@@ -122,7 +122,7 @@ def test_training_normalises_by_the_examples_that_count(kind, mask, variables, i
 
 
 def test_statistics_keep_their_precision(variables, images):
-    """A loop over training steps needs it; images are scaled in float64 here."""
+    """A loop over training steps requires it; images are scaled in float64 here."""
     with jax.enable_x64(True):
         _, statistics = NORMED["linen"]().apply_training(variables, images)
     assert {leaf.dtype for leaf in jax.tree.leaves(statistics)} == {np.dtype("float32")}
@@ -188,12 +188,12 @@ class Counting(nn.Module):
 
 
 def test_linen_modules_with_other_collections_are_refused():
-    with pytest.raises(ValueError, match="only collections .* also has calls"):
+    with pytest.raises(ValueError, match="no collections but .* also has calls"):
         from_linen(Counting(), **options())
 
 
 class Forgetful(nn.Module):
-    """Normalises by the batch, in inference too."""
+    """A module that normalizes by the batch, also in inference."""
 
     @nn.compact
     def __call__(self, x, tap, mask=None):

@@ -1,4 +1,4 @@
-"""The fast convolution and pooling against the plain operations of lax and flax."""
+"""Compares the fast convolution and pooling with the operations of lax and Flax."""
 
 import flax.linen
 import jax
@@ -34,7 +34,7 @@ def normal(seed, *shape):
 
 
 def value_and_pull(fn, *args):
-    """The value, and the gradients pulled back from an error; compiled, for speed."""
+    """Returns an error, and the value of `fn` and its gradients for that error."""
 
     @jax.jit
     def both(args, error):
@@ -63,7 +63,7 @@ def close(actual, desired, tolerance=2e-5):
 
 @pytest.fixture
 def fast_only(monkeypatch):
-    """Lets the fast route be taken, and fails where it is not."""
+    """Makes a test fail if the plain convolution is called."""
     plain = lax.conv_general_dilated
 
     def refuse(*args, **kwargs):
@@ -90,7 +90,7 @@ def test_values_and_both_gradients_are_laxs(image, kernel):
 
 
 def test_the_values_are_the_sums_of_the_definition():
-    """Integers, so that the sums are exact."""
+    """Uses integers, so that the sums are exact."""
     rng = np.random.default_rng(0)
     x = rng.integers(-3, 4, (2, 5, 4, 2)).astype(np.float32)
     k = rng.integers(-3, 4, (3, 2, 2, 3)).astype(np.float32)
@@ -187,7 +187,7 @@ def test_a_ragged_border_gets_no_gradient():
 
 def test_the_gradient_of_a_tie_sums_to_the_error_and_stays_on_the_tied():
     x = np.random.default_rng(0).integers(0, 2, (4, 6, 6, 3)).astype(np.float32)
-    x[0] = 0  # every window is a tie of four
+    x[0] = 0  # all four values of every window are equal
     error, (y, (gradient,)) = value_and_pull(max_pool, x)
     gradient = np.asarray(gradient)
 
@@ -203,7 +203,7 @@ def test_the_gradient_of_a_tie_sums_to_the_error_and_stays_on_the_tied():
 @pytest.mark.parametrize("is_mapped", [False, True])
 @pytest.mark.parametrize("layer", ["convolution in x", "in the kernel", "pooling"])
 def test_the_pullback_pulled_back_is_the_derivative(layer, is_mapped):
-    """Reverse mode twice is forward mode, which the plain operations have."""
+    """Compares reverse mode applied twice with forward mode of the plain operations."""
     x, kernel = normal(0, 3, 6, 7, 2), normal(1, 3, 3, 2, 4)
     ours, plain, primal = {
         "convolution in x": (
@@ -234,7 +234,7 @@ def test_the_pullback_pulled_back_is_the_derivative(layer, is_mapped):
 
 
 def example_loss(conv, pool):
-    """A loss of one example, with what a LeNet has between two convolutions."""
+    """Returns a loss of one example, with the operations between two convolutions."""
 
     def loss(kernels, image):
         x = image[None]
@@ -322,7 +322,7 @@ def test_mapped_kernels_are_a_loop(axes):
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_inside_scan_and_fori_as_outside(route, kernels, images):
-    """Three steps of descent, by three kinds of loop."""
+    """Takes three steps of gradient descent in three kinds of loop."""
 
     def make_step(conv, pool):
         per_example = jax.vmap(jax.grad(example_loss(conv, pool)), (None, 0))
@@ -347,7 +347,7 @@ def test_inside_scan_and_fori_as_outside(route, kernels, images):
 
 
 def test_lax_map_in_chunks_is_laxs(kernels, images):
-    """As acquisition does it: one example's code, mapped in chunks with a rest."""
+    """Maps code for one example in chunks with a remainder, as strategies do."""
 
     def mapped(conv, pool):
         loss = example_loss(conv, pool)

@@ -44,7 +44,7 @@ def test_impossible_rates_are_refused(rate):
 
 
 def test_the_mean_pass_of_lenet_is_near_the_whole_one():
-    """Dropout after the last relu leaves the logits' mean where it was."""
+    """Dropout after the last ReLU does not change the mean of the logits."""
     model = lenet((8, 8, 1), 10)
     variables = model.init(KEY)
     images = jnp.full((1, 8, 8, 1), 200, jnp.uint8)
@@ -61,7 +61,7 @@ def test_the_mean_pass_of_lenet_is_near_the_whole_one():
 @pytest.mark.parametrize("rate", [1 / 2, 1 / 4, 3 / 16, 0.1, 7 / 8])
 @pytest.mark.parametrize("shape", [(40, 7), (25, 12, 12, 3), (3, 5, 7)])
 def test_every_value_is_dropped_at_the_rate_alone_and_in_pairs(rate, shape):
-    """Over keys; neighbours share a random word, and must not share their fate."""
+    """Neighboring values share a random word, and must be dropped independently."""
 
     def dropped(key):
         return dropout(key, {"tap": rate})("tap", jnp.ones(shape)).reshape(-1)[:60] == 0

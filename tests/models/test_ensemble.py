@@ -1,4 +1,4 @@
-"""An ensemble of one is the model; the first of several is too; the rest differ."""
+"""The first member of an ensemble equals the model alone; the other members differ."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def fitted(data):
-    """The variables after pretraining and training: of the model, of one, of three."""
+    """The trained variables of the model and of ensembles of one and three members."""
     images, labels = data
 
     def learn(model):
@@ -95,7 +95,7 @@ def test_every_member_makes_its_own_passes(fitted, data):
 
 
 def test_side_by_side_is_one_after_the_other(fitted, data):
-    """The two ways of `each_member`, of which a backend takes one."""
+    """Compares the two implementations of `each_member`."""
 
     def scores(key, variables):
         noise = jax.random.normal(key, (4,))
@@ -111,7 +111,7 @@ def test_side_by_side_is_one_after_the_other(fitted, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "default_backend", lambda: "tpu")
         side_by_side = each_member(scores, KEY, fitted[3])
-    assert len(seen) == 1  # traced once, not once a member
+    assert len(seen) == 1  # traced once, not once for each member
     np.testing.assert_allclose(in_turn, side_by_side, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The LeNet."""
+"""Tests of the LeNet."""
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,7 @@ def test_the_head_is_the_layer_of_the_classes(made):
 
 @pytest.mark.parametrize("shape", [(3, 8, 1), (8, 3, 1), (1, 1, 1)])
 def test_images_below_4_x_4_are_refused(shape):
-    with pytest.raises(ValueError, match="4 x 4 or more"):
+    with pytest.raises(ValueError, match="4 x 4 or larger"):
         lenet(shape, 10)
 
 

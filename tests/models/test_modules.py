@@ -1,4 +1,4 @@
-"""A plain Flax module as a `Model`: the same numbers as with taps written into it."""
+"""Compares converted Flax modules with modules that call a tap themselves."""
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ from fkjax.models import as_images, from_linen, from_module, from_nnx, layers
 from fkjax.selection.choose import choose
 from fkjax.selection.problem import Problem
 
-LIST = getattr(nnx, "List", list)  # which flax 0.11 does not ask for
+LIST = getattr(nnx, "List", list)  # not available in flax 0.11
 EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.uint8)
 
 
@@ -41,7 +41,7 @@ class NNXNet(nnx.Module):
 
 
 class NNXTapped(NNXNet):
-    """The same with taps of its own: what the adapters take."""
+    """The same module with calls of a tap, for `from_nnx`."""
 
     def __init__(self, rngs):
         super().__init__(rngs)
@@ -125,7 +125,7 @@ def tapped(make, module, taps, head, image_shape):
 
 
 def noisy(tree):
-    """So that no statistic is at its start, and no bias zero."""
+    """Adds noise, so that no statistic has its initial value and no bias is zero."""
     leaves, treedef = jax.tree.flatten(tree)
     rng = np.random.default_rng(0)
     return treedef.unflatten(
@@ -139,7 +139,7 @@ def scaled(batch):
 
 @pytest.fixture(scope="module")
 def nnx_net():
-    """A module that stands as training left it; and the same with taps of its own."""
+    """A module that is left in training mode."""
     module = NNXNet(nnx.Rngs(0))
     state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
     nnx.update(module, noisy(state))
@@ -154,7 +154,7 @@ def linen_variables():
 
 @pytest.fixture(scope="module")
 def cases(nnx_net, linen_variables):
-    """Of each kind: what `from_module` gives, the reference, and its images."""
+    """The result of `from_module`, the reference and images, by kind of module."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     vectors = rng.normal(size=(4, 7)).astype(np.float32)
@@ -261,7 +261,7 @@ def test_the_model_tells_its_shapes(kind, cases):
     assert set(taps) < set(model.taps)
     assert set(variables.parameters) == {"block", "conv", "fc1", "fc2"}
     assert set(variables.statistics["block"]["norm"]) == {"mean", "var"}
-    with pytest.raises(UserError, match="cannot be initialised"):
+    with pytest.raises(UserError, match="cannot be initialized"):
         model.init(jax.random.key(0))
 
 
@@ -398,7 +398,7 @@ class NNXRemat(nnx.Module):
 
 
 def test_layers_within_a_transformation_are_no_taps():
-    """A tap would hand a value out of the transformation, where it means nothing."""
+    """A tap would leak a traced value out of the transformation."""
     given = jax.eval_shape(LinenRemat().init, jax.random.key(0), VECTOR)
     with pytest.raises(UserError, match="'inner/hidden_0' .* within a transformation"):
         from_module(LinenRemat(), given, example=VECTOR, taps=["inner/hidden_0"])
@@ -493,8 +493,8 @@ class Pair(nnx.Module):
 
 
 MISTAKES = {
-    "no module": ((lambda x: x,), {}, "Flax NNX or Linen module, made already"),
-    "a class": ((LinenNet,), {}, "made already, got LinenNet"),
+    "no module": ((lambda x: x,), {}, "an instance of a Flax NNX or Linen module"),
+    "a class": ((LinenNet,), {}, "an instance of .*, got LinenNet"),
     "no variables": ((LinenNet(),), {}, "needs the dict of its variables"),
     "other variables": ((LinenNet(), {"params": {}}), {}, "cannot be called"),
     "one example": ((sequential(4, 3),), {"example": jnp.zeros(4)}, "must be a batch"),
@@ -507,17 +507,17 @@ MISTAKES = {
     "unknown tap": (
         (sequential(4, 8, 3),),
         {"taps": ["conv"]},
-        r"calls no layer 'conv': name taps out of layers/0 \(8,\), layers/1 \(3,\)",
+        r"calls no layer 'conv': choose taps from layers/0 \(8,\), layers/1 \(3,\)",
     ),
-    "tap twice": ((sequential(4, 3),), {"taps": ["layers/0"] * 2}, "each once"),
-    "no tap": ((sequential(4, 3),), {"taps": []}, "at least one"),
+    "tap twice": ((sequential(4, 3),), {"taps": ["layers/0"] * 2}, "different names"),
+    "no tap": ((sequential(4, 3),), {"taps": []}, "one or more"),
     "a string": ((sequential(4, 3),), {"taps": "layers/0"}, "names of layers"),
     "classes": ((sequential(4, 3),), {"num_classes": 4}, "3 classes, not of 4"),
-    "two outputs": ((Pair(),), {}, "one array of logits.* got a tuple"),
+    "two outputs": ((Pair(),), {}, "one array of logits.* got tuple"),
     "maps": (
         (sequential(4, 3),),
         {"example": jnp.zeros((1, 2, 4))},
-        r"logits of shape \[N, C\], got \(2, 2, 3\)",
+        r"logits of shape \[N, C\], got shape \(2, 2, 3\)",
     ),
 }
 
@@ -530,7 +530,7 @@ def test_mistakes_are_told(mistake):
 
 
 def test_a_query_of_a_plain_module():
-    """Vectors of three classes; the pool has the class that the model gets wrong."""
+    """Queries vectors of three classes, some of which the model misclassifies."""
     rng = np.random.default_rng(0)
     centers = 4 * np.eye(3, 4)
     labels = np.arange(30) % 3
@@ -553,7 +553,7 @@ def test_a_query_of_a_plain_module():
     )
     selection = choose(problem, budget=5)
     np.testing.assert_array_equal(selection.is_mistake, predicted != labels)
-    # The pool is the validation set: what resembles a mistake most is itself.
+    # The pool is the validation set: each mistake is most similar to itself.
     np.testing.assert_array_equal(selection.indices, selection.targets)
     assert len(set(selection.indices)) == 5
 

@@ -1,4 +1,4 @@
-"""ResNets, against the same nets in Linen, and their Fisher vectors."""
+"""Compares ResNets with the same networks in Linen, and tests their Fisher vectors."""
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ def made(make=resnet10, shape=(16, 16, 3), **options):
 
 
 def randomized(variables, seed=0):
-    """Every leaf drawn anew near what it is for: no zero mean, no variance of one."""
+    """Draws every leaf at random, so that no mean is zero and no variance is one."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -120,7 +120,7 @@ NETS = [
 
 @pytest.mark.parametrize(("make", "stem", "shape"), NETS)
 def test_it_is_the_same_net_of_linen(make, stem, shape):
-    """With the same variables, in inference and in training, with a padded batch."""
+    """Compares inference and training, with the same variables and a padded batch."""
     scale = {"mean": (0.4,) * shape[2], "std": (0.3,) * shape[2]}
     ours = made(make, shape, stem=stem, **scale)
     theirs = from_linen(
@@ -229,7 +229,7 @@ def test_fresh_kernels_have_kaimings_spread_and_norms_change_nothing():
 
 
 def test_examples_are_coupled_in_training_only(model, variables):
-    """By the derivative of one example's logits with respect to the other's pixels."""
+    """Differentiates the logits of one example with respect to another example."""
     images = pictures(2).astype(jnp.float32)
 
     def first(apply):
@@ -242,13 +242,13 @@ def test_examples_are_coupled_in_training_only(model, variables):
 
 
 def test_fisher_vectors_in_factors_are_the_plain_ones():
-    """And, the other way round in the batch, the same: no example sees another."""
+    """The vectors do not depend on the other examples of the batch."""
     with jax.enable_x64(True):
         model = made(shape=(16, 12, 3), mean=(0, 0, 0), std=(1, 1, 1))
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         variables = jax.tree.map(jnp.float64, randomized(shapes))
         log_probs_fn, theta = vectors.of_parameters(model, variables)
-        # Exact in the float32 in which images are scaled.
+        # Exact in float32, in which images are scaled.
         integers = np.random.default_rng(0).integers(-2, 3, (2, 16, 12, 3))
         images, labels = jnp.asarray(255.0 * integers), jnp.array([2, 0])
         plan = capture.plan(log_probs_fn, theta, images[0])
@@ -332,7 +332,7 @@ def test_a_stage_alone_is_a_subset(model, variables):
 
 
 def test_a_resnet_learns_and_is_passed_on_with_its_statistics():
-    """Four rows of darker and four of lighter noise, in batches that do not fill up."""
+    """Trains on noise of three brightnesses, with an incomplete last batch."""
     model = made(shape=(8, 8, 1), mean=(0.5,), std=(0.25,))
     start = jax.jit(model.init)(jax.random.key(0))
     labels = jnp.arange(9) % C
@@ -368,7 +368,7 @@ def test_a_resnet_learns_and_is_passed_on_with_its_statistics():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"width": 0}, "1 or more filters, got 0"), ({"stem": "mnist"}, "got 'mnist'")],
+    [({"width": 0}, "1 or more, got 0"), ({"stem": "mnist"}, "got 'mnist'")],
 )
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Variables that Orbax saved, as a module's own again."""
+"""Tests the reading of variables that were saved with Orbax."""
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from flax import nnx
 from fkjax.base import UserError
 from fkjax.models import as_images, from_module, restore_variables
 
-LIST = getattr(nnx, "List", list)  # which flax 0.11 does not ask for
+LIST = getattr(nnx, "List", list)  # not available in flax 0.11
 
 
 class Net(nnx.Module):
@@ -133,12 +133,12 @@ def test_a_tree_that_differs_is_told_by_its_first_leaf(net, linen, tmp_path):
         (
             "linen",
             without(linen, "params", "fc"),
-            "linen has params/fc/bias, which the module has not",
+            "linen has params/fc/bias, which the module does not have",
         ),
         (
             "linen",
             {**linen, "cache": {"k": np.zeros(2)}},
-            r"linen has no cache/k, which the module has with shape \(2,\)",
+            r"linen has no cache/k, which has shape \(2,\) in the module",
         ),
         ("linen", net, "linen has no fc/bias"),
     ]:
