@@ -142,8 +142,8 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
     ) -> Strategy:
         if not any(rate > 0 for _, rate in model.dropout):
             raise UserError(
-                "MC-dropout needs a model with dropout, without which all passes are "
-                "equal: raise --conv-dropout or --dense-dropout"
+                "strategies with MC-dropout need a model with dropout, without which "
+                "all passes are equal: raise --conv-dropout or --dense-dropout"
             )
 
         def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
