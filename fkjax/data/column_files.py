@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.data.columns import Column, Columns
+from fkjax.data.columns import Column, Columns, Table
 from fkjax.files.opening import open_file, takes_too_much
 
 NAMES = ("features", "logits", "images", "labels", "ids")
@@ -46,13 +46,7 @@ def read_columns(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Colu
             f"{', '.join(map(str, paths))} hold none of the arrays "
             f"{', '.join(NAMES)}; give them these names"
         )
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {n}" for name, n in lengths.items())
-        raise UserError(
-            f"the arrays of {', '.join(map(str, paths))} must have a row for "
-            f"each example, but differ in length ({shown})"
-        )
+    _common_length(columns, f"the arrays of {', '.join(map(str, paths))}")
     return columns
 
 
@@ -183,10 +177,10 @@ def _read_parquet(path: Path) -> dict[str, Column]:
     except ImportError as error:
         raise _needs("pyarrow", path) from error
     file = pyarrow.parquet.ParquetFile(path, memory_map=True)
-    return {n: _Table(file, n) for n in file.schema_arrow.names if n in NAMES}
+    return {n: _ParquetColumn(file, n) for n in file.schema_arrow.names if n in NAMES}
 
 
-class _Table:
+class _ParquetColumn:
     """A column of a Parquet file: numbers, text, or lists of equally many numbers."""
 
     def __init__(self, file: Any, name: str):
@@ -260,16 +254,20 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def as_columns(given: Any, *, needed: Iterable[str], what: str) -> Columns:
-    """Arrays that were given as such, or as files, with all that are needed.
+def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
+    """Checks arrays that were given as such, or as files.
 
     Args:
-        given: a mapping, or what `read_columns` takes.
-        needed: names.
-        what: to whom they belong, for the message.
+        given: mapping of arrays, or what `read_columns` takes.
+        needed: names of the arrays that are required.
+        what: name of the whole in messages, such as "pool".
+
+    Returns:
+        The arrays with names in `NAMES`. The ids are the array `ids`, or positions.
 
     Raises:
-        UserError: if one is missing, or as `read_columns`.
+        UserError: if an array is missing, arrays differ in length, the ids are not one
+            for each example, or as `read_columns`.
     """
     columns = given if isinstance(given, Mapping) else read_columns(given)
     for name in needed:
@@ -278,27 +276,30 @@ def as_columns(given: Any, *, needed: Iterable[str], what: str) -> Columns:
                 f"the {what} must have {name}, but has "
                 f"{', '.join(map(str, columns)) or 'nothing'}"
             )
-    return {name: _array(columns[name]) for name in NAMES if name in columns}
+    columns = {name: _array(columns[name]) for name in NAMES if name in columns}
+    for name, column in columns.items():
+        if len(column.shape) == 0:
+            raise UserError(f"the {what}'s {name} is one number, not a row an example")
+    num = _common_length(columns, f"the {what}'s arrays")
+    if "ids" not in columns:
+        return Table(columns, range(num))
+    ids = np.asarray(columns["ids"][:])
+    if ids.ndim > 1:
+        raise UserError(
+            f"the {what}'s ids must be one for each example, got shape {ids.shape}"
+        )
+    return Table(columns, ids)
 
 
 def _array(given: Any) -> Column:
     """What has rows as it is; else, such as a tensor, as NumPy's array."""
-    is_one = isinstance(given, (np.ndarray, _Tensor, _Table))
+    is_one = isinstance(given, (np.ndarray, _Tensor, _ParquetColumn))
     return given if is_one else np.asarray(given)
 
 
-def require_equal_lengths(part: Columns, what: str) -> None:
-    """Refuses arrays that have not one row for each example.
-
-    Raises:
-        UserError: with their lengths.
-    """
-    lengths = {name: len(column) for name, column in part.items()}
+def _common_length(columns: Columns, which: str) -> int:
+    lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {n}" for name, n in lengths.items())
-        raise UserError(f"the {what}'s arrays must be equally long, got {shown}")
-
-
-def ids_of(part: Columns, num: int) -> Any:
-    """What examples are called: their ids, or a range of positions. Length N."""
-    return np.asarray(part["ids"][:]) if "ids" in part else range(num)
+        raise UserError(f"{which} must be equally long, got {shown}")
+    return next(iter(lengths.values()))

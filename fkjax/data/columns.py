@@ -5,6 +5,7 @@ The formats are .npz and .npy (NumPy), .safetensors and .parquet. Arrays in a .n
 not, and are read whole.
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,29 @@ class Column(Protocol):
 
 Columns = Mapping[str, Any]
 """Arrays with one row for each example, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Arrays of equal length, with the ids of the examples.
+
+    `fkjax.data.column_files.as_table` makes and checks one.
+
+    Attributes:
+        columns: arrays of shape [N, ...], by name.
+        ids: what the user calls each example: an array or a range. Length N.
+    """
+
+    columns: Columns
+    ids: Any
+
+    def __len__(self) -> int:
+        """The number N of examples."""
+        return len(self.ids)
+
+    def __getitem__(self, name: str) -> Column:
+        """Returns the array of a name."""
+        return self.columns[name]
 
 
 def take_rows(column: Column, ids: np.ndarray) -> np.ndarray:

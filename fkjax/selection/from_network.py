@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from fkjax.base import Examples, Model, UserError, Variables
-from fkjax.data.column_files import as_columns, ids_of, require_equal_lengths
+from fkjax.data.column_files import as_table
 from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
-from fkjax.selection.problem import Problem, class_names, class_numbers, is_unlabeled
+from fkjax.selection.problem import Problem, make_problem
 
 _AT_ONCE = 1 << 20  # numbers of the examples of a batch
 
@@ -44,12 +44,10 @@ def problem_of_network(
     Raises:
         UserError: if something is missing or does not fit.
     """
-    pool = as_columns(pool, needed=("images",), what="pool")
-    validation = as_columns(
+    pool = as_table(pool, needed=("images",), what="pool")
+    validation = as_table(
         validation, needed=("images", "labels"), what="validation set"
     )
-    require_equal_lengths(pool, "pool")
-    require_equal_lengths(validation, "validation set")
     known = _images(validation["images"], None, is_small=True)
     if not isinstance(network, Model):
         example = take_rows(validation["images"], np.arange(1))
@@ -73,21 +71,17 @@ def problem_of_network(
                 f"the network takes examples of shape {network.image_shape}, but the "
                 f"{what}'s have {part.shape[1:]}"
             )
-    names = class_names(classes, network.num_classes)
-    ids = ids_of(pool, len(images))
-    return Problem(
+    return make_problem(
         network,
         variables,
         chosen,
+        pool,
         images,
-        ids,
-        is_unlabeled(ids, labeled),
+        validation,
         known,
-        ids_of(validation, len(known)),
-        class_numbers(np.asarray(validation["labels"][:]), names),
-        names,
+        labeled=labeled,
+        classes=classes,
         batch_size=int(np.clip(_AT_ONCE // np.prod(network.image_shape), 32, 1024)),
-        is_trained=True,
     )
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from fkjax.base import Examples, UserError, Variables
-from fkjax.data.column_files import as_columns, ids_of, require_equal_lengths
-from fkjax.data.columns import Columns, Tell, images_of, take_rows
+from fkjax.data.column_files import as_table
+from fkjax.data.columns import Table, Tell, images_of, take_rows
 from fkjax.fisher.kernel import last_layer
 from fkjax.models.precomputed import FEATURES, LOGITS, from_outputs
-from fkjax.selection.problem import Problem, class_names, class_numbers, is_unlabeled
+from fkjax.selection.problem import Problem, make_problem
 
 SUFFICE = (
     *("random", "margin", "least_confidence", "feature_match"),
@@ -54,8 +54,8 @@ def problem_of_outputs(
         UserError: if an array is missing or of a wrong shape, or a label or an id is
             unknown.
     """
-    pool = as_columns(pool, needed=(FEATURES, LOGITS), what="pool")
-    validation = as_columns(
+    pool = as_table(pool, needed=(FEATURES, LOGITS), what="pool")
+    validation = as_table(
         validation, needed=(FEATURES, LOGITS, "labels"), what="validation set"
     )
     for part, what in ((pool, "pool"), (validation, "validation set")):
@@ -68,28 +68,22 @@ def problem_of_outputs(
                 f"{wide[1]}: take both from one network"
             )
     num_features, num_classes = pool[FEATURES].shape[1], pool[LOGITS].shape[1]
-    names = class_names(classes, num_classes)
-    labels = class_numbers(np.asarray(validation["labels"][:]), names)
-    num_validation = len(labels)
-    ids = ids_of(pool, len(pool[FEATURES]))
-    return Problem(
+    return make_problem(
         from_outputs(num_features, num_classes),
         Variables({}),
         (FEATURES, LOGITS),
+        pool,
         _rows(pool, tell),
-        ids,
-        is_unlabeled(ids, labeled),
+        validation,
         _rows(validation, None, is_small=True),
-        ids_of(validation, num_validation),
-        labels,
-        names,
-        last_layer(FEATURES, LOGITS, num_classes),
-        int(np.clip(_AT_ONCE // num_validation, 256, 8192)),
-        is_trained=True,
+        labeled=labeled,
+        classes=classes,
+        kernel=last_layer(FEATURES, LOGITS, num_classes),
+        batch_size=int(np.clip(_AT_ONCE // len(validation), 256, 8192)),
     )
 
 
-def _check(part: Columns, what: str) -> None:
+def _check(part: Table, what: str) -> None:
     for name in (FEATURES, LOGITS):
         column = part[name]
         if len(column.shape) != 2 or 0 in column.shape:
@@ -101,12 +95,11 @@ def _check(part: Columns, what: str) -> None:
             column.dtype, np.integer
         ):
             raise UserError(f"the {what}'s {name} must be numbers, got {column.dtype}")
-    require_equal_lengths(part, what)
     if part[LOGITS].shape[1] < 2:
         raise UserError(f"the {what}'s logits must be of 2 or more classes, got 1")
 
 
-def _rows(part: Columns, tell: Tell | None, *, is_small: bool = False) -> Examples:
+def _rows(part: Table, tell: Tell | None, *, is_small: bool = False) -> Examples:
     """Features and logits side by side, as images of 1 x 1 pixels."""
     columns = part[FEATURES], part[LOGITS]
     width = sum(column.shape[1] for column in columns)
@@ -118,5 +111,4 @@ def _rows(part: Columns, tell: Tell | None, *, is_small: bool = False) -> Exampl
         rows[:, 0, 0, at:] = take_rows(columns[1], ids)
         return rows
 
-    num = len(columns[0])
-    return images_of(read, num, (1, 1, width), tell=tell, is_small=is_small)
+    return images_of(read, len(part), (1, 1, width), tell=tell, is_small=is_small)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fkjax.base import Examples, Model, UserError, Variables
+from fkjax.data.columns import Table
 from fkjax.fisher.kernel import Kernel, multi_scale
 
 
@@ -44,7 +45,59 @@ class Problem(NamedTuple):
     is_trained: bool = False
 
 
-def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
+def make_problem(
+    model: Model,
+    variables: Variables,
+    taps: Sequence[str],
+    pool: Table,
+    pool_examples: Examples,
+    validation: Table,
+    validation_examples: Examples,
+    *,
+    labeled: Iterable[Any],
+    classes: Sequence[Any] | None,
+    kernel: Kernel = multi_scale,
+    batch_size: int,
+) -> Problem:
+    """Makes the problem of a trained model on arrays that the user gave.
+
+    Args:
+        model: the classifier.
+        variables: its variables.
+        taps: the activations in the descriptors.
+        pool: the arrays of the pool, with its ids.
+        pool_examples: examples of the pool, as the model takes them. Shape [N, ...].
+        validation: the arrays of the validation set, with its ids and labels.
+        validation_examples: examples of the validation set. Shape [M, ...].
+        labeled: ids of the examples of the pool that have a label already.
+        classes: names of the classes, in the order of the logits; None for their
+            numbers.
+        kernel: kernel by which the Fisher strategies match.
+        batch_size: number of examples described at a time.
+
+    Raises:
+        UserError: if the classes do not fit the model, a label is no class, or an id is
+            unknown.
+    """
+    names = _class_names(classes, model.num_classes)
+    return Problem(
+        model=model,
+        variables=variables,
+        taps=taps,
+        pool=pool_examples,
+        pool_ids=pool.ids,
+        is_unlabeled=_is_unlabeled(pool.ids, labeled),
+        validation=validation_examples,
+        validation_ids=validation.ids,
+        validation_labels=_class_numbers(np.asarray(validation["labels"][:]), names),
+        classes=names,
+        kernel=kernel,
+        batch_size=batch_size,
+        is_trained=True,
+    )
+
+
+def _class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
     """The names of the classes; their numbers, if none are given.
 
     Raises:
@@ -59,7 +112,7 @@ def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
     return names
 
 
-def class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def _class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """The numbers of classes that are given by number or by name. Shape [M] int32.
 
     Raises:
@@ -86,7 +139,7 @@ def class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     )
 
 
-def is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
+def _is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
     """Which examples are not among the labelled ones.
 
     Args:

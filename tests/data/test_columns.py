@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from fkjax.base import UserError
-from fkjax.data.column_files import as_columns, read_columns
+from fkjax.data.column_files import as_table, read_columns
 from fkjax.data.columns import take_rows
 
 RNG = np.random.default_rng(0)
@@ -154,6 +154,33 @@ def test_empty_cells_and_lists_of_other_lengths_are_refused(tmp_path):
 
 def test_what_is_needed_is_asked_for():
     with pytest.raises(UserError, match="the pool must have logits, but has features"):
-        as_columns({"features": FEATURES}, needed=["features", "logits"], what="pool")
-    lists = as_columns({"labels": [1, 2]}, needed=[], what="pool")
-    assert isinstance(lists["labels"], np.ndarray)
+        as_table({"features": FEATURES}, needed=["features", "logits"], what="pool")
+
+
+def test_a_table_is_of_arrays_with_ids_or_positions():
+    table = as_table({"labels": [1, 2], "other": [3]}, needed=[], what="pool")
+    assert isinstance(table["labels"], np.ndarray) and list(table.columns) == ["labels"]
+    assert table.ids == range(2) and len(table) == 2
+    named = as_table({"labels": [1, 2], "ids": ["a", "b"]}, needed=[], what="pool")
+    assert named.ids.tolist() == ["a", "b"] and len(named) == 2
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_table_is_made_of_each_kind_of_file(write, tmp_path):
+    table = as_table(write(tmp_path), needed=["features"], what="pool")
+    assert len(table) == 30
+    if "ids" in table.columns:
+        assert table.ids.tolist() == IDS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"features": FEATURES, "ids": IDS[:5]}, "equally long, got features 30, ids"),
+        ({"features": FEATURES, "ids": FEATURES}, r"one for each .*\(30, 4\)"),
+        ({"features": np.float32(1)}, "the pool's features is one number"),
+    ],
+)
+def test_a_table_of_arrays_that_do_not_fit_is_refused(arrays, match):
+    with pytest.raises(UserError, match=match):
+        as_table(arrays, needed=["features"], what="pool")
