@@ -1,8 +1,7 @@
-"""Whether a strategy of one's own keeps the promises that the rest of fkjax builds on.
+"""Tests of the properties that every strategy must have.
 
-A strategy is one function, which makes it of a model and the settings, and one line,
-which gives it a name for `--strategies`. Here is one that asks for the brightest
-images:
+A strategy is a function that builds it from a model and the settings, and a line that
+registers its name for `--strategies`. This one queries the brightest images:
 
 >>> from fkjax.acquisition import STRATEGIES, Strategy, highest, map_examples
 >>> def brightest(model, *, budget, batch_size=100):
@@ -13,8 +12,7 @@ images:
 ...     return Strategy(frozenset(), query)
 >>> STRATEGIES["brightest"] = brightest
 
-In a test of one's own, nothing else is needed; what is returned are the checks that do
-not apply:
+A test needs only one call, which returns the checks that do not apply:
 
 >>> check_strategy("brightest")
 ()
@@ -44,32 +42,32 @@ SMALL = Settings(
 def check_strategy(
     factory: Factory | str, *, settings: Settings = SMALL
 ) -> tuple[str, ...]:
-    """Asserts what a strategy owes to every run, on a small problem that it has itself.
+    """Asserts the properties that a run requires of a strategy, on a small problem.
 
-    1. It declares in `sees` what it reads, and no more exists.
-    2. It compiles, as one program that serves every round.
-    3. While nothing, a third, and all but B of the pool is labelled, a query is B
-       distinct unlabelled positions, with labels, targets and scores of shape [B]; its
-       targets are mistakes of the validation set.
-    4. The same key gives the same query, bit for bit, also from a program that was
-       compiled anew.
-    5. What it did not declare does not change the query.
-    6. The order of the pool does not change which examples it wants. This is right only
-       where nothing is drawn by lot: it is left out if another key gives another query.
-    7. An image of NaN is told by `is_bad`; a strategy that computes none queries as it
-       should.
+    1. The strategy declares the fields that it reads in `sees`, and they exist.
+    2. The query compiles to one program for all rounds.
+    3. If none, a third, or all but B examples of the pool are labeled, a query has B
+       distinct unlabeled positions, and labels, targets and scores of shape [B]. The
+       targets are mistakes on the validation set.
+    4. The same key gives the same query, bit for bit, even after the strategy is made
+       and compiled again.
+    5. Fields that are not declared do not change the query.
+    6. The order of the pool does not change which examples are queried. This check is
+       skipped if another key gives another query, because the query is random.
+    7. `is_bad` is true for an image of NaN. A strategy without `is_bad` must still give
+       a valid query.
 
     Args:
-        factory: `factory(model, *, budget, ...) -> Strategy`, as in `STRATEGIES`, or a
-            name there.
-        settings: of the strategy: a budget of at most 16, and taps of
+        factory: function `factory(model, *, budget, ...) -> Strategy`, as in
+            `STRATEGIES`, or a name in `STRATEGIES`.
+        settings: settings of the strategy, with a budget of at most 16 and taps of
             `fkjax.models.lenet`.
 
     Returns:
-        The checks that do not apply, and why, in a sentence each.
+        For each check that does not apply, a sentence that says why.
 
     Raises:
-        AssertionError: naming what broke.
+        AssertionError: if a property does not hold; the message says which.
     """
     if isinstance(factory, str):
         factory = STRATEGIES[factory]
@@ -80,15 +78,15 @@ def check_strategy(
     program = _compiled(strategy, view)
     for name, is_unlabeled in _rounds(settings.budget).items():
         then = view._replace(is_unlabeled=is_unlabeled)
-        _check_query(program(0, then), then, settings.budget, f"with {name} labelled")
+        _check_query(program(0, then), then, settings.budget, f"with {name} labeled")
 
     query = program(0, view)
-    _same(query, program(0, view), "asked twice with one key, it gives two queries")
+    _same(query, program(0, view), "two calls with the same key give different queries")
     _same(
         query,
         _compiled(make_strategy(factory, problem.model, settings), view)(0, view),
-        "made and compiled anew, it gives another query for the same key: draw from "
-        "the key alone, and keep no state",
+        "after being made and compiled again, the strategy gives another query for the "
+        "same key: use no randomness but the key, and keep no state",
     )
     left_out = _check_undeclared(program, strategy.sees, query, view)
     left_out += _check_permuted(program, query, view)
@@ -97,19 +95,20 @@ def check_strategy(
 
 
 _NUM_POOL, _NUM_VALIDATION, _NUM_CLASSES, _NUM_MISTAKES = 24, 10, 4, 3
-_Program = Callable[[int, View], Query]  # of a seed and all that a round knows
+_Program = Callable[[int, View], Query]  # from a seed and all fields of a view
 
 
 class _Problem(NamedTuple):
     model: Model
-    view: View  # with all fields, while a third of the pool is labelled
+    view: View  # with all fields; a third of the pool is labeled
 
 
 @functools.cache
 def _problem() -> _Problem:
-    """Spots of light, each class with its own corner, and a LeNet that learned nothing.
+    """Returns images with a bright corner for each class, and an untrained LeNet.
 
-    There are fewer mistakes than a budget, so that those who match them need no lot.
+    There are fewer mistakes than the budget, so strategies that match mistakes need not
+    choose among them at random.
     """
     rng = np.random.default_rng(0)
     model = _unforgiving(lenet((8, 8, 1), _NUM_CLASSES))
@@ -140,7 +139,7 @@ def _problem() -> _Problem:
 
 
 def _unforgiving(model: Model) -> Model:
-    """Of an image of NaN all activations are NaN, whatever pooling makes of it."""
+    """Returns a model whose activations are all NaN for an image of NaN."""
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
         zero = 0 * images.sum(axis=(1, 2, 3))
@@ -156,9 +155,9 @@ def _unforgiving(model: Model) -> Model:
 
 
 def _rounds(budget: int) -> dict[str, jax.Array]:
-    """Which pool examples have no label, at several times of a run."""
+    """Returns masks of the unlabeled pool examples at several stages of a run."""
     positions = jnp.arange(_NUM_POOL)
-    spread = (positions * 7) % _NUM_POOL  # those left are not one block
+    spread = (positions * 7) % _NUM_POOL  # the remaining examples are not one block
     return {
         "nothing": positions >= 0,
         "a third": positions % 3 > 0,
@@ -167,19 +166,19 @@ def _rounds(budget: int) -> dict[str, jax.Array]:
 
 
 def _compiled(strategy: Any, view: View) -> _Program:
-    """A query as one program, of fixed shapes, for every round; handed everything."""
+    """Compiles the query to one program of fixed shapes; its view has all fields."""
     compiled = _tried(lambda key: jax.jit(strategy.query).lower(key, view).compile())
     return lambda seed, view: compiled(jax.random.key(seed), view)
 
 
 def _check_declared(strategy: Any, view: View) -> None:
-    """On what it declared, the query is traced only: nothing is computed."""
+    """Traces the query on the fields that it declares, without computing it."""
     assert isinstance(strategy, Strategy), (
-        f"make(model, settings) must give a Strategy, got {type(strategy).__name__}"
+        f"make(model, settings) must return a Strategy, got {type(strategy).__name__}"
     )
     try:
         seen = restrict(view, strategy, hidden_labels=lambda: view.pool_labels)
-    except ValueError as error:  # it declares what there is not
+    except ValueError as error:  # it declares a field that does not exist
         raise AssertionError(str(error)) from error
     _tried(lambda key: jax.eval_shape(strategy.query, key, seen))
 
@@ -189,10 +188,10 @@ def _tried(attempt: Callable[[jax.Array], Any]) -> Any:
         return attempt(jax.random.key(0))
     except LabelAccessError as error:
         raise AssertionError(str(error)) from error
-    except Exception as error:  # whatever a strategy of the user's own raises
+    except Exception as error:  # anything that a user's strategy may raise
         first = next(iter(str(error).strip().splitlines()), "")
         raise AssertionError(
-            f"its query cannot be compiled by jax.jit ({type(error).__name__}: {first})"
+            f"the query cannot be compiled by jax.jit ({type(error).__name__}: {first})"
         ) from error
 
 
@@ -203,13 +202,13 @@ def _check_query(query: Any, view: View, budget: int, when: str) -> None:
 
 def _check_fields(query: Any, budget: int, when: str) -> None:
     assert isinstance(query, Query), (
-        f"query(key, view) must give a Query, got {type(query).__name__}"
+        f"query(key, view) must return a Query, got {type(query).__name__}"
     )
     kinds = (jnp.integer, jnp.integer, jnp.integer, jnp.floating)
     for name, field, kind in zip(Query._fields[:4], query[:4], kinds, strict=True):
         assert field.shape == (budget,), (
-            f"{when}, {name} has shape {field.shape} and not that of the budget, "
-            f"({budget},)"
+            f"{when}, {name} must have the shape of the budget, ({budget},), got "
+            f"{field.shape}"
         )
         assert jnp.issubdtype(field.dtype, kind), (
             f"{name} must be {kind.__name__}, got {field.dtype}"
@@ -228,36 +227,36 @@ def _check_values(query: Query, view: View, budget: int, when: str) -> None:
     indices, pseudo_labels, targets = (np.asarray(field) for field in query[:3])
     is_inside = (indices >= 0) & (indices < _NUM_POOL)
     assert is_inside.all(), (
-        f"{when}, it asks for {indices[~is_inside].tolist()}, which are no positions "
-        f"in a pool of {_NUM_POOL}"
+        f"{when}, the query has indices {indices[~is_inside].tolist()} outside a pool "
+        f"of {_NUM_POOL}"
     )
     assert len(set(indices.tolist())) == budget, (
-        f"{when}, it asks for an example more than once: {indices.tolist()}"
+        f"{when}, the query has an example more than once: {indices.tolist()}"
     )
     is_unlabeled = np.asarray(view.is_unlabeled)[indices]
     assert is_unlabeled.all(), (
-        f"{when}, it asks for {indices[~is_unlabeled].tolist()}, which have labels"
+        f"{when}, the query has the labeled examples {indices[~is_unlabeled].tolist()}"
     )
     is_class = (pseudo_labels >= -1) & (pseudo_labels < _NUM_CLASSES)
     assert is_class.all(), (
-        f"{when}, its pseudo_labels {pseudo_labels[~is_class].tolist()} are neither -1 "
-        f"nor one of {_NUM_CLASSES} classes"
+        f"{when}, pseudo_labels must be -1 or one of {_NUM_CLASSES} classes, got "
+        f"{pseudo_labels[~is_class].tolist()}"
     )
     is_target = (targets >= -1) & (targets < _NUM_VALIDATION)
     assert is_target.all(), (
-        f"{when}, its targets {targets[~is_target].tolist()} are neither -1 nor "
-        f"positions in a validation set of {_NUM_VALIDATION}"
+        f"{when}, targets must be -1 or positions in a validation set of "
+        f"{_NUM_VALIDATION}, got {targets[~is_target].tolist()}"
     )
     is_right = (targets >= 0) & ~np.asarray(view.validation_mistakes)[targets]
     assert not is_right.any(), (
-        f"{when}, its targets {targets[is_right].tolist()} are validation examples "
-        "that the model gets right"
+        f"{when}, targets must be mistakes, got the correctly classified validation "
+        f"examples {targets[is_right].tolist()}"
     )
 
 
 def _same(query: Query, other: Query, complaint: str) -> None:
     for name, a, b in zip(Query._fields, query, other, strict=True):
-        assert _bits(a) == _bits(b), f"{complaint}; the first that differs is {name}"
+        assert _bits(a) == _bits(b), f"{complaint}; the first difference is in {name}"
 
 
 def _bits(tree: Any) -> list[bytes]:
@@ -267,7 +266,7 @@ def _bits(tree: Any) -> list[bytes]:
 def _check_undeclared(
     program: _Program, sees: frozenset[str], query: Query, view: View
 ) -> list[str]:
-    """Even a strategy that is handed everything must use what it declared alone."""
+    """Checks that the query depends only on declared fields, though all are given."""
     others = {
         "validation": view.validation[::-1],
         "validation_labels": (view.validation_labels + 1) % _NUM_CLASSES,
@@ -279,16 +278,16 @@ def _check_undeclared(
         _same(
             query,
             program(0, view._replace(**{name: others[name]})),
-            f"its query changes with {name!r}, which it does not declare in `sees`",
+            f"the query depends on {name!r}, which is not declared in `sees`",
         )
     if not undeclared:
-        return ["no field is undeclared, so that none was changed"]
+        return ["all fields are declared, so none was changed"]
     return []
 
 
 def _check_permuted(program: _Program, query: Query, view: View) -> list[str]:
     if any(_bits(program(seed, view)) != _bits(query) for seed in range(1, 9)):
-        return ["another key gives another query, so that the pool was not permuted"]
+        return ["another key gives another query, so the pool was not permuted"]
     order = np.random.default_rng(1).permutation(_NUM_POOL)
     permuted = view._replace(
         pool=view.pool[order],
@@ -298,12 +297,12 @@ def _check_permuted(program: _Program, query: Query, view: View) -> list[str]:
     other = program(0, permuted)
     before, after = np.asarray(query.indices), order[np.asarray(other.indices)]
     assert before.tolist() == after.tolist(), (
-        f"with the pool in another order it asks for {after.tolist()} in place of "
-        f"{before.tolist()}, though it draws nothing by lot: break ties by the key"
+        f"with the pool in another order, the query has {after.tolist()} in place of "
+        f"{before.tolist()}, though it is not random: break ties by the key"
     )
     for name in ("pseudo_labels", "targets"):
         assert _bits(getattr(query, name)) == _bits(getattr(other, name)), (
-            f"with the pool in another order its {name} are others"
+            f"{name} changes with the order of the pool"
         )
     return []
 
@@ -315,9 +314,9 @@ def _check_nan(program: _Program, view: View, budget: int) -> list[str]:
     query = program(0, view)
     if query.is_bad is None:
         _check_query(query, view, budget, "with an image of NaN")
-        return ["it has no is_bad, so that an image of NaN need not be told"]
+        return ["is_bad is None, so images of NaN need not be reported"]
     assert bool(query.is_bad[bad]), (
-        f"image {bad} of the pool is NaN, and is_bad does not say so: tell NaN scores "
-        "and embeddings, or leave is_bad None"
+        f"image {bad} of the pool is NaN, but is_bad is false: report NaN scores and "
+        "embeddings, or leave is_bad None"
     )
     return []

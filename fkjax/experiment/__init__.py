@@ -1,1 +1,1 @@
-"""Rounds of query, oracle and training, with an oracle that knows the labels."""
+"""Experiments: rounds of query, labeling and training with known labels."""

@@ -1,4 +1,4 @@
-"""Settings that are refused before anything is computed."""
+"""Checks of the settings of a run before anything is computed."""
 
 import math
 from collections.abc import Callable
@@ -11,24 +11,28 @@ from fkjax.models import MODELS
 
 
 def check(config: Config) -> None:
-    """Refuses what no dataset could make sense of.
+    """Checks the settings that do not depend on the dataset.
+
+    Args:
+        config: settings of the run.
 
     Raises:
-        UserError: naming the flag, what it was given, and what it takes.
+        UserError: if a setting is invalid; the message gives its flag, its value and
+            the values that it takes.
     """
     check_name(config.model, MODELS, "model")
     for name in config.strategies:
         check_name(name, STRATEGIES, "strategy")
     if not config.strategies:
-        raise UserError("--strategies needs at least one name, such as fisher_nearest.")
+        raise UserError("--strategies takes one or more names, such as fisher_nearest")
     if len(set(config.strategies)) < len(config.strategies):
         raise UserError(
-            f"--strategies names one twice ({' '.join(config.strategies)}): "
-            "name each once."
+            "--strategies takes different names, got "
+            f"{' '.join(config.strategies)!r}: give each once"
         )
     if not config.taps or len(set(config.taps)) < len(config.taps):
         raise UserError(
-            f"--taps takes one or more different names, got {' '.join(config.taps)!r}."
+            f"--taps takes one or more different names, got {' '.join(config.taps)!r}"
         )
     counts = "seeds rounds budget ensemble passes copies vaal_steps batch_size".split()
     counts += "epochs pretraining_epochs decay_every pretraining_decay_every".split()
@@ -40,8 +44,8 @@ def check(config: Config) -> None:
     _require(config, "seed", "a number from 0 to 2147483647", lambda x: 0 <= x < 2**31)
     if config.seed + config.seeds > 2**31:
         raise UserError(
-            f"--seed {config.seed} and --seeds {config.seeds} go past the last seed, "
-            "2147483647: lower either."
+            f"--seed {config.seed} and --seeds {config.seeds} exceed the last seed, "
+            "2147483647: lower one of them"
         )
     _require(config, "tuning_size", "0 or more", lambda x: 0 <= x < 2**31)
     _require(config, "image_size", "a number from 4 to 4096", lambda x: 4 <= x <= 4096)
@@ -80,13 +84,13 @@ def check(config: Config) -> None:
     _check_oracle(config)
     if config.train_on_validation and config.stop_when != "budget":
         raise UserError(
-            f"--stop-when {config.stop_when} looks at the validation set, which "
-            "--train-on-validation trains on: leave out either."
+            f"--stop-when {config.stop_when} measures the accuracy on the validation "
+            "set, which --train-on-validation trains on: leave out one of them"
         )
     if config.checkpoint_selection == "tuning" and config.tuning_size == 0:
         raise UserError(
             "--checkpoint-selection tuning needs images to select on, but "
-            "--tuning-size is 0: set it, for example to a tenth of --validation-size."
+            "--tuning-size is 0: set it, for example to a tenth of --validation-size"
         )
 
 
@@ -100,7 +104,7 @@ _OF_A_PERSON: dict[str, Any] = {
     "distributed": False,
     "overwrite": False,
 }
-"""What cannot be set otherwise if a person answers."""
+"""The only value of each setting that is possible if a person labels."""
 
 
 def _check_oracle(config: Config) -> None:
@@ -108,26 +112,26 @@ def _check_oracle(config: Config) -> None:
         for flag in ("images", "labels", "new_classes"):
             if getattr(config, flag):
                 raise UserError(
-                    f"--{flag.replace('_', '-')} is for labels that a person gives: "
-                    "add --oracle file, or leave it out."
+                    f"--{flag.replace('_', '-')} is only used if a person labels: add "
+                    "--oracle file, or leave it out"
                 )
         return
     for flag in ("images", "labels", "output_dir"):
         if not getattr(config, flag):
             raise UserError(
                 "--oracle file needs --images DIR, --labels FILE and --output-dir DIR, "
-                f"but --{flag.replace('_', '-')} is missing: add it."
+                f"but --{flag.replace('_', '-')} is missing: add it"
             )
     for flag, value in _OF_A_PERSON.items():
         if getattr(config, flag) != value:
             raise UserError(
-                f"--{flag.replace('_', '-')} {getattr(config, flag)} does not go with "
-                "--oracle file, where one person labels one pool once: leave it out."
+                f"--{flag.replace('_', '-')} {getattr(config, flag)} cannot be used "
+                "with --oracle file, where a person labels one pool once: leave it out"
             )
     if len(config.strategies) > 1 or "fisher_oracle" in config.strategies:
         raise UserError(
-            "--oracle file takes one strategy other than fisher_oracle, which is shown "
-            f"hidden labels, got {' '.join(config.strategies)}: name one."
+            "--oracle file takes one strategy other than fisher_oracle, which uses "
+            f"hidden labels, got {' '.join(config.strategies)!r}: give one"
         )
 
 
@@ -137,4 +141,4 @@ def _require(
     value = getattr(config, field)
     if not is_right(value):
         flag = "--" + field.replace("_", "-")
-        raise UserError(f"{flag} must be {expected}, got {value}.")
+        raise UserError(f"{flag} must be {expected}, got {value}")

@@ -9,9 +9,10 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_memory_mb() -> float:
-    """The peak of resident memory since `forget_peak`, in megabytes.
+    """Returns the peak resident memory since `forget_peak`, in megabytes.
 
-    Where the system cannot forget a peak, as outside Linux, since the process began.
+    If the system cannot reset the peak, as outside Linux, it is the peak since the
+    start of the process.
     """
     if _RESET.exists():
         for line in _STATUS.read_text().splitlines():
@@ -22,15 +23,20 @@ def peak_memory_mb() -> float:
 
 
 def forget_peak() -> None:
-    """Lets the peak begin anew, where the system can."""
+    """Resets the peak, if the system can."""
     try:
         _RESET.write_text("5")
     except OSError:
-        return  # not Linux, or not allowed: the peak is then that of the process
+        return  # not Linux, or not permitted: the peak remains that of the process
 
 
 class Clock:
-    """Measures the seconds and the peak memory of the phases of a round."""
+    """A clock of the seconds and the peak memory of the phases of a round.
+
+    Attributes:
+        seconds: seconds of each phase that has ended.
+        peak_memory_mb: peak memory of each phase that has ended, in MB.
+    """
 
     def __init__(self) -> None:
         """Starts the first phase."""
@@ -43,7 +49,11 @@ class Clock:
         self._since = time.perf_counter()
 
     def stop(self, phase: str) -> None:
-        """Ends a phase, and starts the next."""
+        """Ends a phase and starts the next.
+
+        Args:
+            phase: name of the phase that ends.
+        """
         self.seconds[phase] = time.perf_counter() - self._since
         self.peak_memory_mb[phase] = peak_memory_mb()
         self._begin()

@@ -1,4 +1,4 @@
-"""What a run can be told, with its defaults, and what is refused."""
+"""The settings of a run and their defaults."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -13,150 +13,166 @@ _folder = tyro.conf.arg(metavar="DIR")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Active learning on a biased pool: query, label, train, round after round.
+    """Active learning on a biased pool, in rounds of query, labeling and training.
 
-    Runs every strategy on the same pools, pretrained weights and random seeds, and
-    reports the test accuracy after each round. The defaults are the paper's for MNIST;
-    the digits have smaller ones, each model has its own taps and dropout, and a preset
-    has all of them. `--preset NAME --help` shows those of NAME; so do --dataset and
-    --model.
+    Every strategy runs on the same pools, pretrained weights and random seeds. The test
+    accuracy is reported after each round. The defaults are those of the paper for
+    MNIST; the digits have smaller ones, each model has its own taps and dropout, and a
+    preset sets all of them. `--preset NAME --help` shows the defaults of a preset;
+    --dataset and --model can be combined with --help in the same way.
 
-    fisher_oracle is shown the hidden labels: a ceiling, not a strategy to deploy.
-    Keeping the epoch that is best on the test set is for comparison with the paper,
-    which did that; every record says which epoch was kept.
+    fisher_oracle uses the hidden labels: it is an upper bound, not a strategy for
+    practical use. `--checkpoint-selection test` keeps the epoch that is best on the
+    test set; it exists for comparison with the paper, which did so. Every record
+    contains the epoch that was kept.
     """
 
     preset: Literal["none", "paper-mnist", "paper-svhn", "paper-imagenet"] = "none"
-    """All settings of one of the paper's experiments; any flag overrides its own."""
+    """Experiment of the paper whose settings are the defaults; other flags override
+    them."""
     dataset: str = "digits"
-    """digits (built in), mnist, fashion_mnist, svhn, cifar10, cifar100, a folder of
-    images in DATA_DIR, or a name in TensorFlow Datasets."""
+    """Name of the dataset: digits (built in), mnist, fashion_mnist, svhn, cifar10,
+    cifar100, a folder of images in DATA_DIR, or a dataset of TensorFlow Datasets."""
     data_dir: Annotated[str | None, _folder] = None
-    """Holds DATASET/, or what TFDS prepares; else $FKJAX_DATA_DIR."""
+    """Folder that contains DATASET/, or the datasets prepared by TFDS;
+    $FKJAX_DATA_DIR if not given."""
     image_size: int = 224
     """Height and width to which images of varying size are resized."""
     oracle: Literal["dataset", "file"] = "dataset"
-    """Who answers. dataset: its own labels, in an experiment. file: a person, in
-    OUTPUT_DIR/to_label.csv or in Label Studio, about the images of IMAGES; each command
-    does what it can, says what it waits for, and stops."""
+    """Source of the labels. dataset: the labels of the dataset, for an experiment.
+    file: a person, who labels the images of IMAGES in OUTPUT_DIR/to_label.csv or in
+    Label Studio. Each call of the command continues until labels are missing, says
+    which, and exits."""
     images: Annotated[str | None, _folder] = None
-    """Folder of images of one's own; those that LABELS does not name are the pool."""
+    """Folder of your own images; those that are not listed in LABELS form the pool."""
     labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """CSV file of the labels that are known, with the columns file and label, and
-    perhaps set: validation (if not given), train or test."""
+    """CSV file of known labels with the columns file and label, and optionally set,
+    which is validation (the default), train or test."""
     new_classes: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")
     ] = ()
-    """Classes that LABELS lacks and answers may name; so may those that are added to
-    OUTPUT_DIR/classes.txt."""
+    """Classes that are not in LABELS but allowed as answers; more can be added to
+    OUTPUT_DIR/classes.txt later."""
     label_studio: Literal["local-files", "embedded"] = "local-files"
-    """How Label Studio gets the images: from a local storage of IMAGES, or within its
-    tasks."""
+    """How Label Studio reads the images: from a local storage of IMAGES, or embedded
+    in its tasks."""
     output_dir: Annotated[str | None, _folder] = None
-    """Folder for records and figures; without it, none are written. The same command
-    goes on with the run that it holds."""
+    """Folder for records and figures; without it, none are written. Repeating the
+    command resumes the run in the folder."""
     overwrite: bool = False
-    """Delete the run that OUTPUT_DIR holds, and begin anew."""
+    """Delete the run in OUTPUT_DIR and start over."""
     distributed: bool = False
-    """This is one of several processes, of which each is started by the same command
-    with its own PROCESS_ID, and the first alone writes and speaks."""
+    """Run as one of several processes. Each is started with the same command and its
+    own PROCESS_ID; only the first writes files and prints."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Where they meet: at the first process; else $JAX_COORDINATOR_ADDRESS, or as JAX
-    finds it on Slurm, Open MPI or a TPU; so are the next two."""
+    """Address of the first process; $JAX_COORDINATOR_ADDRESS if not given. On Slurm,
+    Open MPI and TPUs, JAX finds it and the next two by itself."""
     num_processes: int | None = None
-    """How many they are; else $JAX_NUM_PROCESSES."""
+    """Number of processes; $JAX_NUM_PROCESSES if not given."""
     process_id: int | None = None
-    """Which one this is, from 0 on; else $JAX_PROCESS_ID."""
+    """Number of this process, counted from 0; $JAX_PROCESS_ID if not given."""
     strategies: tuple[str, ...] = ("random", "fisher_nearest")
-    """Of random; feature_match, fisher_argmax, fisher_nearest, fisher_nearest_joint,
-    fisher_oracle; with copies fisher_covariance, fisher_information,
-    fisher_information_diagonal; with MC-dropout variation_ratio, entropy, bald,
-    mean_std; margin, least_confidence; and adversarial vaal."""
+    """Strategies to compare: random; feature_match, fisher_argmax, fisher_nearest,
+    fisher_nearest_joint, fisher_oracle; with perturbed copies, fisher_covariance,
+    fisher_information, fisher_information_diagonal; with MC-dropout, variation_ratio,
+    entropy, bald, mean_std; with the model's probabilities, margin, least_confidence;
+    with adversarial training, vaal."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0
-    """First seed. Every random choice follows from it."""
+    """First seed. All random choices are derived from the seed."""
     side_by_side: Literal["auto", "yes", "no"] = "auto"
-    """All seeds of a strategy as one program; auto: on GPU and TPU, not on CPU, nor
-    where images are streamed."""
+    """Whether to run all seeds of a strategy as one program. auto: on GPU and TPU, but
+    not on CPU or with streamed images."""
     rounds: int = 10
-    """Rounds of query, oracle and training."""
+    """Number of rounds of query, labeling and training."""
     budget: int = 125
-    """Labels bought in each round."""
+    """Number of examples to label in each round."""
     stop_when: Literal["budget", "plateau", "target-accuracy", "low-gain"] = "budget"
-    """Stop a strategy and seed before the last round, by accuracy on the validation
-    set, when it reaches TARGET_ACCURACY; when no round of the last PATIENCE is better
-    than all before (plateau); when these gained less than MIN_GAIN (low-gain)."""
+    """When to stop a strategy and seed. budget: after the last round. The others stop
+    earlier, by the accuracy on the validation set: target-accuracy when it reaches
+    TARGET_ACCURACY; plateau when no round of the last PATIENCE is better than the best
+    before; low-gain when these rounds gained less than MIN_GAIN."""
     target_accuracy: float = 0.95
-    """At which target-accuracy stops, as a fraction."""
+    """Accuracy at which target-accuracy stops, as a fraction."""
     patience: int = 3
-    """Rounds that plateau and low-gain look back."""
+    """Number of last rounds that plateau and low-gain consider."""
     min_gain: float = 0.5
-    """Below which low-gain stops: points of accuracy (hundredths) per 100 labels."""
+    """Gain in percentage points per 100 labels below which low-gain stops."""
 
     imbalance: Literal["step", "long_tail"] = "step"
-    """step: rare classes keep 1/ratio of the others; long_tail: sizes fall by it."""
+    """Kind of imbalance of the pool. step: rare classes keep 1/IMBALANCE_RATIO of their
+    images; long_tail: class sizes decrease exponentially by that ratio in total."""
     imbalance_ratio: float = 100.0
-    """How strongly; 1 leaves the pool as it is."""
+    """Ratio of the largest to the smallest class; 1 leaves the pool unchanged."""
     rare_classes: Annotated[
         tuple[int, ...] | None, tyro.conf.arg(metavar="INT [INT ...]")
     ] = None
-    """Which classes are rare; the second half if not given, as in the paper."""
+    """Numbers of the rare classes; the second half if not given, as in the paper."""
     label_noise: float = 0.0
-    """Probability that the oracle answers with another class."""
+    """Probability that the oracle answers with a wrong class."""
     validation_size: int = 10_000
-    """Class-balanced images held out of the training part; --train-on-validation apart,
-    never trained on."""
+    """Number of class-balanced validation images held out of the training part; never
+    trained on, except with --train-on-validation."""
     tuning_size: int = 0
-    """How many of these only serve --checkpoint-selection tuning."""
+    """Number of validation images reserved for --checkpoint-selection tuning."""
 
     random_share: float = 0.0
-    """Of every budget, the share drawn at random: a guard for few validation images."""
+    """Fraction of each budget that is drawn at random, a safeguard if the validation
+    set is small."""
 
     model: str = "lenet"
-    """lenet, resnet10, resnet10_7x7 (with the stem of large images) or resnet18."""
+    """Model to train: lenet, resnet10, resnet10_7x7 (with a stem for large images) or
+    resnet18."""
     ensemble: int = 1
-    """Number of models that are trained and asked as one."""
+    """Number of models in the ensemble that is trained and queried as one model."""
     taps: tuple[str, ...] = ("conv1", "conv2", "fc1")
-    """Activations in the descriptors: conv1, conv2, fc1, logits of lenet; stage1 to
-    stage4, pool, logits of the others."""
+    """Layers whose activations form the descriptors: conv1, conv2, fc1, logits of
+    lenet; stage1 to stage4, pool, logits of the other models."""
     passes: int = 128
-    """Passes of MC-dropout over the pool, by each model of the ensemble."""
+    """Number of passes of MC-dropout over the pool by each model of the ensemble."""
     vaal_steps: int = 1000
-    """Training steps of the networks of vaal in each of its queries."""
+    """Number of training steps of the networks of vaal in each query."""
     copies: int = 128
-    """Perturbed copies of each pool image, for fisher_covariance and _information*."""
+    """Number of perturbed copies of each pool image for fisher_covariance,
+    fisher_information and fisher_information_diagonal."""
     pretraining: Literal["rotation", "none"] = "rotation"
-    """Self-supervision on the whole pool before the first round."""
+    """Self-supervised pretraining on the whole pool before the first round."""
     pretraining_epochs: int = 8
-    """Epochs of that pretraining on the pool."""
+    """Number of epochs of pretraining."""
     pretraining_decay_every: int = 3
-    """Epochs after which its learning rate drops to a tenth, again and again."""
+    """Number of epochs after which the learning rate of pretraining is divided by 10,
+    repeatedly."""
     epochs: int = 50
-    """Epochs of training a round, which starts from the last round's weights."""
+    """Number of epochs of training in each round, which starts from the weights of the
+    previous round."""
     decay_every: int = 15
-    """Epochs after which its learning rate drops to a tenth, again and again."""
+    """Number of epochs after which the learning rate of training is divided by 10,
+    repeatedly."""
     batch_size: int = 25
-    """Images in a training step."""
+    """Number of images in a training step."""
     learning_rate: float = 0.05
-    """Of stochastic gradient descent."""
+    """Initial learning rate of stochastic gradient descent."""
     momentum: float = 0.5
-    """Of stochastic gradient descent."""
+    """Momentum of stochastic gradient descent."""
     weight_decay: float = 0.0
-    """Added to the gradient, times the weights."""
+    """Multiple of the weights that is added to the gradient."""
     conv_dropout: float = 0.25
-    """Share of values dropped after each convolution block in all training."""
+    """Dropout rate after each convolution block, in all training."""
     dense_dropout: float = 0.5
-    """The same before the last layer."""
+    """Dropout rate before the last layer, in all training."""
     precision: Literal["float32", "float64"] = "float32"
-    """Of the model, its gradients and the kernel; random draws are the same in both."""
+    """Floating-point type of the model, its gradients and the kernel; random draws are
+    the same in both."""
     train_on_validation: bool = False
-    """Train on the validation set too: the baseline that has no use for a query."""
+    """Whether to train on the validation set, too: a baseline that uses the validation
+    labels without strategies."""
     checkpoint_selection: Literal["last", "tuning", "test"] = "last"
-    """Epoch kept of each round: the last, or the best on these images."""
+    """Epoch to keep in each round. last: the last; tuning, test: the one with the best
+    accuracy on the tuning images or the test set."""
 
     def training(self) -> Schedule:
-        """The schedule of each round's training."""
+        """Returns the schedule of training in each round."""
         return Schedule(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -167,11 +183,11 @@ class Config:
         )
 
     def stop_rule(self) -> Rule:
-        """What the stop rule is told."""
+        """Returns the parameters of the stop rule."""
         return Rule(self.target_accuracy, self.patience, self.min_gain)
 
     def rotation_pretraining(self) -> Schedule:
-        """The schedule of the pretraining."""
+        """Returns the schedule of pretraining."""
         return self.training()._replace(
             epochs=self.pretraining_epochs, decay_every=self.pretraining_decay_every
         )

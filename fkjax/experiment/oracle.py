@@ -1,4 +1,4 @@
-"""Who answers what a label is, and what a strategy is allowed to see."""
+"""Oracles that answer from an array of labels, correct or with noise."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,15 @@ import numpy as np
 from fkjax.base import key_for
 
 Oracle = Callable[[np.ndarray], np.ndarray]
-"""`oracle(indices [B]) -> labels [B]`: an array here, a person elsewhere."""
+"""A function `oracle(indices [B]) -> labels [B]` that gives the labels of a query."""
 
 
 def array_oracle(labels: np.ndarray) -> Oracle:
-    """An oracle that reads the answers off an array. Shape [N]."""
+    """Returns an oracle that answers from an array.
+
+    Args:
+        labels: labels of the pool. Shape [N].
+    """
     answers = np.asarray(labels)
     return lambda indices: answers[indices]
 
@@ -20,19 +24,19 @@ def array_oracle(labels: np.ndarray) -> Oracle:
 def noisy_labels(
     key: jax.Array, labels: np.ndarray, *, num_classes: int, rate: float
 ) -> np.ndarray:
-    """Answers of which a share is wrong, uniformly among the other classes.
+    """Replaces labels at random by another class, drawn uniformly.
 
-    One draw for the whole pool: an example gets the same answer whenever, and by
-    whichever strategy, it is asked for.
+    The labels are drawn once for the whole pool, so an example has the same answer in
+    every round and for every strategy.
 
     Args:
-        key: drawn from by purpose.
-        labels: the true ones. Shape [N].
-        num_classes: C.
-        rate: the probability of a wrong answer, in 0..1.
+        key: PRNG key, from which keys are derived by purpose.
+        labels: true labels. Shape [N].
+        num_classes: number of classes, C.
+        rate: probability of a wrong label, from 0 to 1.
 
     Returns:
-        Shape [N] int32.
+        The labels with noise. Shape [N] int32.
     """
     labels = np.asarray(labels)
     is_wrong = jax.random.bernoulli(

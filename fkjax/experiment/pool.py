@@ -1,4 +1,4 @@
-"""Which pool example was queried in which round, and what the oracle said of it."""
+"""The state of the pool: when each example was queried, and its label."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 
 class PoolState(NamedTuple):
-    """The pool as masks over its N examples; `queried_at` alone replays the history.
+    """The state of a pool of N examples, as arrays of fixed shapes.
 
     Attributes:
-        round: the number of rounds done. Shape [].
-        queried_at: the round that queried each example, or -1. Shape [N] int32.
-        label: what the oracle said, or -1: it could not tell, or was not asked.
-            Shape [N] int32.
+        round: number of finished rounds. Shape [].
+        queried_at: round in which each example was queried, or -1. Shape [N] int32.
+        label: label given by the oracle; -1 if the example was not queried or the
+            oracle could not tell. Shape [N] int32.
     """
 
     round: jax.Array
@@ -22,26 +22,26 @@ class PoolState(NamedTuple):
 
     @property
     def is_unlabeled(self) -> jax.Array:
-        """Shape [N] bool."""
+        """The examples that have not been queried. Shape [N] bool."""
         return self.queried_at < 0
 
 
 def create(size: int) -> PoolState:
-    """A pool of which nothing is labelled."""
+    """Creates a pool of `size` examples without any label."""
     nothing = jnp.full(size, -1, jnp.int32)
     return PoolState(jnp.int32(0), nothing, nothing)
 
 
 def add(pool: PoolState, indices: jax.Array, labels: jax.Array) -> PoolState:
-    """The pool after a round that queried `indices` and was told `labels`.
+    """Adds the labels of one round.
 
     Args:
-        pool: the pool before.
-        indices: distinct, unlabelled. Shape [B].
-        labels: -1 where the oracle could not tell. Shape [B].
+        pool: pool before the round.
+        indices: positions of the queried examples, distinct and unlabeled. Shape [B].
+        labels: labels given by the oracle; -1 where it could not tell. Shape [B].
 
     Returns:
-        The pool one round on.
+        The pool after the round.
     """
     return PoolState(
         pool.round + 1,
@@ -51,15 +51,15 @@ def add(pool: PoolState, indices: jax.Array, labels: jax.Array) -> PoolState:
 
 
 def labeled(pool: PoolState, *, capacity: int) -> tuple[jax.Array, jax.Array]:
-    """The labelled examples in a shape that no round changes.
+    """Returns the labeled examples in an array of fixed shape.
 
     Args:
-        pool: the pool.
-        capacity: the most that will ever be labelled.
+        pool: state of the pool.
+        capacity: largest number of examples that a run labels.
 
     Returns:
-        Their positions in ascending order, zeros after the last. Shape [capacity].
-        How many there are. Shape [].
+        The positions of the labeled examples in ascending order, padded with zeros.
+        Shape [capacity]. The number of labeled examples. Shape [].
     """
     is_labeled = pool.label >= 0
     (indices,) = jnp.nonzero(is_labeled, size=capacity, fill_value=0)

@@ -1,4 +1,4 @@
-"""The settings of each data set, and of the paper's experiments."""
+"""Default settings of each dataset, each model and the paper's experiments."""
 
 import dataclasses
 from typing import Any
@@ -37,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "budget": 64_000,
         "validation_size": 50_000,
         "pretraining_epochs": 15,
-        "pretraining_decay_every": 5,  # this and 20: fkjax's; the paper says no number
+        "pretraining_decay_every": 5,  # this and 20 are fkjax's; the paper gives none
         "epochs": 60,
         "decay_every": 20,
         "batch_size": 128,
@@ -47,13 +47,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "copies": 32,
     },
 }
-"""The experiments of Gudovskiy et al. 2020, Sec. 5, where they differ from `Config`."""
+"""Settings of the experiments of Gudovskiy et al. 2020, Sec. 5, that differ from the
+defaults of `Config`."""
 
 
 def defaults(
     dataset: str | None = None, *, model: str | None = None, preset: str = "none"
 ) -> Config:
-    """The configuration when nothing else is said.
+    """Returns the default settings of a dataset, model or preset.
 
     >>> defaults("mnist").budget, defaults("digits").budget
     (125, 10)
@@ -61,9 +62,9 @@ def defaults(
     ('stage3', 'pool')
 
     Args:
-        dataset: instead of the preset's.
-        model: instead of the preset's.
-        preset: one of `PRESETS`.
+        dataset: name of the dataset; that of the preset if None.
+        model: name of the model; that of the preset if None.
+        preset: name of a preset in `PRESETS`.
 
     Raises:
         UserError: if there is no such preset or model.
@@ -76,7 +77,7 @@ def defaults(
     own = MODELS[model]._asdict()
     del own["make"]
     if (dataset, model) == ("digits", "lenet"):
-        # A handful of labels gives too few steps for dropout.
+        # A few labels give too few training steps for dropout.
         own |= {"conv_dropout": 0.0, "dense_dropout": 0.0}
     settings: dict[str, Any] = {**own, **_SMALLER.get(dataset, {}), **chosen}
     settings |= {"preset": preset, "dataset": dataset, "model": model}
@@ -84,14 +85,15 @@ def defaults(
 
 
 def image_defaults(*, image_size: int = 224, model: str | None = None) -> Config:
-    """The configuration for a person's own images when nothing else is said.
+    """Returns the default settings for a user's own images.
 
     >>> image_defaults(image_size=28).model, image_defaults().model
     ('lenet', 'resnet10')
 
     Args:
-        image_size: S, to which they are resized.
-        model: instead of lenet for up to 32 pixels, and resnet10 for more.
+        image_size: height and width to which images are resized, S.
+        model: name of the model; if None, lenet for up to 32 pixels and resnet10 for
+            more.
 
     Raises:
         UserError: if there is no such model.

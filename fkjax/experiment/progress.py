@@ -11,7 +11,7 @@ from fkjax.base import printable
 
 
 class Progress:
-    """A bar for a whole run on the terminal behind stderr; silent if there is none.
+    """A progress bar for a whole run on stderr, shown only on a terminal.
 
     >>> with Progress(total=3) as progress:
     ...     progress.advance("pretraining")
@@ -25,13 +25,13 @@ class Progress:
         completed: int = 0,
         console: rich.console.Console | None = None,
     ):
-        """Prepares the bar; nothing shows before the `with`.
+        """Prepares the bar, which is shown from the beginning of the `with` block.
 
         Args:
-            total: steps of the run: rounds over all strategies and seeds, and
-                whatever else is reported with `advance`.
-            completed: steps that an earlier, resumed run has done.
-            console: where to draw; stderr if None.
+            total: number of steps of the run: the rounds of all strategies and seeds,
+                and the steps reported with `advance`.
+            completed: number of steps done before the run was resumed.
+            console: console to draw on; stderr if None.
         """
         if console is None:
             console = rich.console.Console(stderr=True)
@@ -43,48 +43,48 @@ class Progress:
             rich.progress.TextColumn("left"),
             rich.progress.TimeRemainingColumn(),
             console=console,
-            # A step takes seconds to hours: all of them make the estimate.
+            # A step takes seconds to hours, so the estimate uses all of them.
             speed_estimate_period=math.inf,
-            # What is printed to a stdout that is piped must not end on the terminal.
+            # Text printed to a piped stdout must not appear on the terminal.
             redirect_stdout=os.isatty(1),
-            # Asked of the file: rich would believe FORCE_COLOR.
+            # The file is checked because rich would trust FORCE_COLOR.
             disable=not console.file.isatty() or console.is_dumb_terminal,
         )
         self._task = self._bar.add_task("starting", total=total, completed=completed)
 
     def __enter__(self) -> "Progress":
-        """Shows the bar."""
+        """Starts showing the bar."""
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops the bar and leaves its last state on the screen."""
+        """Stops the bar, whose last state stays on the screen."""
         self._bar.stop()
 
     def close(self) -> None:
-        """Stops the bar before the end of the `with`."""
+        """Stops the bar before the end of the `with` block."""
         self._bar.stop()
 
     def tell(self, sentence: str) -> None:
-        """Prints a sentence to stderr, above the bar if there is one."""
+        """Prints a sentence to stderr, above the bar if it is shown."""
         print(f"fkjax: {printable(sentence)}", file=sys.stderr)
 
     def advance(self, description: str, *, steps: int = 1) -> None:
-        """Notes that steps are done.
+        """Reports that steps are done.
 
         Args:
-            description: a few words on it.
-            steps: how many.
+            description: short description of the steps.
+            steps: number of steps.
         """
         self._bar.update(self._task, description=description, advance=steps)
 
     def update(self, *, strategy: str, seed: int, round: int, accuracy: float) -> None:
-        """Notes that one round is done.
+        """Reports that one round is done.
 
         Args:
             strategy: name of the strategy.
             seed: seed of the run.
             round: number of the round.
-            accuracy: test accuracy after it, a fraction.
+            accuracy: test accuracy after the round, as a fraction.
         """
         self.advance(f"{strategy}, seed {seed}, round {round}: {100 * accuracy:.1f} %")

@@ -1,4 +1,4 @@
-"""The folder of a run: new, or one to resume."""
+"""Opening the folder of a run: a new one, or one to resume."""
 
 import contextlib
 import dataclasses
@@ -17,13 +17,21 @@ PACKAGES = ("fkjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 @contextlib.contextmanager
 def open_run(config: Config, data: dict[str, Any]) -> Iterator[RunFolder | None]:
-    """The folder to write to, locked: new, cleared, or of this run's beginning.
+    """Opens the output folder of a run and locks it.
 
-    None of a process that does not write.
+    The folder is created if it does not exist and cleared if `config` says to
+    overwrite it; otherwise the run in it is resumed.
 
     Args:
-        config: of the run.
-        data: what must be the same of its data when it goes on.
+        config: settings of the run.
+        data: properties of the data that must be equal when the run is resumed.
+
+    Yields:
+        The folder; None if the run has no output folder or this process does not
+        write.
+
+    Raises:
+        UserError: if the folder contains a run with other settings, data or versions.
     """
     if config.output_dir is None or not is_first():
         yield None
@@ -43,13 +51,13 @@ def open_run(config: Config, data: dict[str, Any]) -> Iterator[RunFolder | None]
 
 _ELSEWHERE = ("output_dir", "data_dir", "overwrite")
 _ELSEWHERE += ("distributed", "coordinator", "num_processes", "process_id")
-"""Settings that may differ when a run goes on: where things are, not what they are."""
+"""Settings that may differ when a run is resumed: locations and processes."""
 
 _HOW_LONG = ("images", "labels", "new_classes", "label_studio", "rounds")
-"""Of a labelling too: how long a person goes on, and how they are asked."""
+"""Settings that may also differ when a labeling session is resumed."""
 
 _OF_A_PERSON = ("oracle", "images", "labels", "new_classes", "label_studio")
-"""What says nothing where nobody is asked."""
+"""Settings that are only used if a person labels."""
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -61,19 +69,19 @@ def _identity(config: Config) -> dict[str, Any]:
 
 
 def _refuse_other(folder: RunFolder, wanted: dict[str, Any], config: Config) -> None:
-    """Refuses to go on with what another configuration, data or version began."""
+    """Raises an error if a folder's run has other settings, data or versions."""
     was, may_differ = folder.read_config(), {*_ELSEWHERE}
     delete = ", or add --overwrite to delete that run"
     if config.oracle == "file":
         may_differ |= {*_HOW_LONG}
-        delete = ""  # a person's answers are not deleted
+        delete = ""  # a person's answers are never deleted
     differences = [
-        f"{name} was {was.get(name)!r} and is {wanted.get(name)!r}"
+        f"{name} was {was.get(name)!r} and is now {wanted.get(name)!r}"
         for name in sorted({*was, *wanted} - may_differ)
         if was.get(name) != wanted.get(name)
     ]
     if differences:
         raise UserError(
-            f"{folder.path} holds another run ({'; '.join(differences)}): give the "
-            f"same settings to go on with it, choose another folder{delete}."
+            f"{folder.path} contains another run ({'; '.join(differences)}): give the "
+            f"same settings to resume it, or choose another folder{delete}"
         )

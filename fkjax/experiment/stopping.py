@@ -1,16 +1,20 @@
-"""When to stop buying labels, by what is held out: never by the test set."""
+"""Stop rules, which end a run by its accuracy on held-out examples.
+
+The test set is never used.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
 class Rule(NamedTuple):
-    """What a stop rule is told.
+    """The parameters of the stop rules.
 
     Attributes:
-        target_accuracy: a fraction.
-        patience: rounds that the last two rules look back.
-        min_gain: points of accuracy (hundredths) for each 100 labels.
+        target_accuracy: accuracy at which `target_accuracy` stops, as a fraction.
+        patience: number of last rounds that `plateau` and `low_gain` consider.
+        min_gain: gain below which `low_gain` stops, in percentage points per 100
+            labels.
     """
 
     target_accuracy: float = 0.95
@@ -19,12 +23,12 @@ class Rule(NamedTuple):
 
 
 Stop = Callable[[Rule, Sequence[int], Sequence[float]], bool]
-"""`stop(rule, num_labeled, accuracy)`: whether to stop after these rounds, given the
-labels after each and the accuracy on what is held out. Shapes [R]."""
+"""A function `stop(rule, num_labeled, accuracy)` that returns whether to stop after R
+rounds, given the number of labels and the held-out accuracy after each. Shapes [R]."""
 
 
 def budget(rule: Rule, num_labeled: Sequence[int], accuracy: Sequence[float]) -> bool:
-    """Never: all rounds are played."""
+    """Never stops: runs all rounds."""
     del rule, num_labeled, accuracy
     return False
 
@@ -32,7 +36,7 @@ def budget(rule: Rule, num_labeled: Sequence[int], accuracy: Sequence[float]) ->
 def target_accuracy(
     rule: Rule, num_labeled: Sequence[int], accuracy: Sequence[float]
 ) -> bool:
-    """When the last round's accuracy is the target or more.
+    """Stops when the accuracy of the last round reaches the target.
 
     >>> target_accuracy(Rule(target_accuracy=0.9), [125, 250], [0.7, 0.9])
     True
@@ -42,7 +46,7 @@ def target_accuracy(
 
 
 def plateau(rule: Rule, num_labeled: Sequence[int], accuracy: Sequence[float]) -> bool:
-    """When none of the last `patience` rounds is better than the best one before.
+    """Stops when no round of the last `patience` is better than the best before.
 
     >>> plateau(Rule(patience=2), [10, 20, 30, 40], [0.5, 0.8, 0.8, 0.7])
     True
@@ -55,7 +59,7 @@ def plateau(rule: Rule, num_labeled: Sequence[int], accuracy: Sequence[float]) -
 
 
 def low_gain(rule: Rule, num_labeled: Sequence[int], accuracy: Sequence[float]) -> bool:
-    """When `patience` rounds have gained less than `min_gain` for each 100 labels.
+    """Stops when the last `patience` rounds gain less than `min_gain` per 100 labels.
 
     >>> low_gain(Rule(patience=1, min_gain=0.5), [100, 300], [0.900, 0.909])
     True
@@ -73,4 +77,4 @@ STOP_RULES: dict[str, Stop] = {
     "target-accuracy": target_accuracy,
     "low-gain": low_gain,
 }
-"""By the names that the command knows them by."""
+"""The stop rules by the names that `--stop-when` takes."""
