@@ -174,7 +174,7 @@ def _compiled(strategy: Any, view: View) -> _Program:
 def _check_declared(strategy: Any, view: View) -> None:
     """Traces the query on the fields that it declares, without computing it."""
     assert isinstance(strategy, Strategy), (
-        f"make(model, settings) must return a Strategy, got {type(strategy).__name__}"
+        f"the factory must return a Strategy, got {type(strategy).__name__}"
     )
     try:
         seen = restrict(view, strategy, hidden_labels=lambda: view.pool_labels)

@@ -18,7 +18,7 @@ ROOT = Path(fkjax.__file__).parents[1]
 NOT_YET = (
     *("fkjax", "parallel", "files", "sketch"),
     *("data", "runs", "acquisition", "experiment"),
-    *("selection", "testing", "labeling", "commands"),
+    *("selection", "labeling", "commands"),
     *("benchmarks", "docs"),
 )
 

@@ -71,7 +71,7 @@ def check(config: Config) -> None:
         "a finite number, 0 or more",
         lambda x: math.isfinite(x) and x >= 0,
     )
-    _require(config, "random_share", "a share from 0 to 1", lambda x: 0 <= x <= 1)
+    _require(config, "random_share", "a fraction from 0 to 1", lambda x: 0 <= x <= 1)
     _require(
         config,
         "weight_decay",
@@ -79,7 +79,7 @@ def check(config: Config) -> None:
         lambda x: math.isfinite(x) and x >= 0,
     )
     for flag in ("conv_dropout", "dense_dropout"):
-        _require(config, flag, "a share from 0 to 0.99", lambda x: 0 <= x <= 0.99)
+        _require(config, flag, "a fraction from 0 to 0.99", lambda x: 0 <= x <= 0.99)
     _require(config, "momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1)
     _check_oracle(config)
     if config.train_on_validation and config.stop_when != "budget":

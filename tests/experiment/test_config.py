@@ -6,9 +6,10 @@ import io
 
 import pytest
 
+from fkjax.acquisition import STRATEGIES
 from fkjax.base import UserError, check_name
 from fkjax.commands.run import parse
-from fkjax.experiment import config, presets
+from fkjax.experiment import presets
 from fkjax.experiment.checks import check
 from fkjax.experiment.config import Config
 from fkjax.experiment.presets import defaults
@@ -57,8 +58,8 @@ def test_own_images_have_defaults_by_their_size():
     assert parse(["--images", "d", "--budget", "7"]).budget == 7
 
 
-def test_a_dataset_is_not_labelled_by_a_person():
-    with pytest.raises(UserError, match="--dataset mnist does not go with --oracle"):
+def test_a_dataset_is_not_labeled_by_a_person():
+    with pytest.raises(UserError, match="--dataset mnist cannot be used with --oracle"):
         check(
             dataclasses.replace(
                 presets.image_defaults(),
@@ -153,7 +154,7 @@ NAN, INF = float("nan"), float("inf")
     ("changes", "message"),
     [
         *[
-            ({field: bad}, f"--{field.replace('_', '-')} must be 1 or more, got {bad}.")
+            ({field: bad}, f"--{field.replace('_', '-')} must be 1 or more, got {bad}$")
             for field in (
                 "seeds",
                 "rounds",
@@ -167,30 +168,33 @@ NAN, INF = float("nan"), float("inf")
             )
             for bad in (0, -3)
         ],
-        ({"seed": -1}, "--seed must be a number from 0 to 2147483647, got -1."),
-        ({"seed": 2**31}, "--seed must be .*, got 2147483648."),
-        ({"tuning_size": -1}, "--tuning-size must be 0 or more, got -1."),
-        ({"image_size": 3}, "--image-size must be a number from 4 to 4096, got 3."),
-        ({"image_size": 4097}, "--image-size must be .*, got 4097."),
+        ({"seed": -1}, "--seed must be a number from 0 to 2147483647, got -1$"),
+        ({"seed": 2**31}, "--seed must be .*, got 2147483648$"),
+        ({"tuning_size": -1}, "--tuning-size must be 0 or more, got -1$"),
+        ({"image_size": 3}, "--image-size must be a number from 4 to 4096, got 3$"),
+        ({"image_size": 4097}, "--image-size must be .*, got 4097$"),
         ({"label_noise": -0.1}, "--label-noise must be a probability from 0 to 1"),
-        ({"label_noise": 1.1}, "--label-noise must be .*, got 1.1."),
-        ({"label_noise": NAN}, "--label-noise must be .*, got nan."),
+        ({"label_noise": 1.1}, "--label-noise must be .*, got 1.1$"),
+        ({"label_noise": NAN}, "--label-noise must be .*, got nan$"),
         ({"imbalance_ratio": 0.5}, "--imbalance-ratio must be a finite number, 1 or"),
-        ({"imbalance_ratio": INF}, "--imbalance-ratio must be .*, got inf."),
-        ({"imbalance_ratio": NAN}, "--imbalance-ratio must be .*, got nan."),
+        ({"imbalance_ratio": INF}, "--imbalance-ratio must be .*, got inf$"),
+        ({"imbalance_ratio": NAN}, "--imbalance-ratio must be .*, got nan$"),
         ({"learning_rate": 0.0}, "--learning-rate must be a finite number above 0"),
-        ({"learning_rate": INF}, "--learning-rate must be .*, got inf."),
-        ({"learning_rate": NAN}, "--learning-rate must be .*, got nan."),
-        ({"momentum": 1.0}, "--momentum must be a number from 0 to below 1, got 1.0."),
-        ({"momentum": -0.1}, "--momentum must be .*, got -0.1."),
-        ({"momentum": NAN}, "--momentum must be .*, got nan."),
-        ({"conv_dropout": 1.0}, "--conv-dropout must be a share from 0 to 0.99, got"),
-        ({"dense_dropout": -0.5}, "--dense-dropout must be .*, got -0.5."),
-        ({"strategies": ()}, "--strategies needs at least one name"),
-        ({"strategies": ("random", "random")}, "names one twice .random random."),
+        ({"learning_rate": INF}, "--learning-rate must be .*, got inf$"),
+        ({"learning_rate": NAN}, "--learning-rate must be .*, got nan$"),
+        ({"momentum": 1.0}, "--momentum must be a number from 0 to below 1, got 1.0$"),
+        ({"momentum": -0.1}, "--momentum must be .*, got -0.1$"),
+        ({"momentum": NAN}, "--momentum must be .*, got nan$"),
+        (
+            {"conv_dropout": 1.0},
+            "--conv-dropout must be a fraction from 0 to 0.99, got",
+        ),
+        ({"dense_dropout": -0.5}, "--dense-dropout must be .*, got -0.5$"),
+        ({"strategies": ()}, "--strategies takes one or more names"),
+        ({"strategies": ("random", "random")}, "different names, got 'random random'"),
         ({"strategies": ("fisher_nearst",)}, "strategy 'fisher_nearst' .did you mean "),
-        ({"taps": ()}, "--taps takes one or more different names, got ''."),
-        ({"taps": ("fc1", "fc1")}, "--taps takes .* got 'fc1 fc1'."),
+        ({"taps": ()}, "--taps takes one or more different names, got ''$"),
+        ({"taps": ("fc1", "fc1")}, "--taps takes .* got 'fc1 fc1'$"),
         ({"checkpoint_selection": "tuning"}, "--tuning-size is 0: set it"),
     ],
 )
@@ -198,7 +202,7 @@ def test_refusals_name_the_flag_and_what_it_takes(changes, message):
     with pytest.raises(UserError, match=message) as error:
         check(dataclasses.replace(Config(), **changes))
     text = str(error.value)
-    assert "\n" not in text
+    assert "\n" not in text and not text.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -278,5 +282,5 @@ def test_what_is_no_flag_ends_with_status_2(argv, capsys):
 
 
 def test_the_help_names_all_strategies(helps):
-    for name in config.STRATEGIES:
+    for name in STRATEGIES:
         assert name in helps["digits"]

@@ -51,7 +51,7 @@ def test_gain_counts_by_label_and_not_by_round():
         ("--min-gain nan", "--min-gain must be a finite number"),
         (
             "--stop-when plateau --train-on-validation",
-            "--stop-when plateau looks at the validation set",
+            "--stop-when plateau measures the accuracy on the validation set",
         ),
     ],
 )

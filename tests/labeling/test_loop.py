@@ -391,11 +391,11 @@ def test_a_damaged_checkpoint_costs_a_round_and_no_question(after, loop, world, 
     [
         (["--budget", "5"], "budget was 4 and is 5"),
         (["--epochs", "3"], "epochs was 2 and is 3"),
-        (["--overwrite"], "--overwrite True does not go with --oracle file"),
+        (["--overwrite"], "--overwrite True cannot be used with --oracle file"),
         (["--new-classes", "?"], "what stands for an image that nobody can tell"),
         (["--strategies", "random", "margin"], "takes one strategy"),
         (["--strategies", "fisher_oracle"], "other than fisher_oracle"),
-        (["--seeds", "2"], "--seeds 2 does not go with --oracle file"),
+        (["--seeds", "2"], "--seeds 2 cannot be used with --oracle file"),
     ],
 )
 def test_other_settings_are_refused(after, world, capsys, more, said):
