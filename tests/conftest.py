@@ -1,4 +1,4 @@
-"""Fixtures for data, shared by all tests; and one cache of what they compile."""
+"""Fixtures for data, shared by all tests; and how JAX compiles for them."""
 
 import atexit
 import os
@@ -14,6 +14,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+
+# Compiling takes most of the time of the tests, and they compute little: XLA leaves out
+# what makes programs fast. `FKJAX_TESTS_OPTIMIZE=1` compiles as a user's program is.
+if "FKJAX_TESTS_OPTIMIZE" not in os.environ:
+    _flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{_flags} --xla_backend_optimization_level=0"
 
 import jax
 import pytest
