@@ -1,1 +1,1 @@
-"""Rounds in which a person labels."""
+"""Labeling sessions: rounds in which a person labels their own images."""

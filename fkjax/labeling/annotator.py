@@ -1,4 +1,4 @@
-"""Where a person is asked: the files that are written for them, and read from them."""
+"""The files through which a person is asked for labels and gives them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ _SHOWN = 5
 
 
 class Desk:
-    """A folder with a form to fill in, tasks for Label Studio, and what was answered.
+    """A folder with a form to fill in, tasks for Label Studio, and the answers.
 
     Attributes:
-        taken: the answers of each round that is complete. They are on disk before
-            anything is made of them, and stay there.
+        taken: answers of each completed round. They are written to disk before they are
+            used, and are never deleted.
     """
 
     def __init__(
@@ -35,22 +35,24 @@ class Desk:
         url: Callable[[Path, str], str],
         tell: Callable[[str], None],
     ):
-        """Reads what was answered.
+        """Reads the answers given so far.
 
         Args:
-            path: of the folder.
-            listing: of the images.
-            new_classes: that answers may name beside the known ones.
-            url: gives Label Studio an image: `label_studio.local_url` or `data_uri`.
-            tell: called with a sentence on what is no mistake, but should be known.
+            path: path of the folder.
+            listing: names and known labels of the images.
+            new_classes: classes that are allowed as answers in addition to the known.
+            url: function that returns the URL of an image for Label Studio:
+                `label_studio.local_url` or `data_uri`.
+            tell: function called with sentences that the user should read, but that
+                are not errors.
 
         Raises:
-            UserError: if a file is damaged, or a class cannot be called so.
+            UserError: if a file is damaged, or the name of a class is not allowed.
         """
         self._path, self._listing, self._url, self._tell = path, listing, url, tell
         for name in (*listing.classes, *new_classes):
             if what := answers.flaw_of_answer(name):
-                raise UserError(f"A class {what}: give it another name.")
+                raise UserError(f"the class {what}: give it another name")
         self._form = path / "to_label.csv"
         self._export = path / "label_studio" / "export.json"
         self._classes_file = path / "classes.txt"
@@ -65,7 +67,7 @@ class Desk:
         return self._path / "answers.csv"
 
     def request(self, number: int) -> Request | None:
-        """What is asked in a round, if it was kept and is whole."""
+        """Returns the saved request of a round; None if it is missing or damaged."""
         kept = request.read(self._request_file(number))
         names = set(self._listing.names)
         if kept is None or kept.round != number or not set(kept.files) <= names:
@@ -73,24 +75,25 @@ class Desk:
         return kept
 
     def keep(self, asked: Request) -> None:
-        """Keeps what is asked in a round."""
+        """Saves the request of a round."""
         request.save(self._request_file(asked.round), asked)
 
     def _request_file(self, number: int) -> Path:
         return self._path / "requests" / f"round-{number}.json"
 
     def ask(self, asked: Request, classes: Sequence[str]) -> str | None:
-        """Asks, and takes the answers when all are there.
+        """Writes a request for the person, or accepts its answers if they are complete.
 
         Args:
-            asked: the question.
-            classes: the model's.
+            asked: request of a round.
+            classes: classes of the model.
 
         Returns:
-            A sentence on what is waited for; None if the answers are in `taken`.
+            A sentence on the missing answers; None if all answers are in `taken`.
 
         Raises:
-            UserError: if an answer is wrong; then none is taken, and no file changed.
+            UserError: if an answer is invalid; then no answer is accepted and no file
+                is changed.
         """
         if asked.round in self.taken:
             return None
@@ -120,9 +123,10 @@ class Desk:
         return answers.collect(sources, asked.files, earlier=earlier, classes=classes)
 
     def _offer(self, asked: Request, classes: Sequence[str]) -> None:
-        """Writes what is not there yet; a form with a question of this round is kept.
+        """Writes the form and the tasks, but keeps a form of the same round.
 
-        Whatever else the form holds was taken: `collect` has seen it.
+        A form of an earlier round is replaced: `collect` has checked that all its
+        answers were accepted.
         """
         listed: set[str] = set()
         if exists(self._form):
@@ -151,14 +155,14 @@ class Desk:
         shown = ", ".join(missing[:_SHOWN]) + more
         what = f"{num_missing} of {total}" if num_missing < total else str(total)
         return (
-            f"Round {asked.round} waits for {what} answers ({shown}): write each "
-            f"image's class, or ? for one that nobody can tell, into the column label "
-            f"of {self._form}, or put Label Studio's export at {self._export}; then "
-            "give the same command again."
+            f"Round {asked.round} waits for {what} answers ({shown}): write the class "
+            "of each image, or ? if you cannot tell, in the column label of "
+            f"{self._form}, or save the export of Label Studio as {self._export}; then "
+            "repeat the command."
         )
 
 
 def _replace_other(path: Path, data: bytes) -> None:
-    """Writes a file unless it holds that already."""
+    """Writes a file unless it has this content already."""
     if read_if_exists(path) != data:
         replace_file(path, data)

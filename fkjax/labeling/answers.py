@@ -1,4 +1,4 @@
-"""What a person answered: checked against what was asked, and kept by round."""
+"""A person's answers: checked against the request, and saved by round."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,23 +13,23 @@ from fkjax.files.writing import replace_file
 from fkjax.labeling.label_studio import Answer
 
 CANNOT_TELL = "can't tell"
-"""The answer that takes an image out of the pool without a class."""
+"""The answer that removes an image from the pool without a label."""
 
 _CANNOT_TELL = {"?", CANNOT_TELL, "can\N{RIGHT SINGLE QUOTATION MARK}t tell"}
 _COLUMNS = ("round", "file", "label")
 
 Taken = dict[int, dict[str, str]]
-"""By round, the label of each file, or `CANNOT_TELL`."""
+"""The label of each file, or `CANNOT_TELL`, by round."""
 
 
 class Source(NamedTuple):
-    """Where answers come from.
+    """A file with answers.
 
     Attributes:
-        path: of the file.
-        answers: what is in it.
-        is_history: whether it goes on holding the answers of earlier rounds, as an
-            export does. Those that were changed since are no mistake.
+        path: path of the file.
+        answers: answers in the file.
+        is_history: whether the file also contains the answers of earlier rounds, as an
+            export does. It is then not an error if some of them have changed.
     """
 
     path: Path
@@ -38,12 +38,12 @@ class Source(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """Answers without a mistake.
+    """Valid answers to a request.
 
     Attributes:
-        given: the label of each file, or `CANNOT_TELL`, in the order of the questions.
-        missing: the files that have no answer yet.
-        notes: sentences on answers that changed after they were taken.
+        given: label of each file, or `CANNOT_TELL`, in the order of the request.
+        missing: files that have no answer yet.
+        notes: sentences on answers that changed after they were accepted.
     """
 
     given: dict[str, str]
@@ -58,17 +58,18 @@ def collect(
     earlier: Mapping[str, str],
     classes: Sequence[str],
 ) -> Collected:
-    """Checks answers, and puts together those of several files.
+    """Checks answers and combines those of several files.
 
     Args:
-        sources: the files.
-        asked: the images that are asked for.
-        earlier: the answers that were taken in earlier rounds.
-        classes: that an answer may name.
+        sources: files with answers.
+        asked: files of the requested images.
+        earlier: answers that were accepted in earlier rounds.
+        classes: classes that are allowed as answers.
 
     Raises:
-        UserError: with all mistakes of the first file that has one: an unknown class,
-            an image that was not asked for, or two answers that disagree.
+        UserError: if an answer is an unknown class, is for an image that was not
+            requested, or differs from another answer; the message lists all errors of
+            the first file that has one.
     """
     given: dict[str, tuple[str, str]] = {}
     wanted, notes = set(asked), []
@@ -78,25 +79,25 @@ def collect(
             label = CANNOT_TELL if text.lower() in _CANNOT_TELL else text
             before = given.setdefault(file, (label, f"{path.name}, {where}"))
             if file in earlier and label != earlier[file]:
-                what = f"{file} was taken as {earlier[file]}, and is {label} now"
+                what = f"{file} was accepted as {earlier[file]}, but is now {label}"
                 if is_history:
-                    notes.append(f"{path}, {where}: {what}; what was taken counts.")
+                    notes.append(f"{path}, {where}: {what}; the accepted label is kept")
                 else:
-                    problems.add(f"{where}: {what}: put back what was taken")
+                    problems.add(f"{where}: {what}: restore the accepted label")
             elif file in earlier:
                 pass
             elif file not in wanted:
-                problems.add(f"{where}: {file} was not asked for")
+                problems.add(f"{where}: {file} was not requested")
             elif label not in (*classes, CANNOT_TELL):
                 near = difflib.get_close_matches(label, classes, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
-                problems.add(f"{where}: there is no class {label!r}{hint}")
+                problems.add(f"{where}: unknown class {label!r}{hint}")
             elif label != before[0]:
                 problems.add(
                     f"{where}: {file} is {label}, but {before[0]} in {before[1]}"
                 )
         problems.raise_any(
-            "nothing was taken yet; mend the answers, or if a class is new, add it to "
+            "no answers were accepted; fix them or, if a class is new, add it to "
             "classes.txt beside to_label.csv or with --new-classes"
         )
     return Collected(
@@ -107,17 +108,17 @@ def collect(
 
 
 def read_form(path: Path, names: Iterable[str]) -> tuple[list[Answer], set[str]]:
-    """Reads the file that a person filled in.
+    """Reads the form that a person filled in.
 
     Args:
-        path: a CSV file with the columns file and label.
-        names: of the images that it may be about.
+        path: path of a CSV file with the columns file and label.
+        names: names of the images that it may contain.
 
     Returns:
-        The answers, and all files that it lists.
+        The answers, and all files that the form lists.
 
     Raises:
-        UserError: if it is damaged.
+        UserError: if the form is damaged.
     """
     problems = Problems(path)
     files = {inert(name): name for name in names}
@@ -127,15 +128,19 @@ def read_form(path: Path, names: Iterable[str]) -> tuple[list[Answer], set[str]]
         listed.add(file)
         if cells["label"]:
             answers.append(Answer(file, as_it_was(cells["label"]), f"line {line}"))
-    problems.raise_any("mend the file, or delete it to have it written again")
+    problems.raise_any("fix the file, or delete it so that it is written again")
     return answers, listed
 
 
 def read_taken(path: Path, names: Iterable[str]) -> Taken:
-    """Reads the answers that were taken; none if there is no file.
+    """Reads the answers accepted so far; none if there is no file.
+
+    Args:
+        path: path of answers.csv.
+        names: names of the images.
 
     Raises:
-        UserError: if it is damaged.
+        UserError: if the file is damaged.
     """
     if not exists(path):
         return {}
@@ -144,19 +149,23 @@ def read_taken(path: Path, names: Iterable[str]) -> Taken:
     for line, cells in read_rows(path, _COLUMNS, problems):
         number, file = cells["round"], files.get(cells["file"])
         if file is None or not cells["label"] or not number.isdecimal():
-            problems.add("is no answer", line)
+            problems.add("not a valid answer", line)
         else:
             of_round = taken.setdefault(int(number), {})
             of_round[file] = as_it_was(cells["label"])
-    problems.raise_any("put back the file as it was written")
+    problems.raise_any("restore the file as it was written")
     return taken
 
 
 def save_taken(path: Path, taken: Taken) -> None:
-    """Writes the answers of all rounds, whole or not at all.
+    """Writes the answers of all rounds, completely or not at all.
+
+    Args:
+        path: path of answers.csv.
+        taken: accepted answers of all rounds.
 
     Raises:
-        UserError: if they cannot be written.
+        UserError: if the file cannot be written.
     """
     rows: list[Sequence[Any]] = [_COLUMNS]
     for number, of_round in taken.items():
@@ -165,10 +174,10 @@ def save_taken(path: Path, taken: Taken) -> None:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Reads the names of classes, one a line; none if there is no file.
+    """Reads names of classes, one per line; none if there is no file.
 
     Raises:
-        UserError: with all lines that are no name of a class.
+        UserError: if lines are not names of classes; the message lists them.
     """
     data = read_if_exists(path) or b""
     try:
@@ -182,12 +191,12 @@ def read_classes(path: Path) -> list[str]:
         what = flaw_of_answer(line) if line else None
         if what:
             problems.add(f"the class {what}", number)
-    problems.raise_any("mend the file")
+    problems.raise_any("fix the file")
     return list(dict.fromkeys(line for line in lines if line))
 
 
 def flaw_of_answer(name: str) -> str | None:
-    """What keeps a text from being a class that can be answered, or None."""
+    """Returns why a text cannot be the name of a class to answer with, or None."""
     if name.lower() in _CANNOT_TELL:
-        return f"{name!r} is what stands for an image that nobody can tell"
+        return f"{name!r} is reserved for images without a recognizable class"
     return flaw_of_class(name)

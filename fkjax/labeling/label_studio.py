@@ -1,7 +1,7 @@
-"""Label Studio: tasks and a labelling interface for it, and what it exports.
+"""Tasks and a labeling interface for Label Studio, and its exports.
 
-Label Studio shows a person each image with fkjax's guess, takes the class, and exports
-JSON; see https://labelstud.io/guide.
+Label Studio shows a person each image with fkjax's guess, records the class, and
+exports JSON; see https://labelstud.io/guide.
 """
 
 import base64
@@ -18,18 +18,18 @@ from fkjax.files.opening import read_bytes
 from fkjax.labeling.request import Asked
 
 MAX_BYTES = 2 << 30
-"""The largest export that is read."""
+"""The size of the largest export that is read, in bytes."""
 
 _CHOICES, _IMAGE = "label", "image"  # the names of the tags
 
 
 class Answer(NamedTuple):
-    """What a person said.
+    """A person's answer for one image.
 
     Attributes:
-        file: the path of an image in its folder.
-        label: the text of the choice.
-        where: it stands, in words.
+        file: path of the image in its folder.
+        label: text of the answer.
+        where: place of the answer in its file, in words.
     """
 
     file: str
@@ -38,10 +38,13 @@ class Answer(NamedTuple):
 
 
 def interface(choices: Sequence[str]) -> bytes:
-    """The labelling interface: an image, why it is asked for, and a choice.
+    """Writes the labeling interface: an image, the reason for it, and a choice.
 
     Args:
-        choices: what the person may choose from.
+        choices: answers that the person can choose from.
+
+    Returns:
+        XML, as Label Studio reads it.
     """
     lines = [
         "<View>",
@@ -57,12 +60,15 @@ def interface(choices: Sequence[str]) -> bytes:
 
 
 def tasks(wanted: Sequence[Asked], urls: Sequence[str], *, round: int) -> bytes:
-    """The file to import, each task with fkjax's guess as a prediction.
+    """Writes the tasks to import, each with fkjax's guess as a prediction.
 
     Args:
-        wanted: what is asked, in that order.
-        urls: where each image is, from `local_url` or `data_uri`.
-        round: for which the answers are.
+        wanted: requested images, in order.
+        urls: URL of each image, from `local_url` or `data_uri`.
+        round: number of the round.
+
+    Returns:
+        JSON, as Label Studio reads it.
     """
     rows = [
         {
@@ -95,21 +101,29 @@ def tasks(wanted: Sequence[Asked], urls: Sequence[str], *, round: int) -> bytes:
 
 
 def local_url(folder: Path, file: str) -> str:
-    """Where Label Studio serves an image of a local storage.
+    """Returns the URL at which Label Studio serves an image of a local storage.
 
-    It serves what is in a folder below its LOCAL_FILES_DOCUMENT_ROOT, never in that
-    itself: so the root is to be the parent of the images' folder, and the path of the
-    project's local storage that folder.
+    Label Studio serves files in folders below LOCAL_FILES_DOCUMENT_ROOT, but not in
+    LOCAL_FILES_DOCUMENT_ROOT itself. It must therefore be the parent of the folder of
+    images, which must be the path of the project's local storage.
+
+    Args:
+        folder: folder of images.
+        file: path of the image in the folder.
     """
     name = Path(os.path.realpath(folder)).name
     return f"/data/local-files/?d={quote(os.fsencode(f'{name}/{file}'))}"
 
 
 def data_uri(folder: Path, file: str) -> str:
-    """An image itself, as a URI.
+    """Encodes an image as a data URI.
+
+    Args:
+        folder: folder of images.
+        file: path of the image in the folder.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the image cannot be read.
     """
     path = folder / file
     data = base64.b64encode(read_bytes(path)).decode()
@@ -118,28 +132,28 @@ def data_uri(folder: Path, file: str) -> str:
 
 
 def read_export(path: Path) -> list[Answer]:
-    """Reads what Label Studio exported as JSON or as JSON-MIN.
+    """Reads an export of Label Studio in the format JSON or JSON-MIN.
 
-    Tasks without an annotation, and skipped ones, are left out. If several people
-    answered one, all of them are given.
+    Skipped tasks and tasks without an annotation are left out. A task with several
+    annotations gives several answers.
 
     Raises:
-        UserError: if the file cannot be read or is no such export; or with the first
-            task that is none.
+        UserError: if the file cannot be read or is not such an export; the message
+            gives the first invalid task.
     """
     data = read_bytes(path, MAX_BYTES)
     again = "export the project as JSON or JSON-MIN again"
     try:
         rows = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}): {again}") from error
+        raise UserError(f"{path} is not JSON ({error}): {again}") from error
     if not isinstance(rows, list):
-        raise UserError(f"{path} must hold a list of tasks, but does not: {again}")
+        raise UserError(f"{path} must contain a list of tasks: {again}")
     answers = []
     for number, row in enumerate(rows, start=1):
         where = f"task {number}"
         if not isinstance(row, dict):
-            raise UserError(f"{path}: {where} is no object: {again}")
+            raise UserError(f"{path}: {where} is not an object: {again}")
         if isinstance(row.get("id"), int):
             where += f" (id {row['id']})"
         try:
@@ -150,7 +164,7 @@ def read_export(path: Path) -> list[Answer]:
 
 
 class _FlawError(ValueError):
-    """What is wrong with a task."""
+    """Raised if a task is invalid; the message follows the number of the task."""
 
 
 def _answers(row: dict[str, Any], where: str) -> list[Answer]:
@@ -163,21 +177,21 @@ def _answers(row: dict[str, Any], where: str) -> list[Answer]:
 
 
 def _chosen_of_annotations(row: Mapping[str, Any]) -> list[str | None]:
-    """Of each annotation of a task in a JSON export."""
+    """Returns the choices in the annotations of a task in a JSON export."""
     annotations = row.get("annotations", row.get("completions"))
     if not isinstance(annotations, list):
-        raise _FlawError("has annotations that are no list")
+        raise _FlawError("has annotations that are not a list")
     chosen = []
     for annotation in annotations:
         if not isinstance(annotation, dict):
-            raise _FlawError("has an annotation that is no object")
+            raise _FlawError("has an annotation that is not an object")
         if annotation.get("was_cancelled"):  # the person skipped it
             continue
         results = annotation.get("result")
         if not isinstance(results, list) or not all(
             isinstance(result, dict) for result in results
         ):
-            raise _FlawError("has an annotation whose result is no list of objects")
+            raise _FlawError("has an annotation whose result is not a list of objects")
         for result in results:
             if result.get("from_name") == _CHOICES:
                 chosen.append(_chosen(result.get("value")))
@@ -185,7 +199,7 @@ def _chosen_of_annotations(row: Mapping[str, Any]) -> list[str | None]:
 
 
 def _chosen(value: Any) -> str | None:
-    """The one choice, or None if there is none."""
+    """Returns the choice in a value, or None if there is none."""
     if isinstance(value, dict):
         value = value.get("choices")
     if isinstance(value, list) and len(value) <= 1:
@@ -193,17 +207,17 @@ def _chosen(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, list):
-        raise _FlawError(f"has {len(value)} choices, but takes one")
+        raise _FlawError(f"must have one choice, but has {len(value)}")
     if not isinstance(value, str):
-        raise _FlawError("has a choice that is no text")
+        raise _FlawError("has a choice that is not text")
     return value.strip() or None
 
 
 def _file(row: Mapping[str, Any]) -> str:
-    """The image's path in its folder: as it was imported, or from its URL."""
-    data = row.get("data", row)  # JSON-MIN has no data of its own
+    """Returns the path of a task's image, as it was imported or from its URL."""
+    data = row.get("data", row)  # JSON-MIN has no field "data"
     if not isinstance(data, dict):
-        raise _FlawError("has data that are no object")
+        raise _FlawError("has data that are not an object")
     file, url = data.get("file"), data.get(_IMAGE)
     if isinstance(file, str):
         return file
@@ -214,4 +228,4 @@ def _file(row: Mapping[str, Any]) -> str:
             inside = ""
         if "/" in inside:
             return inside.split("/", 1)[1]
-    raise _FlawError("does not say which file it is of")
+    raise _FlawError("does not contain the path of its image")

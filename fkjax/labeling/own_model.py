@@ -1,4 +1,4 @@
-"""fkjax's own model, trained on a person's own images."""
+"""Models of fkjax, trained on a user's own images."""
 
 import functools
 
@@ -17,10 +17,16 @@ from fkjax.training.pretraining import ROTATIONS
 
 
 def model_of_images(own: OwnImages, config: Config, *, num_classes: int) -> Model:
-    """The classifier of the images that the configuration asks for.
+    """Makes the classifier that the settings name.
+
+    Args:
+        own: images to classify.
+        config: settings of the model.
+        num_classes: number of classes, C.
 
     Raises:
-        UserError: if there is none for images of that size, or it lacks a tap.
+        UserError: if the model does not exist, does not take images of this size, or
+            lacks a tap.
     """
     model = make_model(
         config, own.images.shape[1:], num_classes, mean=own.mean, std=own.std
@@ -31,7 +37,16 @@ def model_of_images(own: OwnImages, config: Config, *, num_classes: int) -> Mode
 
 
 def started(own: OwnImages, config: Config, model: Model) -> Variables:
-    """The variables before anything is labelled: pretrained, unless asked otherwise."""
+    """Initializes or pretrains the variables of a model, as the settings say.
+
+    Args:
+        own: images whose pool the model is pretrained on.
+        config: settings of the pretraining and the seed.
+        model: classifier of these images.
+
+    Raises:
+        UserError: if pretraining leads to NaN or infinity.
+    """
     rotation_model = model_of_images(own, config, num_classes=ROTATIONS)
     start = jax.jit(starter(config, model, rotation_model))
     variables = start(jax.random.key(config.seed), own.images[own.pool])
@@ -40,32 +55,36 @@ def started(own: OwnImages, config: Config, model: Model) -> Variables:
 
 
 def require_finite(variables: Variables, what: str) -> None:
-    """Refuses variables that are NaN or infinite.
+    """Checks that all variables are finite.
+
+    Args:
+        variables: variables of a model.
+        what: step that computed them, for the message.
 
     Raises:
-        UserError: saying what led to them.
+        UserError: if a variable is NaN or infinite.
     """
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
         raise UserError(
-            f"{what} led to NaN or infinity: lower --learning-rate, or take "
+            f"{what} led to NaN or infinity: lower --learning-rate, or use "
             "--precision float64"
         )
 
 
 def problem_of_images(own: OwnImages, config: Config) -> Problem:
-    """Trains a model on what is known of the images, for `choose`.
+    """Trains a model on the user's images and returns a problem for `choose`.
 
-    The model is pretrained on the pool by rotation (`config.pretraining`), and then
-    trained on the images of the train set. If there is none, its last layer is fresh,
-    as in the first round of an experiment.
+    The model is pretrained on the pool (`config.pretraining`) and then trained on the
+    images of the train set. If there are none, its last layer is untrained, as in the
+    first round of an experiment.
 
     Args:
-        own: from `fkjax.data.labeled_folder.read_own_images`.
-        config: the settings of the model, its training and its seed, such as
+        own: images from `fkjax.data.labeled_folder.read_own_images`.
+        config: settings of the model, its training and its seed, such as
             `fkjax.experiment.presets.image_defaults(image_size=S)`.
 
     Returns:
-        Of the whole pool, under the names of the files.
+        A problem with the whole pool, whose ids are the names of the files.
 
     Raises:
         UserError: if the model cannot be made or trained, or an image cannot be read.
@@ -80,7 +99,7 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
             variables = jax.jit(fit)(
                 key_for(jax.random.key(config.seed), "training", 0),
                 variables=variables,
-                images=own.images[own.train],
+                examples=own.images[own.train],
                 labels=jnp.asarray(own.labels[own.train]),
                 num_labeled=jnp.int32(len(own.train)),
             )
@@ -101,14 +120,15 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
 
 
 def enlarged(variables: Variables, fresh: Variables) -> Variables:
-    """A trained model with more classes: what it says of the old ones stays.
+    """Adds classes to a trained model without changing its logits of the old ones.
 
     Args:
-        variables: of the model with fewer classes.
-        fresh: of the same model with more; the last axis of its last layer is longer.
+        variables: variables of the trained model.
+        fresh: variables of the same model with more classes, whose last layer is longer
+            in its last axis.
 
     Returns:
-        The trained variables, with the fresh model's for the new classes.
+        The trained variables, extended by those of `fresh` for the new classes.
     """
 
     def grown(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a person is asked in one round: which images, and why."""
+"""The request of one round: the images to label, and the reasons for them."""
 
 import json
 from pathlib import Path
@@ -10,16 +10,17 @@ from fkjax.files.writing import plain, replace_file
 
 
 class Asked(NamedTuple):
-    """An image whose class is wanted.
+    """An image to label.
 
     Attributes:
-        file: its path in the folder of the images.
-        guess: the class that the strategy assumed for it, else the model's.
-        confidence: the probability of the guess, by the model.
-        pseudo_label: the class that the strategy assumed, if it did.
-        answers: the validation image whose mistake it answers, if it does.
-        score: how strongly it is wanted; None if it was drawn by lot.
-        reason: all that in a sentence.
+        file: path of the image in the folder of images.
+        guess: class that the strategy assumed for it or else the model predicts.
+        confidence: probability of the guess by the model.
+        pseudo_label: class that the strategy assumed; None if it assumed none.
+        answers: validation image, a mistake of the model, that the image was matched
+            to; None if there is none.
+        score: score of the image by the strategy; None if it was drawn at random.
+        reason: sentence on why the image was chosen.
     """
 
     file: str
@@ -32,12 +33,12 @@ class Asked(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A round's question.
+    """The images to label in one round.
 
     Attributes:
-        round: its number, from 1.
-        num_mistakes: the validation mistakes that it started from, or -1.
-        images: the most wanted first. Length B.
+        round: number of the round, counted from 1.
+        num_mistakes: number of validation mistakes that the strategy used, or -1.
+        images: images to label, best first. Length B.
     """
 
     round: int
@@ -46,15 +47,19 @@ class Request(NamedTuple):
 
     @property
     def files(self) -> list[str]:
-        """The paths of the images."""
+        """The paths of the images in their folder."""
         return [asked.file for asked in self.images]
 
 
 def save(path: Path, request: Request) -> None:
-    """Writes a request, whole or not at all.
+    """Writes a request, completely or not at all.
+
+    Args:
+        path: file to write.
+        request: request of a round.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the file cannot be written.
     """
     value = request._asdict() | {"images": [a._asdict() for a in request.images]}
     text = json.dumps(plain(value), indent=1, allow_nan=False)
@@ -63,7 +68,13 @@ def save(path: Path, request: Request) -> None:
 
 
 def read(path: Path) -> Request | None:
-    """Reads a request; None if there is none, or it is not as it was written.
+    """Reads a request.
+
+    Args:
+        path: file written by `save`.
+
+    Returns:
+        The request; None if the file does not exist or is damaged.
 
     Raises:
         UserError: if the file cannot be read.

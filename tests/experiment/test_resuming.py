@@ -229,7 +229,7 @@ def refused(capsys, folder, *argv):
 
 def test_another_configuration_is_refused_with_the_difference(halfway, capsys):
     line = refused(capsys, halfway, "--budget", "6", "--learning-rate", "0.1")
-    assert "budget was 5 and is 6; learning_rate was 0.05 and is 0.1" in line
+    assert "budget was 5 and is now 6; learning_rate was 0.05 and is now 0.1" in line
     assert "--overwrite" in line
 
 

@@ -50,9 +50,9 @@ def test_all_mistakes_of_a_file_are_told():
     with pytest.raises(UserError) as told:
         collected(source(answers))
     assert str(told.value).startswith(
-        "to_label.csv: line 2: there is no class 'catt' (did you mean cat?); line 3: "
-        "there is no class 'zebra'; line 4: x was not asked for; line 6: c is dog, but "
-        "cat in to_label.csv, line 5: nothing was taken yet;"
+        "to_label.csv: line 2: unknown class 'catt' (did you mean cat?); line 3: "
+        "unknown class 'zebra'; line 4: x was not requested; line 6: c is dog, but "
+        "cat in to_label.csv, line 5: no answers were accepted;"
     )
 
 
@@ -68,8 +68,9 @@ def test_what_was_taken_counts_and_is_not_asked_again():
     assert collected(source(same), earlier=earlier).missing == ASKED
     found = collected(source(other, "export.json"), earlier=earlier)
     assert found.missing == ASKED and len(found.notes) == 1
-    assert "x was taken as cat, and is dog now; what was taken counts" in found.notes[0]
-    with pytest.raises(UserError, match="x was taken as cat, and is dog now: put back"):
+    said = "x was accepted as cat, but is now dog"
+    assert f"{said}; the accepted label is kept" in found.notes[0]
+    with pytest.raises(UserError, match=f"{said}: restore the accepted label"):
         collected(source(other), earlier=earlier)
 
 
@@ -81,7 +82,7 @@ def test_what_was_taken_comes_back_from_its_file(tmp_path):
     save_taken(path, taken)
     assert read_taken(path, names) == taken
     assert b"\n2,'=a,can't tell\n" in path.read_bytes()
-    with pytest.raises(UserError, match="line 3: is no answer"):
+    with pytest.raises(UserError, match="line 3: not a valid answer"):
         read_taken(path, ["b,c.png", "d\n.png"])
 
 

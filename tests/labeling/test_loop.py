@@ -252,12 +252,12 @@ def test_missing_answers_are_waited_for(after, world, capsys):
     [
         (
             lambda rows: rows[0].update(label="onne"),
-            "no class 'onne' (did you mean one?)",
+            "unknown class 'onne' (did you mean one?)",
         ),
-        (lambda rows: rows[0].update(file="x.png"), "x.png was not asked for"),
+        (lambda rows: rows[0].update(file="x.png"), "x.png was not requested"),
         (
             lambda rows: rows.append(rows[0] | {"label": "two"}),
-            ": nothing was taken yet",
+            ": no answers were accepted",
         ),
     ],
     ids=["unknown class", "extra file", "disagreement"],
@@ -313,7 +313,7 @@ def test_a_new_class_is_taken_when_it_is_announced(after, world, capsys):
     out = after(1)
     world.answer(out, first="three")
     assert world.command(out) == 2
-    assert "no class 'three'" in capsys.readouterr().err
+    assert "unknown class 'three'" in capsys.readouterr().err
     before = records(out)
     both = shutil.copytree(out, out.parent / "both")
     with (out / "classes.txt").open("a") as file:
@@ -372,7 +372,7 @@ def test_an_answer_that_is_changed_after_it_was_taken_is_told(after, world, caps
     fill(out, [taken[0] | {"label": other}])
     before = left_behind(out)
     assert world.command(out) == 2
-    assert f"{taken[0]['file']} was taken as" in capsys.readouterr().err
+    assert f"{taken[0]['file']} was accepted as" in capsys.readouterr().err
     assert left_behind(out) == before
 
 
@@ -389,10 +389,10 @@ def test_a_damaged_checkpoint_costs_a_round_and_no_question(after, loop, world, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--budget", "5"], "budget was 4 and is 5"),
-        (["--epochs", "3"], "epochs was 2 and is 3"),
+        (["--budget", "5"], "budget was 4 and is now 5"),
+        (["--epochs", "3"], "epochs was 2 and is now 3"),
         (["--overwrite"], "--overwrite True cannot be used with --oracle file"),
-        (["--new-classes", "?"], "what stands for an image that nobody can tell"),
+        (["--new-classes", "?"], "'?' is reserved for images without a recognizable"),
         (["--strategies", "random", "margin"], "takes one strategy"),
         (["--strategies", "fisher_oracle"], "other than fisher_oracle"),
         (["--seeds", "2"], "--seeds 2 cannot be used with --oracle file"),
@@ -414,7 +414,7 @@ def test_another_folder_of_images_is_refused(after, world, capsys, tmp_path):
     Image.new("L", (8, 8)).save(images / "more.png")
     capsys.readouterr()
     assert world.command(out, "--images", str(images)) == 2
-    assert "num_pool was 10 and is 11" in capsys.readouterr().err
+    assert "num_pool was 10 and is now 11" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["--images", "--labels", "--output-dir"])
@@ -463,7 +463,7 @@ def test_a_test_set_is_reported_on_and_images_may_be_streamed(
     for _ in range(2):
         assert world.command(out, *argv) == 0
         world.answer(out)
-    assert "on test" in capsys.readouterr().out
+    assert "test accuracy" in capsys.readouterr().out
     (record,) = records(out)
     confusion = np.array(record["confusion"])
     assert record["measured_on"] == "test" and confusion.sum() == 14

@@ -72,7 +72,7 @@ def test_training_that_diverges_is_told(own):
 
 
 def test_a_tap_that_the_model_lacks_is_told(own):
-    with pytest.raises(UserError, match="no tap 'pool'"):
+    with pytest.raises(UserError, match="unknown tap 'pool'"):
         model_of_images(own, dataclasses.replace(CONFIG, taps=("pool",)), num_classes=2)
 
 
