@@ -2,7 +2,7 @@
 
 A page is run from top to bottom in a folder of its own: Python in one namespace,
 commands of fkjax by their `main` in this process. Three things are not as printed.
-`python -m fkjax.run` gets `FASTER` flags at its end; `pip install` is not run, but what
+`fkjax run` gets `FASTER` flags at its end; `pip install` is not run, but what
 it names must be there to install; and a block below a line `*Not run by the tests:
 reason.*` is skipped for that reason. What is fenced as text is not run.
 """
@@ -75,6 +75,10 @@ def run_command(command):
         assert extra is None or extra in project["optional-dependencies"], command
     elif any(command.startswith(slow) for slow in TOO_SLOW):
         pass
+    elif words[0] == "fkjax":
+        main = importlib.import_module(f"fkjax.commands.{words[1]}").main
+        faster = FASTER if words[1] == "run" else []
+        assert main([*words[2:], *faster]) == 0, command
     elif words[:2] == ["python", "-m"] and words[2].startswith("fkjax."):
         main = importlib.import_module(words[2]).main
         faster = FASTER if words[2] == "fkjax.run" else []
