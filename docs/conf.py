@@ -3,14 +3,17 @@
 The build uses no network, and the pages load nothing from other servers.
 """
 
+import inspect
 import itertools
 import re
 from importlib.metadata import version as version_of
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
+from sphinx.pycode import ModuleAnalyzer
 
 DOCS = Path(__file__).parent
 
@@ -105,6 +108,28 @@ def on_source_read(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = source[0].replace("](../../benchmarks/README.md", "](benchmarks.md")
 
 
+def imported_names(module: ModuleType) -> list[str]:
+    """Returns a list of the names that a module offers from other modules."""
+    lines = []
+    for name in sorted(getattr(module, "__all__", ()), key=str.lower):
+        value = getattr(module, name)
+        home = getattr(value, "__module__", None) or ""
+        if not home.startswith("fkjax.") or home == module.__name__:
+            continue
+        of_data = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", name))
+        summary = of_data[0] if of_data else (inspect.getdoc(value) or "")
+        first = escaped(summary.partition("\n")[0])
+        lines.append(f"- :py:obj:`{name} <{home}.{name}>`: {first}")
+    return ["", "From other modules:", "", *lines] if lines else []
+
+
+def escaped(line: str) -> str:
+    """Returns a line whose bars, stars and "N." outside code are only text."""
+    parts = re.split(r"(`[^`]*`)", line)
+    parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+    return re.sub(r"((?:^|: )\s*[A-Za-z])\.(?= |$)", r"\1\\.", "".join(parts))
+
+
 def on_docstring(
     app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]
 ) -> None:
@@ -113,7 +138,7 @@ def on_docstring(
     An indented block is code, a list gets an empty line before it, and outside code
     bars, stars and a lone letter with a full stop ("N.") are escaped.
     """
-    del app, name, value, options
+    del app, name, options
     fixed: list[str] = []
     if what not in ("module", "class", "exception", "function", "method"):
         # A comment: Napoleon takes what is before a first colon for the type.
@@ -131,11 +156,9 @@ def on_docstring(
         if line.startswith("- ") and fixed and re.match(r"[^-\s]", fixed[-1]):
             fixed.append("")
         if not in_code and not line.lstrip().startswith((">>>", "...")):
-            parts = re.split(r"(`[^`]*`)", line)
-            parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
-            line = re.sub(r"((?:^|: )\s*[A-Za-z])\.(?= |$)", r"\1\\.", "".join(parts))
+            line = escaped(line)
         fixed.append(line)
-    lines[:] = fixed
+    lines[:] = fixed + (imported_names(value) if what == "module" else [])
 
 
 def skip_fields(
