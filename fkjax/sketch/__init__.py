@@ -1,1 +1,1 @@
-"""Random projections: from D numbers of a Fisher vector to K."""
+"""Random projections of Fisher vectors, from D values to K."""

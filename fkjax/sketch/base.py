@@ -1,12 +1,14 @@
-"""Random sketches of one leaf: K numbers that keep inner products of P.
+"""Random sketches of one leaf: from P values to K, preserving inner products.
 
-A `Sketch` draws a random K x P matrix S for one leaf (one parameter, of P values).
-`fkjax.sketch.projection.project` gives every leaf of a Fisher vector its own and adds
-the results. All of it is written for one example, to be batched by `vmap`.
+A `Sketch` draws a random K x P matrix S for one leaf, that is, one parameter of P
+values. `fkjax.sketch.projection.project` draws an independent sketch for each leaf of a
+Fisher vector and adds the results. All functions take one example, and can be batched
+by `vmap`.
 
-Every sketch has entries of mean zero and E[(S x)(S y)^T] = (<x, y> / K) I. Therefore
-<S x, S y> has mean <x, y>, and a sum over leaves of independent sketches, each of
-its own kind, is again such a sketch. The variances below are exact, not bounds.
+The entries of every sketch have mean zero, and E[(S x)(S y)^T] = (<x, y> / K) I.
+Therefore <S x, S y> has mean <x, y>, and a sum over leaves of independent sketches,
+possibly of different kinds, is again such a sketch. The variances in the docstrings are
+exact values, not bounds.
 
 The factories take the rank K, and raise ValueError unless it is positive.
 """
@@ -24,23 +26,25 @@ from jax.custom_batching import custom_vmap
 from fkjax.fisher.factors import weight_gradient
 
 State = Any
-"""What a sketch has drawn: a pytree of arrays."""
+"""The random numbers that a sketch has drawn: a pytree of arrays."""
 
 
 class Sketch(NamedTuple):
-    """A distribution of random K x P matrices S, for one leaf of any shape.
+    """A distribution of random K x P matrices S, for a leaf of any shape.
 
     Attributes:
-        name: of the factory.
-        rank: K.
-        init: `init(key, shape) -> state`, for leaves of that shape.
-        apply: `apply(state, leaf) -> S x`, x the flattened leaf. Shape [K].
-        apply_factors: `apply_factors(state, a, d)`: the same of sum_t a_t d_t^T, for
-            a of shape [T, m], d of shape [T, n] and leaves that are [m, n] when
-            all axes but the last are merged.
-        variance: `variance(x, y) -> Var <S x, S y>` for two leaves. Shape [].
-        cost: `cost(t, m, n)`: of `apply_factors`, an example, about in nanoseconds on
-            two cores. Only a ratio of two means anything.
+        name: name of the factory.
+        rank: number of rows, K.
+        init: function `init(key, shape) -> state` for leaves of that shape.
+        apply: function `apply(state, leaf) -> S x`, where x is the flattened leaf.
+            Shape [K].
+        apply_factors: function `apply_factors(state, a, d) -> S x` of a leaf
+            sum_t a_t d_t^T given by its factors, a of shape [T, m] and d of shape
+            [T, n]. The leaf has shape [m, n] when all axes but the last are merged.
+        variance: function `variance(x, y) -> Var <S x, S y>` of two leaves. Shape [].
+        cost: function `cost(t, m, n)` that estimates the cost of `apply_factors` for
+            one example, approximately in nanoseconds on two cores. It is only meant to
+            compare sketches.
     """
 
     name: str
@@ -52,18 +56,18 @@ class Sketch(NamedTuple):
     cost: Callable[[int, int, int], float]
 
 
-# Measured on two x86 cores: an operation of a matrix product, a value that is written
-# and then read somewhere else, and a butterfly of a Fourier transform, in nanoseconds.
+# Nanoseconds, measured on two x86 cores, of an operation of a matrix product, of
+# writing a value and reading it elsewhere, and of a butterfly of a Fourier transform.
 MULTIPLY, TOUCH, BUTTERFLY = 0.01, 0.8, 0.1
 
-# Embeddings are compared with each other: no reduced precision on accelerators.
+# Embeddings are compared with each other, which needs full precision on accelerators.
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 tensordot = functools.partial(jnp.tensordot, precision=jax.lax.Precision.HIGHEST)
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def check_positive(**ranks: int) -> None:
-    """Raises ValueError if a rank is below 1."""
+    """Raises a ValueError if any of the ranks is below 1."""
     for name, value in ranks.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
@@ -76,7 +80,7 @@ def flat(leaf: jax.Array, size: int) -> jax.Array:
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Returns the rows and columns of a leaf: all axes but the last, and the last."""
+    """Returns the shape of a leaf as a matrix, with all axes but the last merged."""
     return math.prod(shape[:-1]), math.prod(shape[-1:])
 
 
@@ -94,7 +98,7 @@ def make_sketch(
     *,
     cost_of_value: float = TOUCH,
 ) -> Sketch:
-    """A sketch with no short cut for factors: they are multiplied out."""
+    """Creates a sketch that multiplies out the factors of a leaf."""
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:
         return apply(state, weight_gradient(a, d))
@@ -106,19 +110,20 @@ def make_sketch(
 
 
 def materialized_cost(t: int, m: int, n: int) -> float:
-    """Returns the nanoseconds of multiplying the factors out."""
+    """Returns the cost of multiplying out the factors, in nanoseconds."""
     return 2 * t * m * n * MULTIPLY
 
 
 def batch_last(
     fn: Callable[[State, jax.Array], jax.Array],
 ) -> Callable[[State, jax.Array], jax.Array]:
-    """Makes `fn(state, [P, N]) -> [K, N]` a function of one [P] that `vmap` batches.
+    """Turns `fn(state, [P, N]) -> [K, N]` into a function of one [P] for `vmap`.
 
-    A scatter-add of rows of N examples was 7 times faster on a CPU than the scatter
-    of single values that `vmap` would make of it (100 examples, P = 16,000, K = 512:
-    13 us an example against 96). Sorting the rows first, a one-hot matrix product
-    and a gather of [P, N] rows were slower (28, 125 and 130 us).
+    Under `vmap`, the function is called once with all N examples as the last axis. On
+    a CPU, this scatter-add of rows of N values was 7 times faster than the scatter of
+    single values that `vmap` makes otherwise (100 examples, P = 16,000, K = 512: 13 us
+    an example instead of 96). Sorting the rows first, a one-hot matrix product and a
+    gather of [P, N] rows were slower (28, 125 and 130 us).
     """
 
     def rows(state: State, xs: jax.Array) -> jax.Array:
@@ -138,11 +143,11 @@ def batch_last(
 
 
 def fraction(rank: int, size: int) -> float:
-    """1 / K, corrected for K rows without replacement out of a population."""
+    """Returns 1 / K, corrected for drawing K of `size` rows without replacement."""
     return (size - rank) / (max(size - 1, 1) * rank)
 
 
 def cross(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Sum over p != q of x_p^2 y_q^2 + x_p y_p x_q y_q."""
+    """Computes the sum over p != q of x_p^2 y_q^2 + x_p y_p x_q y_q."""
     squares = jnp.vdot(x**2, y**2)
     return jnp.vdot(x, x) * jnp.vdot(y, y) + jnp.vdot(x, y) ** 2 - 2 * squares

@@ -1,4 +1,7 @@
-"""Fisher vectors of many examples, compressed as they are made: no `[N, D]`."""
+"""Embeddings of many examples, computed one microbatch at a time.
+
+The array [N, D] of the Fisher vectors is never formed.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +15,21 @@ from fkjax.fisher.factors import Factors
 from fkjax.sketch.projection import Projection, State
 
 LabelRule = Callable[[jax.Array, jax.Array], jax.Array]
-"""`rule(log_probs, i)`: the label of the example at position i. Shape []."""
+"""A function `rule(log_probs, i)` that returns the label of the example at position i.
+Shape []."""
 
 
 def predicted(log_probs: jax.Array, i: jax.Array) -> jax.Array:
-    """The `LabelRule` that takes the model's own prediction."""
+    """Returns the label that the model predicts; a `LabelRule`."""
     del i
     return log_probs.argmax()
 
 
 def sampled(key: jax.Array) -> LabelRule:
-    """The `LabelRule` that draws from the model: s ~ p(y | x), of each example anew.
+    """Returns a `LabelRule` that samples labels from the model: s ~ p(y | x).
 
-    The second moment of such Fisher vectors is the Fisher information. A draw depends
-    on the key and the example's position alone.
+    The second moment of Fisher vectors with these labels is the Fisher information. A
+    label depends only on the key, the example's probabilities and its position.
     """
     return lambda log_probs, i: jax.random.categorical(
         key_for(key, "label", i), log_probs
@@ -43,14 +47,16 @@ def embed(
     batch_size: int = 32,
     start: int | jax.Array = 0,
 ) -> jax.Array:
-    """The projected Fisher vector of each example, a microbatch at a time.
+    """Computes the projected Fisher vector of each example, one microbatch at a time.
 
-    One forward and one backward pass each. The gradient of a layer's weights is handed
-    to the projection as its two factors, which some sketches never multiply out.
+    Each example takes one forward and one backward pass. The projection receives the
+    gradient of a layer's weights as two factors, which some sketches do not multiply
+    out.
 
-    XLA gives a convolution that stands in a loop one thread on CPU, as in the loop over
-    microbatches here. It matters for large convolutions; a call for each microbatch
-    avoids it. (Those of `fkjax.models.lenet` are written as matrix products.)
+    On a CPU, XLA runs a convolution inside a loop, such as this loop over microbatches,
+    with one thread. This slows down large convolutions; call the function once for each
+    microbatch to avoid it. (The convolutions of `fkjax.models.lenet` are matrix
+    products and are not affected.)
 
     >>> from fkjax.sketch.projection import project
     >>> from fkjax.sketch import balanced_fold
@@ -62,30 +68,32 @@ def embed(
     (5, 4)
 
     Args:
-        log_probs_fn: the log-probabilities of one example.
-        theta: a pytree of the parameters to differentiate by.
-        xs: examples, with a leading axis N on every leaf.
-        labels: the (pseudo-)label of each, shape [N]; or a rule, such as `predicted`
-            or `sampled(key)`.
-        projection: of pytrees like theta.
-        state: of the projection, by its `init(key, theta)`.
-        batch_size: examples at a time: speed and memory, not the result.
-        start: the position of the first example, for a rule, where these N are a part
-            of more.
+        log_probs_fn: function that returns the log-probabilities of one example.
+        theta: pytree of the parameters of the Fisher vectors.
+        xs: examples, with a leading axis N on each leaf.
+        labels: label or pseudo-label of each example, of shape [N]; or a rule, such as
+            `predicted` or `sampled(key)`.
+        projection: projection of pytrees like theta.
+        state: state of the projection, from `projection.init(key, theta)`.
+        batch_size: number of examples in a microbatch; it changes speed and memory, not
+            the result.
+        start: position of the first example, for a rule; not 0 if these N examples are
+            part of a larger set.
 
     Returns:
-        Shape [N, K], in float32. An example whose log-probabilities or gradient are
-        not finite has a row that is not; `fkjax.fisher.kernel.check_finite` names it.
+        The embeddings, in float32. If the log-probabilities or the gradient of an
+        example are not finite, neither is its row; `fkjax.fisher.kernel.check_finite`
+        reports such rows. Shape [N, K].
 
     Raises:
-        ValueError: if the shapes do not agree.
+        ValueError: if the shapes do not match.
     """
     num = _check(log_probs_fn, theta, xs, batch_size)
     if isinstance(labels, jax.Array) or not callable(labels):
         given = jnp.asarray(labels)
         if given.shape != (num,) or not jnp.issubdtype(given.dtype, jnp.integer):
             raise ValueError(
-                f"labels must be {num} whole numbers, one for each example, got "
+                f"labels must be {num} integers, one for each example, got "
                 f"{given.dtype} of shape {given.shape}"
             )
         rule = _given(given, start)
@@ -111,21 +119,23 @@ def embed_all_classes(
     *,
     batch_size: int = 16,
 ) -> jax.Array:
-    """`embed` under each of the C labels: one forward and C backward passes each.
+    """Computes the projected Fisher vectors of each example under each of the C labels.
+
+    Each example takes one forward and C backward passes.
 
     Args:
-        log_probs_fn: the log-probabilities of one example.
-        theta: a pytree of the parameters to differentiate by.
-        xs: examples, with a leading axis N on every leaf.
-        projection: of pytrees like theta.
-        state: of the projection, by its `init(key, theta)`.
-        batch_size: examples at a time, of C embeddings each.
+        log_probs_fn: function that returns the log-probabilities of one example.
+        theta: pytree of the parameters of the Fisher vectors.
+        xs: examples, with a leading axis N on each leaf.
+        projection: projection of pytrees like theta.
+        state: state of the projection, from `projection.init(key, theta)`.
+        batch_size: number of examples in a microbatch, with C embeddings each.
 
     Returns:
-        Shape [N, C, K], in float32.
+        The embeddings, in float32. Shape [N, C, K].
 
     Raises:
-        ValueError: if the shapes do not agree.
+        ValueError: if the shapes do not match.
     """
     _check(log_probs_fn, theta, xs, batch_size)
     vector = _vectors(log_probs_fn, theta, xs)
@@ -157,7 +167,10 @@ def _given(labels: jax.Array, start: int | jax.Array) -> LabelRule:
 def _vectors(
     log_probs_fn: LogProbs, theta: Any, xs: Any
 ) -> Callable[[capture.Captured], Any]:
-    """How to make what a projection takes: factors where a leaf is plainly a^T d."""
+    """Returns a function from captured gradients to the input of a projection.
+
+    Its leaves are factors if the leaf is the sum of a^T d, and gradients otherwise.
+    """
     plan = capture.plan(log_probs_fn, theta, _one(xs))
     plain = {path for path in plan.uses if capture.is_plain(plan.uses[path])}
 
@@ -165,7 +178,7 @@ def _vectors(
         leaves: dict[str, Any] = dict(captured.rest)
         for path, uses in plan.uses.items():
             factors = captured.factors[path]
-            if path in plain:  # several uses are added like more positions
+            if path in plain:  # further uses of a leaf are like further positions
                 a, d = zip(*factors, strict=True)
                 leaves[path] = Factors(jnp.concatenate(a), jnp.concatenate(d))
             else:
@@ -176,8 +189,8 @@ def _vectors(
 
 
 def _map(one: Callable[..., jax.Array], batch_size: int, *xs: Any) -> jax.Array:
-    """`vmap`, a microbatch at a time."""
-    if len(jax.tree.leaves(xs)[0]) <= batch_size:  # no loop, for what `embed` says
+    """Maps a function over examples, as `vmap` does, one microbatch at a time."""
+    if len(jax.tree.leaves(xs)[0]) <= batch_size:  # without a loop; see `embed`
         return jax.vmap(one)(*xs)
     return jax.lax.map(lambda xs: one(*xs), xs, batch_size=batch_size)
 
@@ -187,11 +200,11 @@ def _one(xs: Any) -> Any:
 
 
 def _check(log_probs_fn: LogProbs, theta: Any, xs: Any, batch_size: int) -> int:
-    """Returns N."""
+    """Checks the arguments, and returns the number of examples, N."""
     shapes = [x.shape for x in jax.tree.leaves(xs)]
     if not shapes or not all(shapes) or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(
-            "every array of the examples needs the same leading axis N, got shapes "
+            "all arrays of the examples must have the same leading axis N, got shapes "
             f"{shapes}"
         )
     if batch_size < 1:

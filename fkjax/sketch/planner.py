@@ -1,7 +1,7 @@
-"""Which sketch for which layer: the cheapest for the error it makes.
+"""Automatic choice of a sketch for each layer: the least cost for a given error.
 
-A sketch of K numbers errs by a variance of up to c |x|^2 |y|^2 / K. Twice the c would
-need twice the K for the same error, so what is compared is c times the cost.
+The variance of a sketch of rank K is at most c |x|^2 |y|^2 / K. A sketch with twice the
+c needs twice the K for the same error, so the sketches are compared by c times cost.
 """
 
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ from fkjax.sketch.base import Sketch
 from fkjax.sketch.structured import khatri_rao, tensor_sketch
 from fkjax.sketch.unstructured import balanced_fold, count_sketch
 
-# c, in the order in which equals are preferred. `kronecker` has no such bound: its
-# variance falls as 1 / sqrt K, if its ranks are equal.
+# Sketches with their c; of equal ones the first is chosen. `kronecker` has no such
+# bound: with equal ranks, its variance decreases as 1 / sqrt K.
 _CANDIDATES = ((count_sketch, 2), (tensor_sketch, 6), (khatri_rao, 8))
 
 
 class SketchPlan(NamedTuple):
-    """A sketch for every leaf of theta; printing it shows why.
+    """A sketch for each leaf of theta, with the reasons; can be printed.
 
     Attributes:
-        sketches: by path, as `fkjax.sketch.projection.project` takes them.
-        reasons: by path, what each was chosen for.
+        sketches: sketch of each leaf by path, for `fkjax.sketch.projection.project`.
+        reasons: reason for the choice of each sketch, by path.
     """
 
     sketches: dict[str, Sketch]
     reasons: dict[str, str]
 
     def __str__(self) -> str:
-        """One line a leaf."""
+        """Returns one line for each leaf."""
         rows = [
             (path, sketch.name, self.reasons[path])
             for path, sketch in self.sketches.items()
@@ -52,11 +52,12 @@ def auto(
     rank: int,
     sketches: Mapping[str, Sketch] | None = None,
 ) -> SketchPlan:
-    """Chooses a sketch for every leaf from its layer's T, m, n and from K.
+    """Chooses a sketch for each leaf, by the T, m and n of its layer and by K.
 
-    A leaf of at most K values is kept exactly. A dense layer or a convolution gets the
-    least of cost times c among count sketch (c = 2), tensor sketch (6) and Khatri-Rao
-    (8); all else, count sketch. It depends on shapes alone, not on the device.
+    A leaf of at most K values is kept exactly. The kernel of a dense layer or a
+    convolution gets the sketch with the least cost times c among count sketch (c = 2),
+    tensor sketch (6) and Khatri-Rao (8). Any other leaf gets a count sketch. The choice
+    depends only on shapes, not on the device.
 
     >>> import jax.numpy as jnp
     >>> def log_probs_fn(theta, x):
@@ -67,23 +68,24 @@ def auto(
     kernel  tensor_sketch  dense T=1 m=4096 n=1000: 1/704 of count_sketch's cost
 
     Args:
-        log_probs_fn: the log-probabilities of one example.
-        theta: any pytree of arrays.
+        log_probs_fn: function that returns the log-probabilities of one example.
+        theta: parameters, any pytree of arrays.
         x: one example.
-        rank: K.
-        sketches: by path, what to take instead for some leaves.
+        rank: number of values of an embedding, K.
+        sketches: sketches to use for some of the leaves, by path.
 
     Returns:
-        The plan; `project(plan.sketches)` is its projection.
+        The plan; `project(plan.sketches)` returns its projection.
 
     Raises:
-        ValueError: if theta has no leaf of such a path, or a sketch another rank.
+        ValueError: if `sketches` has a path that is not a leaf of theta, or a sketch of
+            another rank.
     """
     plan = capture.plan(log_probs_fn, theta, x)
     wanted = dict(sketches or {})
     if unknown := sorted(set(wanted) - set(plan.paths)):
         raise ValueError(
-            f"there is no leaf {unknown}; the paths are {sorted(plan.paths)}"
+            f"theta has no leaf {unknown}; expected paths of {sorted(plan.paths)}"
         )
     if ranks := {path: s.rank for path, s in wanted.items() if s.rank != rank}:
         raise ValueError(f"all sketches must be of rank {rank}, got {ranks}")
@@ -91,7 +93,7 @@ def auto(
     for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
         path = path_of(path)
         if path in wanted:
-            chosen[path], reasons[path] = wanted[path], "as asked"
+            chosen[path], reasons[path] = wanted[path], "given"
         elif leaf.size <= rank:
             chosen[path] = balanced_fold(rank=rank)
             reasons[path] = f"P={leaf.size}: kept exactly"

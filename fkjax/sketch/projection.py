@@ -1,8 +1,8 @@
-"""Random projections of Fisher vectors to K numbers that keep inner products.
+"""Random projections of Fisher vectors to K values, preserving inner products.
 
-A Fisher vector is a pytree of leaves, one for each parameter. `project` gives every
-leaf a random `Sketch` of its own (`fkjax.sketch`) and adds the results, which is
-again an unbiased sketch of the whole. All of it is written for one example, to be
+A Fisher vector is a pytree of leaves, one for each parameter. `project` draws an
+independent random `Sketch` for each leaf (`fkjax.sketch`) and adds the results, which
+is an unbiased sketch of the whole vector. All functions take one example, and can be
 batched by `vmap`.
 """
 
@@ -21,14 +21,14 @@ from fkjax.sketch.unstructured import gaussian
 
 
 class Projection(NamedTuple):
-    """A map of whole Fisher vectors to embeddings.
+    """A map from Fisher vectors to embeddings.
 
     Attributes:
-        init: `init(key, like) -> state`, for vectors with the shapes of `like`, a
-            pytree of arrays or of `jax.ShapeDtypeStruct`.
-        apply: `apply(state, vector) -> embedding`, of one example. Shape [K].
-        variance: `variance(x, y)`: that of the inner product of the embeddings of
-            two vectors, over keys. Shape [].
+        init: function `init(key, like) -> state` for vectors with the shapes of `like`,
+            a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        apply: function `apply(state, vector) -> embedding` of one example. Shape [K].
+        variance: function `variance(x, y)` that returns the variance, over keys, of the
+            inner product of the embeddings of two vectors. Shape [].
     """
 
     init: Callable[[jax.Array, Any], State]
@@ -37,10 +37,10 @@ class Projection(NamedTuple):
 
 
 def project(sketches: Sketch | Mapping[str, Sketch]) -> Projection:
-    """Sketches every leaf of a Fisher vector independently, and adds the results.
+    """Returns a projection that adds independent sketches of the leaves of a vector.
 
-    A leaf's sketch depends on the key, the leaf's path and its shape: not on what
-    other leaves there are, their order, the batch or the device. The variance is
+    The sketch of a leaf depends only on the key and on the path and shape of the leaf,
+    not on the other leaves, their order, the batch or the device. The variance is
     sum_l Var_l + sum_{l != l'} (|x_l|^2 |y_l'|^2 + <x_l, y_l><x_l', y_l'>) / K.
 
     >>> vector = {"fc": {"kernel": jnp.ones((5, 4)), "bias": jnp.ones(4)}}
@@ -51,22 +51,22 @@ def project(sketches: Sketch | Mapping[str, Sketch]) -> Projection:
     (8,)
 
     Args:
-        sketches: one sketch for all leaves; or one for each, by its path, which is
-            `fkjax.base.path_of`.
+        sketches: one sketch for all leaves, or a sketch for each leaf by its path
+            (`fkjax.base.path_of`).
 
     Returns:
-        A `Projection`, where any leaf may also be given as `Factors`.
+        The projection; leaves of a vector may also be `Factors`.
 
     Raises:
-        ValueError: if the sketches differ in rank, or (by `init`) if their paths are
-            not those of the vector.
+        ValueError: if the sketches differ in rank. The projection's `init` raises it if
+            the paths of the sketches differ from those of the vector.
     """
     if not isinstance(sketches, Sketch):
         ranks = {path: sketch.rank for path, sketch in sketches.items()}
         if len(set(ranks.values())) != 1:
             raise ValueError(
-                f"sketches are added up, so there must be one or more, all of one "
-                f"rank; got ranks {ranks}"
+                f"there must be one or more sketches, all of one rank, as they are "
+                f"added; got ranks {ranks}"
             )
 
     def sketch_of(path: str) -> Sketch:
@@ -76,8 +76,8 @@ def project(sketches: Sketch | Mapping[str, Sketch]) -> Projection:
         leaves = _leaves(like)
         if not isinstance(sketches, Sketch) and set(sketches) != set(leaves):
             raise ValueError(
-                f"give one sketch for each leaf of the vector, whose paths are "
-                f"{sorted(leaves)}; got sketches for {sorted(sketches)}"
+                f"expected one sketch for each of the vector's leaves "
+                f"{sorted(leaves)}, got sketches for {sorted(sketches)}"
             )
         return {
             path: sketch_of(path).init(key_for(key, f"projection {path}"), leaf.shape)
@@ -110,7 +110,9 @@ def project(sketches: Sketch | Mapping[str, Sketch]) -> Projection:
 
 
 def identity() -> Projection:
-    """The Fisher vector itself, flattened: K = P, exact. For small models and tests.
+    """Returns the exact projection, which flattens the Fisher vector: K = P.
+
+    It is meant for small models and tests.
 
     >>> projection = identity()
     >>> vector = {"bias": jnp.ones(2), "kernel": jnp.zeros((1, 2))}
@@ -132,12 +134,12 @@ def identity() -> Projection:
 
 
 def validation_span(vectors: Any, *, rank: int) -> Projection:
-    """Coordinates in the span of M validation vectors: exact against each of these.
+    """Returns the projection to the span of M validation vectors.
 
-    The embedding is Q^T x, where the columns of Q are an orthonormal basis that holds
-    the validation vectors, followed by zeros if M < K. Its inner product with the
-    embedding of a validation vector is exact; two pool vectors lose what both have
-    outside of the span. Nothing is random. The state takes 4 P M bytes.
+    The embedding is Q^T x, where the columns of Q are an orthonormal basis of the
+    validation vectors, followed by zeros if M < K. Inner products with the embedding of
+    a validation vector are exact. Those of two pool vectors lack the part outside of
+    the span. The projection is not random. The state takes 4 P M bytes.
 
     >>> validation = {"w": jnp.eye(3)[:2]}
     >>> projection = validation_span(validation, rank=2)
@@ -147,22 +149,23 @@ def validation_span(vectors: Any, *, rank: int) -> Projection:
     25.000
 
     Args:
-        vectors: the validation set's Fisher vectors: a leading axis M on every leaf.
-        rank: K, at least M.
+        vectors: Fisher vectors of the validation set, with a leading axis M on each
+            leaf.
+        rank: number of values of an embedding, K, at least M.
 
     Returns:
-        A `Projection`.
+        The projection.
 
     Raises:
-        ValueError: if M is more than K, or (by `init`) if the pool's vectors have
-            other shapes than the validation set's.
+        ValueError: if M is more than K. The projection's `init` raises it if the shapes
+            of the pool's vectors differ from those of the validation set.
     """
     leaves = _leaves(vectors)
     sizes = {len(leaf) for leaf in leaves.values()}
     if len(sizes) != 1 or not 1 <= max(sizes) <= rank:
         raise ValueError(
-            f"every leaf needs a leading axis of 1 to {rank} validation examples, the "
-            f"rank; got lengths {sorted(sizes)}: raise the rank or sketch instead"
+            f"each leaf must have a leading axis of 1 to {rank} validation examples "
+            f"(the rank), got lengths {sorted(sizes)}; raise the rank or use a sketch"
         )
 
     def init(key: jax.Array, like: Any) -> State:
@@ -171,16 +174,17 @@ def validation_span(vectors: Any, *, rank: int) -> Projection:
         expected = {path: leaf.shape[1:] for path, leaf in leaves.items()}
         if given != expected:
             raise ValueError(
-                f"validation vectors have leaves {expected}, pool vectors {given}"
+                f"pool vectors must have the leaves of the validation vectors, "
+                f"{expected}, got pool vectors of {given}"
             )
         flat = [x.reshape(len(x), -1).astype(jnp.float32) for x in leaves.values()]
-        # By reflections, so orthonormal however dependent the vectors are.
+        # Householder reflections give orthonormal columns for dependent vectors, too.
         basis, _ = jnp.linalg.qr(jnp.concatenate(flat, axis=1).T)
         ends = np.cumsum([x.shape[1] for x in flat])[:-1]
         basis = jnp.pad(basis, ((0, 0), (0, rank - basis.shape[1])))
         return dict(zip(leaves, jnp.split(basis, ends), strict=True))
 
-    # The sum over leaves of a matrix product, whatever the matrices are.
+    # `apply` of dense sketches is a sum over leaves of products with their matrices.
     return Projection(init, project(gaussian(rank=rank)).apply, _exact)
 
 
@@ -197,7 +201,7 @@ def _check_paths(state: State, leaves: dict[str, Any]) -> None:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """The leaves by path; `Factors` count as one."""
+    """Returns the leaves by path; `Factors` are one leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(
         tree, is_leaf=lambda x: isinstance(x, Factors)
     )

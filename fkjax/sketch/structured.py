@@ -1,4 +1,4 @@
-"""Sketches of a matrix from its factors, without multiplying these out."""
+"""Sketches that are computed from the factors of a matrix."""
 
 import itertools
 import math
@@ -25,11 +25,12 @@ from fkjax.sketch.base import (
 
 
 def kronecker(*, row_rank: int, column_rank: int) -> Sketch:
-    """A^T X B for a leaf X [m, n], with entries of A and B +-1 / sqrt of their rank.
+    """Creates the Kronecker sketch A^T X B of a leaf X [m, n], with random signs.
 
-    K = row_rank * column_rank. Cheap, but coarse: for X = a d^T and Y = a' d'^T the
-    variance is (v_a + <a, a'>^2)(v_d + <d, d'>^2) - <X, Y>^2, where v_a and v_d are
-    those of `rademacher` at row_rank and column_rank.
+    The entries of A are +-1 / sqrt(row_rank), those of B +-1 / sqrt(column_rank), and
+    K = row_rank * column_rank. It is cheap, but has a high variance: for X = a d^T and
+    Y = a' d'^T it is (v_a + <a, a'>^2)(v_d + <d, d'>^2) - <X, Y>^2, where v_a and v_d
+    are the variances of `rademacher` with row_rank and column_rank.
 
     Source: Choe et al. 2024 (LoGra).
 
@@ -38,8 +39,14 @@ def kronecker(*, row_rank: int, column_rank: int) -> Sketch:
     (8,)
 
     Args:
-        row_rank: columns of A, which has m rows.
-        column_rank: columns of B, which has n rows.
+        row_rank: number of columns of A, which has m rows.
+        column_rank: number of columns of B, which has n rows.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        ValueError: if a rank is not positive.
     """
     check_positive(row_rank=row_rank, column_rank=column_rank)
     rank = row_rank * column_rank
@@ -69,11 +76,12 @@ def kronecker(*, row_rank: int, column_rank: int) -> Sketch:
 
 
 def khatri_rao(*, rank: int) -> Sketch:
-    """u_r^T X v_r / sqrt K in row r for a leaf X [m, n]; u_r, v_r are random signs.
+    """Creates the Khatri-Rao sketch u_r^T X v_r / sqrt K of a leaf X [m, n], in row r.
 
-    For X = a d^T it is (u_r . a)(v_r . d) / sqrt K, which needs no m x n numbers.
-    The variance is 1 / K times that of `kronecker` with ranks 1 and 1: up to
-    8 |x|^2 |y|^2 / K where `rademacher` has 2.
+    The entries of u_r and v_r are random signs. For X = a d^T, row r is
+    (u_r . a)(v_r . d) / sqrt K, which takes no array of shape [m, n]. The variance is
+    1 / K times that of `kronecker` with ranks 1 and 1: at most 8 |x|^2 |y|^2 / K, where
+    `rademacher` has 2 |x|^2 |y|^2 / K.
 
     Source: Rakhshan & Rabusseau 2020 (CP-structured projections).
 
@@ -117,12 +125,13 @@ def khatri_rao(*, rank: int) -> Sketch:
 
 
 def tensor_sketch(*, rank: int) -> Sketch:
-    """Count sketch whose row for entry (i, j) of a leaf [m, n] is h(i) + h'(j) mod K.
+    """Creates the tensor sketch: a count sketch of a leaf [m, n] with separable hashes.
 
-    Its sign is s(i) s'(j). For X = a d^T it is the circular convolution of the count
-    sketches of a and of d, by FFT: no m x n numbers, and m + n + K log K steps. For X
-    and Y of rank one the variance is up to 6 |x|^2 |y|^2 / K for large K, where
-    `count_sketch` has 2 and `khatri_rao` 8.
+    Entry (i, j) is added to row h(i) + h'(j) mod K, with sign s(i) s'(j). For
+    X = a d^T, it is the circular convolution of the count sketches of a and d, computed
+    by FFT: it takes m + n + K log K steps, and no array of shape [m, n]. For X and Y of
+    rank one and large K, the variance is at most 6 |x|^2 |y|^2 / K, where
+    `count_sketch` has 2 |x|^2 |y|^2 / K and `khatri_rao` 8 |x|^2 |y|^2 / K.
 
     Source: Pham & Pagh 2013.
 
@@ -183,10 +192,10 @@ def tensor_sketch(*, rank: int) -> Sketch:
 def _kronecker_variance(
     x: jax.Array, y: jax.Array, row_rank: int, column_rank: int
 ) -> jax.Array:
-    """Var <A^T X B, A^T Y B> for matrices A, B of random signs.
+    """Computes Var <A^T X B, A^T Y B> for matrices A, B of random signs.
 
     With P = A A^T, E[P_ij P_kl] is d_ij d_kl + (d_ik d_jl + d_il d_jk - 2 d_ijkl) / k,
-    and so for B: these are all ways to contract the indices of X, Y, X and Y.
+    and likewise for B. These are all ways to contract the indices of X, Y, X and Y.
     """
     m, n = matrix_shape(x.shape)
     x, y = x.reshape(m, n), y.reshape(m, n)
@@ -198,7 +207,7 @@ def _kronecker_variance(
 
     both = list(itertools.product(terms("ab", row_rank), terms("cd", column_rank)))
     total = jnp.zeros(())
-    for (rows, row_weight), (columns, column_weight) in both[1:]:  # 0 is <X, Y>^2
+    for (rows, row_weight), (columns, column_weight) in both[1:]:  # [0] is <X, Y>^2
         indices = ",".join(r + c for r, c in zip(rows, columns, strict=True))
         term = einsum(f"{indices}->", x, y, x, y, optimize=True)
         total += row_weight * column_weight * term
@@ -206,18 +215,19 @@ def _kronecker_variance(
 
 
 def _tensor_sketch_variance(x: jax.Array, y: jax.Array, rank: int) -> jax.Array:
-    """Sums over the pairs of entries (i, j) != (k, l) of X_ij Y_kl and their partners.
+    """Computes the variance of the inner product of two tensor sketches.
 
-    Such a pair meets in one row with probability 1 / K. Signs leave its square, its
-    product with the pair (k, l), (i, j), and, where both i != k and j != l, the ones
-    with i and k, or j and l, exchanged: these meet too if h(i) - h(k) is its own
-    negative modulo K.
+    It is a sum over pairs of different entries (i, j) and (k, l), which are in one row
+    with probability 1 / K. The signs of X_ij Y_kl cancel in its square and in its
+    product with the pair (k, l), (i, j). If i != k and j != l, they also cancel in the
+    products with the pairs that exchange i and k, or j and l. These are also in one row
+    if h(i) - h(k) is its own negative modulo K.
     """
     m, n = matrix_shape(x.shape)
     x, y = x.reshape(m, n), y.reshape(m, n)
 
     def off(terms: str) -> jax.Array:
-        """Sum over i != k and j != l, by inclusion and exclusion."""
+        """Sums over i != k and j != l, by inclusion and exclusion."""
         total = jnp.zeros(())
         for row, column in itertools.product("ki", "lj"):
             indices = terms.replace("k", row).replace("l", column)

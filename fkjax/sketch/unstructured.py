@@ -1,4 +1,4 @@
-"""Sketches of a leaf as one vector: dense, sparse, and by Hadamard transforms."""
+"""Sketches of a leaf as a vector: dense, sparse, and by Hadamard transforms."""
 
 import math
 from collections.abc import Callable
@@ -24,9 +24,11 @@ from fkjax.sketch.base import (
 
 
 def gaussian(*, rank: int) -> Sketch:
-    """Independent entries from N(0, 1 / K): the reference for all others.
+    """Creates a sketch with independent entries from N(0, 1 / K).
 
+    It is the reference for all other sketches:
     Var <S x, S y> = (|x|^2 |y|^2 + <x, y>^2) / K. The state takes 4 P K bytes.
+
     Source: Johnson & Lindenstrauss 1984; Indyk & Motwani 1998.
 
     >>> sketch = gaussian(rank=3)
@@ -41,10 +43,12 @@ def gaussian(*, rank: int) -> Sketch:
 
 
 def rademacher(*, rank: int) -> Sketch:
-    """Independent entries +-1 / sqrt K.
+    """Creates a sketch with independent entries +-1 / sqrt K.
 
     Var <S x, S y> = (|x|^2 |y|^2 + <x, y>^2 - 2 sum_p x_p^2 y_p^2) / K. The state
-    takes 4 P K bytes. Source: Achlioptas 2003.
+    takes 4 P K bytes.
+
+    Source: Achlioptas 2003.
 
     >>> sketch = rademacher(rank=4)
     >>> float(abs(sketch.init(jax.random.key(0), (3,))).max())
@@ -56,11 +60,12 @@ def rademacher(*, rank: int) -> Sketch:
 
 
 def count_sketch(*, rank: int, num_nonzeros: int = 1) -> Sketch:
-    """Adds every value, with a random sign, to one random row in each of s blocks.
+    """Creates a count sketch: it adds each value to a random row, with a random sign.
 
-    The variance is that of `rademacher`, whatever s is; a larger s only thins the
-    tails. It has no reverse-mode derivative, and on a GPU its rows are summed in an
-    order that varies from run to run: `balanced_fold` has neither fault.
+    The rows are divided into s blocks, and each value is added to one row of each. The
+    variance is that of `rademacher` for any s; a larger s only makes large errors
+    rarer. The sketch has no reverse-mode derivative, and on a GPU the order in which it
+    sums is not the same in each run. `balanced_fold` avoids both.
 
     Source: Charikar et al. 2002 (s = 1); Kane & Nelson 2014 (the block construction).
 
@@ -70,17 +75,21 @@ def count_sketch(*, rank: int, num_nonzeros: int = 1) -> Sketch:
     3
 
     Args:
-        rank: K.
-        num_nonzeros: s, the entries +-1 / sqrt s in each column of S.
+        rank: number of rows, K.
+        num_nonzeros: number of nonzero entries +-1 / sqrt s in each column of S, s.
+
+    Returns:
+        The sketch.
 
     Raises:
-        ValueError: if the rank is not a multiple of s.
+        ValueError: if `rank` is not a multiple of `num_nonzeros`, or one of them is not
+            positive.
     """
     check_positive(rank=rank, num_nonzeros=num_nonzeros)
     if rank % num_nonzeros:
         raise ValueError(
-            f"the rank must be a multiple of num_nonzeros, which divides the rows into "
-            f"blocks; got rank {rank} and num_nonzeros {num_nonzeros}"
+            f"rank must be a multiple of num_nonzeros, which is the number of blocks "
+            f"of rows, got rank {rank} and num_nonzeros {num_nonzeros}"
         )
     block_size = rank // num_nonzeros
 
@@ -113,11 +122,12 @@ def count_sketch(*, rank: int, num_nonzeros: int = 1) -> Sketch:
 
 
 def balanced_fold(*, rank: int) -> Sketch:
-    """Count sketch with rows of equal load: random signs, a permutation and a fold.
+    """Creates a count sketch in which all rows have the same number of values.
 
-    Without a scatter: the same to the bit in every run on a GPU. With n, which is P
-    rounded up to a multiple of K, the variance is (n - K) / (n - 1) times that of
-    `rademacher`; a leaf of at most K values is kept exactly.
+    It multiplies by random signs, permutes, and sums. It has no scatter, so that runs
+    on a GPU are bitwise reproducible. The variance is (n - K) / (n - 1) times that of
+    `rademacher`, where n is P rounded up to a multiple of K. A leaf of at most K values
+    is kept exactly.
 
     >>> sketch = balanced_fold(rank=16)
     >>> x = jnp.arange(10.0)
@@ -148,13 +158,13 @@ def balanced_fold(*, rank: int) -> Sketch:
 
 
 def srht(*, rank: int) -> Sketch:
-    """Subsampled randomized Hadamard transform: S = sqrt(n / K) R H D.
+    """Creates a subsampled randomized Hadamard transform, S = sqrt(n / K) R H D.
 
-    D are random signs, H the orthonormal Walsh-Hadamard matrix of size n, the power
-    of 2 to which P (or K) is rounded up, and R keeps K rows drawn without
-    replacement. The variance is (n - K) / (n - 1) times that of `rademacher`. Rows
-    get random signs too: else the constant first column of H would correlate the
-    sketches of two leaves.
+    D is a diagonal matrix of random signs, H the orthonormal Walsh-Hadamard matrix of
+    size n, and R selects K rows without replacement; n is the larger of P and K,
+    rounded up to a power of 2. The variance is (n - K) / (n - 1) times that of
+    `rademacher`. The rows have random signs, too, because the constant first column of
+    H would correlate the sketches of two leaves.
 
     Source: Ailon & Chazelle 2006; Tropp 2011.
 
@@ -208,10 +218,10 @@ def _dense(
 
 
 def _walsh_hadamard(x: jax.Array) -> jax.Array:
-    """H x of size n, a power of 2, H unnormalised, as products with small matrices.
+    """Computes H x, H unnormalized of size n, a power of 2, by small matrix products.
 
-    Factors of 32 were fastest on a CPU (n = 16,384: 45 us an example; 66 with 8, 80
-    with 128, 74 with butterflies of 2).
+    Factors of size 32 were fastest on a CPU (n = 16,384: 45 us an example; 66 us with
+    size 8, 80 us with 128, 74 us with butterflies of size 2).
     """
     n = x.size
     sizes = [min(32, n >> bits) for bits in range(0, n.bit_length() - 1, 5)]

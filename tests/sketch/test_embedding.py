@@ -214,7 +214,7 @@ def test_nan_stays_with_its_example_and_is_told(small):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (jnp.zeros(10, int), r"11 whole numbers.*\(10,\)"),
+        (jnp.zeros(10, int), r"11 integers.*\(10,\)"),
         (jnp.zeros(11), "got float32"),
         (jnp.zeros((11, 1), int), r"\(11, 1\)"),
     ],

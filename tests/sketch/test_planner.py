@@ -83,8 +83,8 @@ def test_it_prints_a_line_a_leaf():
 def test_a_choice_may_be_overruled():
     own = gaussian(rank=8)
     plan = auto(net, THETA, X, rank=8, sketches={"bias": own})
-    assert plan.sketches["bias"] is own and plan.reasons["bias"] == "as asked"
-    with pytest.raises(ValueError, match=r"no leaf \['head'\]; the paths are"):
+    assert plan.sketches["bias"] is own and plan.reasons["bias"] == "given"
+    with pytest.raises(ValueError, match=r"no leaf \['head'\]; expected paths of"):
         auto(net, THETA, X, rank=8, sketches={"head": own})
     with pytest.raises(ValueError, match=r"of rank 16, got \{'bias': 8\}"):
         auto(net, THETA, X, rank=16, sketches={"bias": own})
