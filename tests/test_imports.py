@@ -83,15 +83,6 @@ def test_no_file_is_longer_than_400_lines():
         assert path.read_text().count("\n") <= 400, path
 
 
-def test_the_package_itself_imports_no_module_of_its_own():
-    own = {name for name in IMPORTS["fkjax"] if name.startswith("fkjax")}
-    assert own == {"fkjax.selection.select"}  # for type checkers alone
-    loaded = [sys.executable, "-c", "import fkjax, sys; print(*sys.modules)"]
-    modules = subprocess.run(loaded, capture_output=True, text=True, check=True)
-    assert "fkjax" in modules.stdout.split()
-    assert not {"jax", "fkjax.selection"} & set(modules.stdout.split())
-
-
 def test_nothing_imports_the_package_as_a_whole():
     assert not [name for name in INSIDE if "fkjax" in IMPORTS[name]]
 

@@ -28,7 +28,7 @@ from fkjax.data.labeled_folder import read_own_images
 from fkjax.experiment.presets import image_defaults
 from fkjax.files.spreadsheet import csv_bytes
 from fkjax.files.writing import check_replaceable, replace_file
-from fkjax.label_shift import bias, types
+from fkjax.label_shift import Shift, bias
 from fkjax.labeling.own_model import problem_of_images
 from fkjax.models import restore_variables
 from fkjax.report import selection_page
@@ -231,7 +231,7 @@ def named(name: str) -> Any:
         sys.path.pop(0)
 
 
-def _shift(problem: Problem, seed: int) -> tuple[types.Shift | None, str]:
+def _shift(problem: Problem, seed: int) -> tuple[Shift | None, str]:
     """How biased the pool is, by a part of it if it is large; or why that is unknown.
 
     A page without it is better than none: all classes must be in the validation set.
@@ -244,7 +244,7 @@ def _shift(problem: Problem, seed: int) -> tuple[types.Shift | None, str]:
     of_pool = probabilities(problem, problem.pool[positions])
     of_validation = probabilities(problem, problem.validation)
     try:
-        shift = bias.bias(
+        shift = bias(
             of_pool,
             of_validation,
             problem.validation_labels,

@@ -1,4 +1,4 @@
-"""The types of the results of `fkjax.label_shift.bias.bias`."""
+"""The types of the results of `fkjax.label_shift.bias`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

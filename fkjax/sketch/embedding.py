@@ -3,8 +3,8 @@
 The array [N, D] of the Fisher vectors is never formed.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from fkjax.base import LogProbs, key_for
 from fkjax.fisher import capture
 from fkjax.fisher.factors import Factors
-from fkjax.sketch.projection import Projection, State
+from fkjax.sketch.base import Sketch
+from fkjax.sketch.planner import SketchPlan, auto
+from fkjax.sketch.projection import Projection, State, project
 
 LabelRule = Callable[[jax.Array, jax.Array], jax.Array]
 """A function `rule(log_probs, i)` that returns the label of the example at position i.
@@ -158,6 +160,86 @@ def embed_all_classes(
         return jax.vmap(of_class)(errors, captured.rest)
 
     return _map(one, batch_size, xs)
+
+
+class FisherSketch(NamedTuple):
+    """Fisher vectors of a function, compressed to K numbers.
+
+    Attributes:
+        init: `init(key) -> state`, the random numbers of the projection.
+        apply: `apply(state, theta, xs, labels=predicted, *, batch_size=32) -> [N, K]`,
+            as `embed`, for any values of theta.
+        plan: the sketch of each leaf of theta, and why it was chosen.
+    """
+
+    init: Callable[[jax.Array], State]
+    apply: Callable[..., jax.Array]
+    plan: SketchPlan
+
+
+def fisher_sketch(
+    log_probs_fn: LogProbs,
+    theta: Any,
+    x: Any,
+    *,
+    rank: int = 512,
+    sketches: Mapping[str, Sketch] | None = None,
+) -> FisherSketch:
+    """Plans and makes the sketch of the Fisher vectors of a function.
+
+    Inner products of the sketches are unbiased estimates of those of the Fisher
+    vectors u(x, s) = grad_theta log p(s | x, theta).
+
+    >>> softmax_regression = lambda theta, x: jax.nn.log_softmax(x @ theta["w"])
+    >>> theta, xs = {"w": jnp.zeros((3, 2))}, jnp.ones((5, 3))
+    >>> init, apply, plan = fisher_sketch(softmax_regression, theta, xs[0], rank=16)
+    >>> state = init(jax.random.key(0))
+    >>> apply(state, theta, xs, jnp.array([0, 1, 0, 1, 0])).shape
+    (5, 16)
+    >>> print(plan)
+    w  balanced_fold  P=6: kept exactly
+
+    Args:
+        log_probs_fn: the log-probabilities of one example,
+            `log_probs_fn(theta, x) -> [C]`.
+        theta: any pytree of parameters; init and apply depend on its shapes alone.
+        x: one example, or its `jax.ShapeDtypeStruct`.
+        rank: number of values in each sketch, K.
+        sketches: by path, the sketches that replace the plan's.
+
+    Raises:
+        ValueError: if theta has no leaf of such a path, or a sketch another rank.
+    """
+    plan = auto(log_probs_fn, theta, x, rank=rank, sketches=sketches)
+    projection = project(plan.sketches)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), theta
+    )
+
+    def init(key: jax.Array) -> State:
+        return projection.init(key, shapes)
+
+    def apply(
+        state: State,
+        theta: Any,
+        xs: Any,
+        labels: jax.Array | LabelRule = predicted,
+        *,
+        batch_size: int = 32,
+        start: int | jax.Array = 0,
+    ) -> jax.Array:
+        return embed(
+            log_probs_fn,
+            theta,
+            xs,
+            labels,
+            projection,
+            state,
+            batch_size=batch_size,
+            start=start,
+        )
+
+    return FisherSketch(init, apply, plan)
 
 
 def _given(labels: jax.Array, start: int | jax.Array) -> LabelRule:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fkjax.base import Model, Variables, printable
-from fkjax.label_shift.bias import bias
+from fkjax.label_shift.shift import bias
 from fkjax.label_shift.types import Shares
 from fkjax.parallel.examples import stream
 from fkjax.report import selection_page as module

@@ -12,12 +12,6 @@ import jax
 import numpy as np
 
 from fkjax.base import UserError, key_for
-from fkjax.label_shift.calibration import (
-    fit_calibration,
-    log_probabilities,
-    no_calibration,
-    softmax,
-)
 from fkjax.label_shift.checks import (
     checked_labels,
     checked_names,
@@ -29,6 +23,12 @@ from fkjax.label_shift.estimators import (
     em_estimate,
     solve_bbse,
     solve_em,
+)
+from fkjax.label_shift.scaling import (
+    fit_calibration,
+    log_probabilities,
+    no_calibration,
+    softmax,
 )
 from fkjax.label_shift.types import Bootstrap, Distance, Found, Shares, Shift
 from fkjax.label_shift.wording import ALPHA, cautions_of, sentence_of, verdict_of

@@ -1,15 +1,20 @@
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
 
-from fkjax.base import UserError
-from fkjax.label_shift import bias as label_shift
-from fkjax.label_shift import calibration as calibration_module
-from fkjax.label_shift.bias import bias
-from fkjax.label_shift.calibration import calibrated, calibration
-from fkjax.label_shift.estimators import bbse_prior, em_prior
+from fkjax.base import UserError, key_for
+from fkjax.label_shift import (
+    Calibration,
+    bbse_prior,
+    bias,
+    calibrated,
+    calibration,
+    em_prior,
+)
+from fkjax.label_shift import shift as shift_module
 
 CLASSES = ["cat", "dog", "eel"]
 
@@ -135,7 +140,7 @@ def test_calibration_is_where_its_loss_has_no_slope(data):
     best = calibration(probs, labels)
 
     def loss(theta):
-        p = calibrated(calibration_module.Calibration(theta[0], theta[1:]), probs)
+        p = calibrated(Calibration(theta[0], theta[1:]), probs)
         away = theta - np.eye(4)[0]
         return -np.log(p[np.arange(len(p)), labels]).sum() + away @ away / 2
 
@@ -274,12 +279,12 @@ def test_a_pool_that_looks_different_is_told(data):
 
 def test_a_large_pool_is_sampled(monkeypatch, data):
     labels, probs, pool = data
-    monkeypatch.setattr(label_shift, "MOST_POOL", 500)
+    monkeypatch.setattr(shift_module, "MOST_POOL", 500)
     found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
     assert found.num_pool == 500
     np.testing.assert_allclose(found.em.value, SKEWED, atol=0.08)
-    monkeypatch.setattr(label_shift, "_LEAST_POOL", 100)
-    monkeypatch.setattr(label_shift, "_MOST_ENTRIES", 600)
+    monkeypatch.setattr(shift_module, "_LEAST_POOL", 100)
+    monkeypatch.setattr(shift_module, "_MOST_ENTRIES", 600)
     found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
     assert found.num_pool == 200
 
@@ -319,8 +324,8 @@ def test_the_test_of_a_bias_is_exact():
     chances = stats.hypergeom(64, total[0], 24)
     at_least = pearson(12) - 1e-9
     exact = sum(chances.pmf(k) for k in range(2, 25) if pearson(k) >= at_least)
-    key = label_shift.key_for(label_shift.jax.random.key(0), "a test")
-    found = label_shift._homogeneity(key, pool, validation)
+    key = key_for(jax.random.key(0), "a test")
+    found = shift_module._homogeneity(key, pool, validation)
     assert found == pytest.approx(exact, abs=4 * np.sqrt(exact / 9999))
 
 
