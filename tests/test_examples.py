@@ -42,6 +42,13 @@ def test_a_strategy_of_your_own_passes_the_check_and_finds_the_rare_class(run):
     assert int(found["rare_by_model"]) > int(found["random"]) + 5
 
 
+def test_a_sketch_is_near_the_fisher_vectors(run):
+    printed = run("fisher_sketch.py")
+    ((num, error),) = re.findall(r"^([\d,]+) numbers .* error ([\d.]+)$", printed, re.M)
+    assert num == "9,907" and float(error) < 0.25
+    assert re.search(r"are examples \[.*\] of \[0 0 0 0 0\]$", printed, re.M)
+
+
 def test_every_script_is_tested_and_listed():
     tests, listed = Path(__file__).read_text(), (FOLDER / "README.md").read_text()
     for name in SCRIPTS:
