@@ -119,7 +119,7 @@ def seconds(costs: Sequence[Cost], *, title: str) -> Markup:
         _plain_axes(axes, "x")
         axes.set_yticks([])
         axes.set_ylim(len(costs) - 0.5, -0.85)
-        axes.set_xlabel("seconds in a round")
+        axes.set_xlabel("seconds per round")
         figure.legend(loc="outside lower left", frameon=False, ncols=4)
     return made[0]
 

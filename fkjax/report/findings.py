@@ -133,7 +133,7 @@ def labels_needed(reached: Reached) -> tuple[str, str]:
     if num == 1:
         return text, ""
     if not there:
-        return text, "by no seed"
+        return text, "by any seed"
     span = " to ".join(dict.fromkeys(f"{f(there):,.0f}" for f in (min, max)))
     who = "" if count == num else f", {count} of {num} seeds"
     return text, span + who

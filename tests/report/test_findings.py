@@ -87,7 +87,7 @@ def test_labels_needed_as_text():
 
     assert shown(1200.4, [1100, 1300]) == ("1,200", "1,100 to 1,300")
     assert shown(100, [100, 100, None], True) == ("≤ 100", "100, 2 of 3 seeds")
-    assert shown(None, [None, None]) == ("not reached", "by no seed")
+    assert shown(None, [None, None]) == ("not reached", "by any seed")
     assert shown(None, [None]) == ("not reached", "")
 
 
