@@ -1,10 +1,10 @@
-"""Pages as tests read them."""
+"""HTML pages, parsed for tests."""
 
 import html.parser
 
 
 class Page(html.parser.HTMLParser):
-    """The elements and the text of a page; every element must be closed."""
+    """The elements and the text of a page, in which every element must be closed."""
 
     VOID = {"meta", "img", "br", "wbr", "link"}
 

@@ -1,4 +1,4 @@
-"""Records as a run writes them, and what the message of an error must be."""
+"""Records as a run writes them, and the form of error messages."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def one_sentence(error):
 
 
 def write_run(path, records, **config):
-    """A run's folder as `fkjax.run` leaves it, with queries of the digits."""
+    """Writes a run folder as `fkjax.run` does, with queries of the digits."""
     folder = RunFolder.create(path)
     strategies = list(dict.fromkeys(r["strategy"] for r in records))
     told = {

@@ -1,4 +1,4 @@
-"""The contract of a strategy: every one here keeps it, and each breach is caught."""
+"""The checks of a strategy: every strategy passes, and each fault is found."""
 
 import dataclasses
 import doctest
@@ -16,13 +16,13 @@ from fkjax.acquisition.ranking import highest
 from fkjax.base import Query, Strategy
 from fkjax.testing import SMALL, check_strategy
 
-# Nothing of these is drawn by lot where the mistakes are fewer than the budget.
+# These are not random if there are fewer mistakes than the budget.
 FIXED = {
     *("feature_match", "fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
     *("fisher_oracle", "margin", "least_confidence"),
 }
 
-# One of each kind; the others share their code, and take a minute more.
+# One of each kind; the others share their code and take a minute more.
 QUICK = {
     "random",
     "feature_match",
@@ -41,10 +41,10 @@ QUICK = {
     ],
 )
 def test_every_strategy_keeps_the_contract(name):
-    # The determinants of `fisher_information` are slow where there are many channels.
+    # The determinants of `fisher_information` are slow for many channels.
     taps = ("conv1",) if "information" in name else SMALL.taps
     left_out = check_strategy(name, settings=dataclasses.replace(SMALL, taps=taps))
-    if name != "fisher_covariance":  # whose copies decide nothing on some platforms
+    if name != "fisher_covariance":  # whose copies have no effect on some platforms
         assert ("another key" in " ".join(left_out)) == (name not in FIXED)
     assert ("is_bad is None" in " ".join(left_out)) == (name == "random")
     assert ("all fields are declared" in " ".join(left_out)) == (
@@ -115,7 +115,7 @@ def peeking(field):
 
 
 def swallowing(key, view):
-    """Takes what it is not shown, and hides that it was refused."""
+    """Reads a field that it does not declare, and hides the error."""
     try:
         scores = brightness(view) * (view.pool_labels == 1)
     except LabelAccessError:
@@ -124,7 +124,7 @@ def swallowing(key, view):
 
 
 def counting():
-    """Keeps a number between the times it is made."""
+    """Makes a strategy whose state changes each time it is made."""
     numbers = itertools.count()
 
     def make(model):
@@ -139,7 +139,7 @@ def counting():
 
 
 def restless(key, view):
-    """Draws on the host, at each call, from numbers of its own."""
+    """Draws random numbers on the host at each call."""
     generator = np.random.default_rng()
     scores = jax.pure_callback(
         lambda: generator.random(24).astype(np.float32),
@@ -157,7 +157,7 @@ def silent(key, view):
 
 
 def lost(key, view):
-    """Of NaN it makes a position that does not exist."""
+    """Returns a position that does not exist if an image is NaN."""
     query = query_of(key, view, is_bad=None)
     total = view.pool.sum()
     return query._replace(indices=jnp.where(jnp.isnan(total), -1, query.indices))
@@ -215,7 +215,7 @@ def test_a_breach_is_caught(broken):
 
 
 def test_what_breaks_nothing_passes():
-    """The stand-in that the breaches above are made of; and a declared reading."""
+    """The strategy that the faults above are made from, and a declared field."""
     assert check_strategy(strategy(query_of)) == ()
     reads = strategy(peeking("validation_labels"), "validation_labels")
     assert check_strategy(reads) == ()

@@ -1,4 +1,4 @@
-"""The command, and what it writes: the page, the CSV and the Markdown file."""
+"""The report command, and its page, CSV file and Markdown file."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ HOSTILE = "=cmd|'<script>alert(1)</script>\n_x_ `a` [b](http://c.example) $y$"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, digits):
-    """Two runs: one with hostile names, one unfinished with other settings."""
+    """A folder of two runs: one with hostile names, one unfinished."""
     path = tmp_path_factory.mktemp("runs")
     names = ["random", HOSTILE]
     records = grid(names, 3, 3, classes=10, peak_memory_mb={"query": 123.0})
@@ -44,7 +44,7 @@ def folder(tmp_path_factory, digits):
 
 @pytest.fixture(scope="module")
 def made(folder):
-    """The folder with the three files."""
+    """The folder with the three files of a report."""
     outputs = [f"--output={folder / f'report.{end}'}" for end in ("html", "csv", "md")]
     assert report.main([*map(str, sorted(folder.iterdir())), *outputs]) == 0
     return folder
@@ -96,7 +96,7 @@ def test_the_page_shows_each_part(page):
     ):
         assert part in text
     tags = [tag for tag, _ in page.found]
-    # Three curves, two charts of differences, one of costs, and two by strategy.
+    # Three curves, two charts of differences, one of costs, and two per strategy.
     assert tags.count("svg") == 3 + 2 + 1 + 2 * 3
     assert tags.count("img") == 2 * 3 * 6 * 2  # strategies, rounds, queries, pairs
     highlighted = [a for tag, a in page.found if a.get("class") == "differs"]
@@ -108,7 +108,7 @@ def test_the_page_fits_a_phone(page, made):
     assert "width=device-width" in viewport[0]["content"]
     source = (made / "report.html").read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in source and len(source) < 1_000_000
-    # Whatever is wide scrolls by itself.
+    # Every table can be scrolled sideways.
     assert source.count("<table") == source.count('<div class="scroll')
 
 
@@ -154,10 +154,10 @@ def test_the_same_runs_give_the_same_bytes(made, monkeypatch):
     before = {p.name: p.read_bytes() for p in made.glob("report.*")}
     import matplotlib
 
-    monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)  # somebody's taste
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 20)  # a user's setting
     runs = [str(path) for path in sorted(made.iterdir()) if path.is_dir()]
     outputs = [f"--output={made / name}" for name in before]
-    assert report.main([*runs, *outputs]) == 0  # its own files are replaced
+    assert report.main([*runs, *outputs]) == 0  # the command's own files are replaced
     assert {p.name: p.read_bytes() for p in made.glob("report.*")} == before
 
 

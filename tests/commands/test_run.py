@@ -26,7 +26,7 @@ SMALL = (
     "--seeds 1 --rounds 2 --budget 5 --epochs 2 --pretraining-epochs 1 "
     "--validation-size 100"
 ).split()
-# A test may run with Ctrl-C ignored, as in a shell's background, and hands that on.
+# A test may run with Ctrl-C ignored, as in a shell's background, and inherits that.
 COMMAND = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from fkjax.run import main; sys.exit(main())"
@@ -72,7 +72,7 @@ def tree(folder):
 
 
 class Finished:
-    """A run of two strategies: its folder, output, and the states it began from."""
+    """A run of two strategies: its folder, its output and its initial states."""
 
     def __init__(self, folder):
         self.folder, self.starts = folder, []
@@ -120,7 +120,7 @@ def test_the_configuration_is_recorded_with_versions(finished):
     versions = recorded.pop("versions")
     assert set(versions) == {"fkjax", "jax", "jaxlib", "flax", "optax", "numpy"}
     assert versions["jax"] == jax.__version__
-    # Those that say how a person is asked are not among them, where nobody is.
+    # Settings for labeling by a person are only saved if a person labels.
     fields = set(Config.__dataclass_fields__) - {*fkjax.commands.run._OF_A_PERSON}
     assert len(bytes.fromhex(recorded.pop("data"))) == 32
     assert set(recorded) == fields
@@ -200,7 +200,7 @@ def test_strategies_start_from_the_same_pretrained_weights(finished, digits):
 
 
 def test_a_replay_gives_the_same_bytes_and_shows_no_progress(finished, tmp_path):
-    """In another process, whose output is no terminal."""
+    """Runs in another process, whose output is not a terminal."""
     folder = tmp_path / "again"
     status, out, err = finish(
         start_command(*finished.argv, "--output-dir", folder, cwd=tmp_path)
@@ -219,7 +219,7 @@ def test_a_replay_gives_the_same_bytes_and_shows_no_progress(finished, tmp_path)
 
 
 def test_noise_selection_and_seeds_reach_the_rounds(digits, tmp_path, capsys):
-    """Of labels that are all wrong, and without pretraining."""
+    """Runs with labels that are all wrong, and without pretraining."""
     argv = "--strategies random --label-noise 1 --pretraining none".split()
     argv += "--checkpoint-selection tuning --tuning-size 20 --seed 3".split()
     folder = tmp_path / "run"
@@ -242,7 +242,7 @@ def test_uncertainty_is_queried_where_there_is_dropout(tmp_path):
     assert fkjax.commands.run.main([*SMALL, *argv]) == 0
     records = read_jsonl(folder)
     assert [(r["strategy"], r["round"], r["num_random"]) for r in records] == [
-        ("variation_ratio", 1, 5),  # the first query is by lot
+        ("variation_ratio", 1, 5),  # the first query is random
         ("variation_ratio", 2, 0),
         ("margin", 1, 5),
         ("margin", 2, 0),
@@ -266,7 +266,7 @@ def test_an_ensemble_a_random_share_and_training_on_validation(tmp_path):
 
 @pytest.fixture
 def own_model():
-    """A model of one's own, by one entry."""
+    """A user's model, registered by one line."""
 
     def make(image_shape, num_classes, *, mean, std, conv_dropout, dense_dropout):
         return resnet10(
@@ -342,7 +342,7 @@ def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# What is refused
+# Errors
 
 
 def write_idx(path, array, size=None, magic=None):
@@ -355,7 +355,7 @@ def write_idx(path, array, size=None, magic=None):
 
 @pytest.fixture
 def idx_dir(tmp_path):
-    """A data folder with a small set by the name of MNIST."""
+    """A data folder with a small dataset named mnist."""
     for stem, count in (("train", 400), ("t10k", 20)):
         labels = np.arange(count) % 10
         images = np.zeros((count, 8, 8)) + labels[:, None, None]
@@ -366,7 +366,7 @@ def idx_dir(tmp_path):
 
 
 def refused(capsys, folder, *argv):
-    """The one line that a refusal prints; and nothing was touched."""
+    """Returns the one line of an error, after checking that no file changed."""
     before = tree(folder)
     status = fkjax.commands.run.main([*map(str, argv)])
     captured = capsys.readouterr()
@@ -451,7 +451,7 @@ def test_damaged_idx_files_are_named(
 
 
 def test_idx_files_that_are_whole_are_taken(capsys, tmp_path, idx_dir):
-    """So that the refusals above are of the damage alone."""
+    """Checks that the errors above are due to the damage."""
     argv = ["--dataset", "mnist", "--data-dir", idx_dir, "--validation-size", "100"]
     argv += ["--imbalance-ratio", "2", "--rounds", "1000", "--budget", "1"]
     line = refused(capsys, tmp_path, *argv)

@@ -1,4 +1,4 @@
-"""The flags, their defaults, and what is refused."""
+"""The settings, their flags, defaults and checks."""
 
 import contextlib
 import dataclasses
@@ -241,7 +241,7 @@ def test_the_nearest_name_is_offered_with_all_known_ones(name, nearest):
 
 @pytest.fixture(scope="module")
 def helps():
-    """What --help prints for a dataset, its box and line ends taken out."""
+    """The output of --help for a dataset, without its box and line breaks."""
 
     def capture(*argv):
         with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -266,7 +266,7 @@ def test_help_lists_every_flag_with_what_it_is_and_its_default(field, dataset, h
     default = f"(default: {shown})"
     assert default in entry
     described = entry[: entry.index(default)]
-    assert "(default:" not in described  # the default is its own
+    assert "(default:" not in described  # the default belongs to this flag
     assert len(described.split()) >= 6
 
 

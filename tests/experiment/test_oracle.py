@@ -1,4 +1,4 @@
-"""The wall between hidden labels and strategies."""
+"""Oracles, and the protection of hidden labels from strategies."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""NaN and infinity stop a round by name; float64 agrees with float32."""
+"""NaN and infinity end a run with an error; float64 agrees with float32."""
 
 import csv
 import json
@@ -76,7 +76,9 @@ def test_float64_makes_the_same_draws_and_agrees(tmp_path):
     for precision in ("float32", "float64"):
         folder = tmp_path / precision
         with warnings.catch_warnings():
-            warnings.simplefilter("error", FutureWarning)  # of types that do not fit
+            warnings.simplefilter(
+                "error", FutureWarning
+            )  # warns of types that do not match
             options = ["--precision", precision, "--output-dir", str(folder)]
             assert fkjax.commands.run.main([*SMALL, *options]) == 0
         with (folder / "queries.csv").open() as file:
@@ -90,7 +92,7 @@ def test_float64_makes_the_same_draws_and_agrees(tmp_path):
 
 
 def test_float32_embeddings_are_float64_to_five_digits(digits):
-    """Of 500 images: rows have length sqrt(2 (L - 3)), about 12."""
+    """For 500 images: rows have length sqrt(2 (L - 3)), about 12."""
     model = lenet((8, 8, 1), 10)
 
     def embeddings():

@@ -1,4 +1,4 @@
-"""A run that is killed and goes on gives the bytes of one that never was."""
+"""A run that is killed and resumed gives the bytes of one that never was."""
 
 import importlib.metadata
 import itertools
@@ -23,7 +23,7 @@ ARGV = (
 
 
 def outcome(folder):
-    """What must not depend on kills: all but times and memory."""
+    """Returns what must not depend on kills: all but times and memory."""
     records = []
     for line in (folder / "rounds.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -34,7 +34,7 @@ def outcome(folder):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing touches the disk after it."""
+    """Raised in place of SIGKILL: nothing is written to disk after it."""
 
 
 class Killer:
@@ -69,7 +69,7 @@ def killer():
 
 @pytest.fixture(scope="module")
 def prepared():
-    """Compiles once for all the runs of the module, and draws nothing."""
+    """Compiles once for all runs of the module, and draws no figures."""
     with pytest.MonkeyPatch.context() as patch:
         kept, prepare = {}, fkjax.commands.run.prepare
 
@@ -93,7 +93,7 @@ def whole(prepared, tmp_path_factory):
 
 
 def kill_at(killer, folder, step, argv=ARGV):
-    """A run that is killed at some step; whether it lived to its end."""
+    """Kills a run at a step; returns whether the run ended before it."""
     killer.arm(folder, step)
     try:
         return fkjax.commands.run.main([*argv, "--output-dir", str(folder)]) == 0
@@ -111,8 +111,8 @@ def kill_and_go_on(killer, whole, tmp_path, steps):
         if kill_at(killer, folder, step):
             break
         num_kills += 1
-        kill_at(killer, folder, step // 2)  # and again, while it goes on
-        for line in lines_of(folder):  # never half a line, at no instant
+        kill_at(killer, folder, step // 2)  # and again, while it resumes
+        for line in lines_of(folder):  # lines are always complete
             json.loads(line)
         assert fkjax.commands.run.main([*ARGV, "--output-dir", str(folder)]) == 0
         assert outcome(folder) == outcome(whole)
@@ -304,7 +304,7 @@ def test_a_full_disk_loses_nothing(whole, tmp_path, capfd):
         folder = place / "run"
         ballast = place / "ballast"
         num_refused = 0
-        for size in (1980, 1700, 1500, 1300, 0):  # kilobytes that others fill
+        for size in (1980, 1700, 1500, 1300, 0):  # kilobytes filled by others
             ballast.write_bytes(b"x" * 1000 * size)
             status = fkjax.commands.run.main([*ARGV, "--output-dir", str(folder)])
             if status == 0:
@@ -330,7 +330,7 @@ def test_a_checkpoint_that_orbax_cannot_write(tmp_path, monkeypatch):
 
 
 def kill_for_real(folder, whole, rng, num_kills):
-    """SIGKILL at random instants of runs, of which some end by themselves."""
+    """Sends SIGKILL at random times of runs, some of which end before."""
     env = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     argv = [sys.executable, "-m", "fkjax.run", *ARGV, "--output-dir", str(folder)]
     for _ in range(num_kills):

@@ -77,7 +77,7 @@ def start(model):
 
 @pytest.fixture(scope="module")
 def predict(model):
-    """Predictions by the whole batch at once, not as `evaluation` makes them."""
+    """Predicts the whole batch at once, unlike `evaluation`."""
     apply = jax.jit(model.apply)
     return lambda variables, images: np.asarray(apply(variables, images)).argmax(1)
 
@@ -210,7 +210,7 @@ def test_training_on_the_validation_set_is_training_on_both(model, arrays, start
     order = np.argsort(asked)
     images = [arrays.validation, arrays.pool[asked[order]]]
     known = [arrays.validation_labels, labels[order]]
-    spare = (BUDGET,)  # the room of a round that is not yet played
+    spare = (BUDGET,)  # room for a round that has not run yet
     expected = jax.jit(lambda *data: fit(*data, schedule=SCHEDULE), static_argnums=1)(
         key_for(start.key, "training", 0),
         model,
@@ -286,7 +286,7 @@ def test_what_the_oracle_says_is_trained_on_whatever_the_truth(
     )
     assert (record.labels == 7).all()
     assert (state.pool.label[record.query.indices] == 7).all()
-    assert record.confusion[:, 7].sum() > 25  # it has learned to say 7
+    assert record.confusion[:, 7].sum() > 25  # it has learned to predict 7
 
 
 def test_a_strategy_that_reads_the_hidden_labels_gets_nothing(

@@ -1,4 +1,4 @@
-"""Stop rules on hand-made curves, and what the command refuses of them."""
+"""Stop rules on hand-made curves, and the checks of their settings."""
 
 import pytest
 
@@ -10,7 +10,7 @@ CURVE = [0.50, 0.80, 0.90, 0.90, 0.899]
 
 
 def first_stop(name, rule, accuracy=CURVE, labels=LABELS):
-    """The number of rounds after which a run stops, or None."""
+    """Returns the number of rounds after which a run stops, or None."""
     for number in range(1, len(accuracy) + 1):
         if STOP_RULES[name](rule, labels[:number], accuracy[:number]):
             return number

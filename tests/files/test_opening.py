@@ -97,7 +97,7 @@ def test_arrays_are_filled_as_far_as_the_file_goes(dtype, size):
         ((4, 1 << 30, 2), U1, True),
         ((1 << 29,), F8, False),
         ((1 << 29, 2), F8, True),
-        ((0, 1 << 40), U1, True),  # of which NumPy would say that it is too big
+        ((0, 1 << 40), U1, True),  # NumPy reports that it is too big
         ((0, 3), U1, False),
         ((), U1, False),
     ],

@@ -1,4 +1,4 @@
-"""CSV files as people and their spreadsheets write them."""
+"""CSV files as users and their spreadsheets write them."""
 
 import pytest
 from hypothesis import assume, given
@@ -40,7 +40,10 @@ def test_columns_may_stand_in_any_order_and_be_more(read):
         ("", "file and label is missing"),
         ("file\na\n", "but label is missing"),
         (b"file,label\na,\xe4\n", "must be UTF-8, but line 2 is not"),
-        ("file,label\na," + "b" * 200_000, "damaged in line"),  # longer than a cell is
+        (
+            "file,label\na," + "b" * 200_000,
+            "damaged in line",
+        ),  # longer than a cell may be
         ("file,label\na,b,c\nd,e,f\n", "line 2: has 3 cells for 2 columns"),
         ("file,label\na,b,c\nd,e,f\n", "line 3: has 3 cells for 2 columns"),
     ],
@@ -75,6 +78,8 @@ printable = st.text(st.characters(codec="utf-8")).filter(str.isprintable)
 
 @given(printable.map(str.strip))
 def test_text_comes_back_from_a_cell(text):
-    assume(not (text.startswith("'") and inert(text[1:]) == text))  # as if inert
+    assume(
+        not (text.startswith("'") and inert(text[1:]) == text)
+    )  # looks like `inert` text
     assert as_it_was(inert(text)) == text
     assert b"\n=" not in csv_bytes([["x"], [inert(text)]])

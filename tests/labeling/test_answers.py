@@ -1,4 +1,4 @@
-"""What a person answered, against what was asked."""
+"""A person's answers, checked against the request."""
 
 from pathlib import Path
 

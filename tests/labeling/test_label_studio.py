@@ -1,4 +1,4 @@
-"""What Label Studio is given, and what it gives back."""
+"""The tasks for Label Studio, and its exports."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The loop with a person in it, from the folder of images to the last round."""
+"""A labeling session, from the folder of images to the last round."""
 
 import base64
 import csv
@@ -23,7 +23,7 @@ NAMES = ("zero", "one", "two")
 
 
 def dense(image_shape, num_classes, *, mean, std, conv_dropout, dense_dropout):
-    """Two dense layers, which compile in no time."""
+    """Two dense layers, which compile fast."""
     sizes = {"hidden": (np.prod(image_shape), 16), "out": (16, num_classes)}
 
     def init(key):
@@ -39,11 +39,11 @@ def dense(image_shape, num_classes, *, mean, std, conv_dropout, dense_dropout):
 
 
 class World:
-    """60 digits in subfolders, 10 of them in the pool; and who knows all of them.
+    """60 digits in subfolders, 10 of them in the pool, and a person who labels them.
 
     Attributes:
-        truth: the class of each file.
-        known: in labels.csv.
+        truth: class of each file.
+        known: set of each file in labels.csv.
     """
 
     def __init__(self, home, digits):
@@ -76,7 +76,7 @@ class World:
         )
 
     def answer(self, out, first="?"):
-        """Fills the form in: the first line as told, the others as they are."""
+        """Fills in the form: the first line as given, the others correctly."""
         rows = [row | {"label": self.truth[row["file"]]} for row in form(out)]
         fill(out, [rows[0] | {"label": first}, *rows[1:]])
 
@@ -103,7 +103,7 @@ def records(out):
 
 
 def left_behind(out):
-    """All that a run leaves, but times, memory, and the arrays that Orbax dates."""
+    """Returns the files of a run without times, memory and arrays dated by Orbax."""
     files = {
         str(path.relative_to(out)): path.read_bytes()
         for path in out.rglob("*")
@@ -123,7 +123,7 @@ def world(tmp_path_factory, digits):
 
 @pytest.fixture(scope="module")
 def loop(world, tmp_path_factory):
-    """The folder as each command left it, the first without an answer."""
+    """A folder as it was after each command, the first without answers."""
     home = tmp_path_factory.mktemp("loop")
     out = home / "out"
     for number in range(ROUNDS + 1):
@@ -136,7 +136,7 @@ def loop(world, tmp_path_factory):
 
 @pytest.fixture
 def after(loop, tmp_path):
-    """A copy of what a command left, in the same place each time."""
+    """Copies the folder after a command, always to the same place."""
 
     def after(number):
         out = tmp_path / "out"
@@ -220,12 +220,12 @@ def test_the_same_command_gives_the_same_bytes(loop, world, tmp_path):
     out = tmp_path / "out"
     assert world.command(out) == 0
     (files, _), (others, _) = left_behind(out), left_behind(loop / "after-0")
-    del files["config.json"], others["config.json"]  # which names the folder
+    del files["config.json"], others["config.json"]  # contains the folder
     assert files == others
 
 
 def test_a_command_without_answers_changes_nothing(after, world, capsys, monkeypatch):
-    monkeypatch.setattr("fkjax.labeling.loop.load_images", None)  # nor reads an image
+    monkeypatch.setattr("fkjax.labeling.loop.load_images", None)  # no image is read
     out = after(1)
     before = left_behind(out)
     assert world.command(out) == 0
@@ -356,7 +356,7 @@ def test_a_process_that_is_stopped_goes_on_the_same(
         assert world.command(out) == 130
     assert (out / "to_label.csv").read_bytes() == filled
     assert len(records(out)) == (0 if at in ("training", "commit") else 1)
-    if at == "commit":  # the answers are kept, whatever becomes of the form
+    if at == "commit":  # the answers are kept without the form
         (out / "to_label.csv").unlink()
     assert world.command(out) == 0
     assert left_behind(out) == left_behind(loop / "after-1")
@@ -410,7 +410,7 @@ def test_other_settings_are_refused(after, world, capsys, more, said):
 def test_another_folder_of_images_is_refused(after, world, capsys, tmp_path):
     images = shutil.copytree(world.images, tmp_path / "images")
     out = after(0)
-    assert world.command(out, "--images", str(images)) == 0  # the same elsewhere
+    assert world.command(out, "--images", str(images)) == 0  # the same images elsewhere
     Image.new("L", (8, 8)).save(images / "more.png")
     capsys.readouterr()
     assert world.command(out, "--images", str(images)) == 2

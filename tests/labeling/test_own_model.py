@@ -1,4 +1,4 @@
-"""fkjax's own model on own images: what is trained, and a last layer that grows."""
+"""Models of fkjax on a user's images: their training, and added classes."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ CONFIG = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def own(digits):
-    """Zeros and ones: 4 in the pool, 6 for validation, 8 to train on."""
+    """Zeros and ones: 4 in the pool, 6 to validate on, 8 to train on."""
     at = [np.flatnonzero(digits.train_labels == c)[:9] for c in (0, 1)]
     chosen = np.stack(at, axis=1).ravel()
     labels = digits.train_labels[chosen].copy()

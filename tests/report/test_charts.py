@@ -15,7 +15,7 @@ HOSTILE = '<b>"$x$" & </svg> #0072b2'
 
 
 def texts(svg):
-    """All text in a well-formed drawing."""
+    """Returns all text of a well-formed SVG image."""
     tree = ElementTree.fromstring(str(svg))
     assert tree.tag == SVG + "svg" and tree.get("role") == "img"
     return ["".join(node.itertext()) for node in tree.iter(SVG + "text")]

@@ -57,7 +57,7 @@ def test_experiments_of_several_folders_are_named_by_what_holds_them(tmp_path):
     folders = sorted(tmp_path.glob("*/*"))
     found = comparison.read(folders)
     assert names(found) == ["fisher (50)", "fisher (90)"]
-    for folder in folders:  # all four in one folder: then by their first
+    for folder in folders:  # all four are in one folder: named by their first
         os.rename(folder, tmp_path / f"{folder.parent.name}{folder.name}")
     found = comparison.read(sorted(tmp_path.glob("?0seed*")))
     assert names(found) == ["fisher (50seed-0)", "fisher (90seed-0)"]
@@ -81,7 +81,7 @@ def test_where_and_when_it_ran_is_no_setting(tmp_path):
 
 
 def test_an_unfinished_run_says_what_is_used(tmp_path):
-    records = grid(["a", "b"], 3, 4)[:-3]  # of b, seed 2 has one round
+    records = grid(["a", "b"], 3, 4)[:-3]  # seed 2 of b has one round
     write_run(tmp_path / "run", records, rounds=4, seeds=3)
     found = comparison.read([tmp_path / "run"])
     assert [s.num_labeled for s in found.strategies] == [[100, 200, 300, 400], [100]]
@@ -112,7 +112,7 @@ def test_seeds_that_share_no_round(tmp_path):
 
 
 def damaged(path, name):
-    """One damage to the run in a folder."""
+    """Damages the run in a folder in one way."""
     records = path / "rounds.jsonl"
     changes = {
         "class_accuracy": [0.5],

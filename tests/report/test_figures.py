@@ -45,7 +45,7 @@ def test_many_published_curves_have_their_own_panel(tmp_path):
     figures.draw_learning_curve(grid(list(names), 2, 3), path, reference=reference)
     beside = imread(path)[..., :3]
     assert beside.shape == (750, 1800, 3)
-    blue = np.array([0x00, 0x72, 0xB2]) / 255  # of "a", in both panels
+    blue = np.array([0x00, 0x72, 0xB2]) / 255  # the color of "a", in both panels
     is_blue = np.abs(beside - blue).max(axis=-1) < 0.01
     left, right = is_blue[:, :700].sum(), is_blue[:, 800:1400].sum()
     assert left > 20 and right > 20
@@ -58,7 +58,7 @@ def test_confusion_is_drawn(tmp_path, panels, classes):
     records = grid([f"s{k}" for k in range(panels)], 2, 1, classes=classes)
     figures.draw_confusion(records, tmp_path / "x.png")
     image = imread(tmp_path / "x.png")[..., :3]
-    widest = 1800 if panels == 3 else 1300  # three stand in a row
+    widest = 1800 if panels == 3 else 1300  # three panels are in one row
     assert image.shape[0] >= 600 and 900 <= image.shape[1] <= widest
     assert 0.1 < (image < 0.97).any(axis=-1).mean() < 0.95
 
@@ -76,7 +76,7 @@ def test_figures_replay_and_explain(tmp_path, draw):
     with pytest.MonkeyPatch.context() as patch:
         import matplotlib
 
-        patch.setitem(matplotlib.rcParams, "font.size", 20)  # somebody's taste
+        patch.setitem(matplotlib.rcParams, "font.size", 20)  # a user's setting
         draw(records, tmp_path / "2.png")
     data = (tmp_path / "1.png").read_bytes()
     assert data == (tmp_path / "2.png").read_bytes()

@@ -20,7 +20,7 @@ def ask(folder, digits, strategy, seed, round, ids, pseudo_labels, targets):
 
 @pytest.fixture
 def run(tmp_path, digits):
-    """Of `=x` (what a spreadsheet would run) and `random`, seeds 3 and 4."""
+    """A run of `=x` (a formula for a spreadsheet) and `random`, seeds 3 and 4."""
     seeds, rounds = (4, 3), range(1, 5)
     records = [
         record(strategy, seed, number, classes=10)

@@ -53,7 +53,7 @@ def problem():
 
 
 def chosen(problem, num=5, *, pseudo=True, answers=True):
-    """Picks number 20 onwards, which answer the mistakes in turn."""
+    """Picks the examples from 20 on, matched to the mistakes in turn."""
     predicted = probabilities(problem, problem.validation).argmax(axis=1)
     is_mistake = predicted != problem.validation_labels
     mistakes = np.flatnonzero(is_mistake)
@@ -84,7 +84,7 @@ def chosen(problem, num=5, *, pseudo=True, answers=True):
 
 @pytest.fixture(scope="module")
 def shift():
-    # A cow is what the model takes it for too seldom to be one.
+    # The pool is biased: the model predicts ant for all but 2 % of its examples.
     labels = np.arange(90) % 3
     probs = 0.1 + 0.7 * np.eye(3)[np.where(np.arange(90) % 10 == 0, 0, labels)]
     pool = 0.1 + 0.7 * np.eye(3)[np.where(np.arange(500) % 50 == 0, 2, 0)]
@@ -160,7 +160,7 @@ def test_at_most_some_cards_are_shown(problem, shift):
     page, text = read(selection_page(problem, chosen(problem, num), shift))
     assert len(list(pictures(page))) == 2 * MOST_CARDS
     assert "7 more than the 60 shown here are in the CSV file" in text
-    assert "48 more picks" in text  # in a fold
+    assert "48 more picks" in text  # in a `details` element
     all_of_them = selection_page(problem, chosen(problem, MOST_CARDS), shift)
     assert "CSV file" not in all_of_them
 
@@ -341,5 +341,5 @@ def test_the_same_selection_gives_the_same_bytes_and_fits_a_phone(problem, shift
     source = selection_page(problem, chosen(problem), shift)
     assert source == selection_page(problem, chosen(problem), shift)
     assert "width=device-width" in source and "prefers-color-scheme: dark" in source
-    # Whatever is wide scrolls by itself.
+    # Every table can be scrolled sideways.
     assert source.count("<table") == source.count('<div class="scroll') == 2

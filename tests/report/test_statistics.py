@@ -25,7 +25,7 @@ def test_the_interval_nears_the_normal_one_and_replays():
     again = statistics.mean_interval(values)
     np.testing.assert_array_equal(np.stack(again), np.stack([low, high]))
     one = statistics.mean_interval(values[:, 1])
-    assert one == pytest.approx((low[1], high[1]))  # columns share their draws
+    assert one == pytest.approx((low[1], high[1]))  # columns share their resamples
 
 
 def test_intervals_of_hardly_anything(recwarn):
@@ -42,7 +42,7 @@ def test_intervals_of_hardly_anything(recwarn):
 
 
 def test_a_paired_comparison_by_hand():
-    # Differences 0.1, 0.2, 0.3, -0.05, 0: ranks 2, 3, 4 for, 1 against.
+    # Differences 0.1, 0.2, 0.3, -0.05, 0: positive ranks 2, 3, 4, negative rank 1.
     first = [0.6, 0.7, 0.8, 0.45, 0.5]
     found = statistics.paired(first, [0.5] * 5)
     assert (found.wins, found.ties, found.losses, found.num_pairs) == (3, 1, 1, 5)
@@ -71,7 +71,7 @@ def test_tied_differences_are_enumerated():
     sums = signs @ ranks
     seen = ranks[difference > 0].sum()
     p = 2 * min((sums >= seen).mean(), (sums <= seen).mean())
-    # What is a tie before rounding is one after it.
+    # Differences of rounding errors count as ties.
     assert statistics.paired(difference + 0.7, [0.7] * 6).p == pytest.approx(p)
 
 
@@ -92,7 +92,7 @@ def test_the_smallest_p_is_reached_when_all_differences_agree(num):
 
 
 def test_holm_by_hand():
-    # Sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, never falling.
+    # Sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, made non-decreasing.
     corrected = statistics.holm([0.01, 0.04, 0.03, 0.005])
     assert corrected == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert statistics.holm([0.6, 0.7]) == [1, 1]

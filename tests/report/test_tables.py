@@ -22,7 +22,7 @@ def test_curves_by_hand():
 
 def test_curves_of_an_unfinished_run_use_the_seeds_there_are(recwarn):
     records = grid(["a"], 2, 3)[:-1]
-    records[0]["test_accuracy"] = None  # what NaN is in a file
+    records[0]["test_accuracy"] = None  # how a file represents NaN
     curve = curves.learning_curves(records)["a"]
     assert curve.num_seeds.tolist() == [1, 2, 1]
     np.testing.assert_allclose(curve.mean, [0.51, 0.545, 0.58])

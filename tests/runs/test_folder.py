@@ -138,7 +138,7 @@ def test_a_short_write_leaves_whole_lines(tmp_path):
 
 
 def test_a_reader_beside_the_writer_sees_only_whole_lines(tmp_path):
-    # The kernel may show half a write to a reader, so the reader has its part too.
+    # A reader may see half of a write, so readers skip incomplete lines.
     folder = reporting.RunFolder.create(tmp_path)
     done, wrong = threading.Event(), []
 
@@ -197,7 +197,7 @@ def test_rewind_and_repeat_gives_the_same_bytes(tmp_path):
             ids, ids, ids, ids, strategy=strategy, seed=0, round=number
         )
 
-    folder.rewind(strategy="a", seed=0, round=0)  # nothing there yet
+    folder.rewind(strategy="a", seed=0, round=0)  # nothing is written yet
     for strategy in ("-a", "b"):
         for number in range(3):
             play(strategy, number)

@@ -1,4 +1,4 @@
-"""One query, told with ids, names and reasons."""
+"""A query of a pool, with ids, names and reasons."""
 
 import jax.numpy as jnp
 import numpy as np

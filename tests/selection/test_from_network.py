@@ -1,4 +1,4 @@
-"""Problems made of a network of one's own, beside what its own outputs give."""
+"""Problems made from a user's network, compared with those from its outputs."""
 
 import flax.linen
 import jax
@@ -27,7 +27,7 @@ class Net(flax.linen.Module):
 
     @flax.linen.compact
     def __call__(self, x):
-        """Gives the logits."""
+        """Returns the logits."""
         x = flax.linen.relu(flax.linen.Dense(8, name="hidden")(x))
         return flax.linen.Dense(3, name="logits")(x)
 

@@ -1,4 +1,4 @@
-"""Problems made of features and logits: exact Fisher vectors, streamed as in memory."""
+"""Problems made from features and logits: exact Fisher vectors, also if streamed."""
 
 import jax
 import jax.numpy as jnp
