@@ -110,7 +110,7 @@ def test_the_source_archive_holds_what_builds_and_tests_the_project(dist):
     assert names >= {"tests/test_packaging.py", "examples/own_strategy.py"}
     assert names >= {"benchmarks/README.md", "docs/index.md"}
     hidden = {name.split("/")[0] for name in names if name.startswith(".")}
-    assert hidden <= {".ci", ".gitignore"}
+    assert hidden <= {".ci", ".github", ".gitignore", ".pre-commit-config.yaml"}
     assert not [name for name in names if "__pycache__" in name or name == "runs"]
 
 
