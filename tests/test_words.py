@@ -21,7 +21,6 @@ NOT_YET = (
     "files",
     "data",
     "runs",
-    "acquisition",
     "experiment",
     "selection",
     "labeling",

@@ -7,7 +7,10 @@ from fkjax.base import Model, Query, Strategy, View, key_for
 
 
 def random(model: Model | None = None, *, budget: int) -> Strategy:
-    """Draws `budget` unlabeled examples uniformly, without replacement."""
+    """Returns the strategy that draws `budget` unlabeled examples uniformly.
+
+    The examples are drawn without replacement.
+    """
     del model
 
     def query(key: jax.Array, view: View) -> Query:

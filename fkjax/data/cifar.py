@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their binary version: records of label and pixels."""
+"""CIFAR-10 and CIFAR-100, read from the files of their binary version."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,14 @@ from fkjax.base import UserError
 from fkjax.files.opening import MAX_BYTES, open_file
 
 _PIXELS = 3 * 32 * 32
-_INTACT = "replace it by an intact copy"
+_INTACT = "replace it by an undamaged copy"
 
 
 class _Format(NamedTuple):
-    subfolder: str  # of the archive
+    subfolder: str  # name of the folder in the archive
     train: tuple[str, ...]
     test: str
-    num_label_bytes: int  # of which the last one is the class
+    num_label_bytes: int  # the last of these bytes is the class
     num_classes: int
 
 
@@ -40,29 +40,29 @@ _FORMATS = {
 
 
 def has_cifar(name: str, folder: Path) -> bool:
-    """Says whether a folder, or the archive's own in it, holds any of a set's files."""
+    """Returns whether a folder, or its subfolder, contains a file of a CIFAR set."""
     return name in _FORMATS and _place(_FORMATS[name], folder) is not None
 
 
 def read_cifar(name: str, folder: Path) -> tuple[list[np.ndarray], int]:
-    """Reads a set's `.bin` files.
+    """Reads the `.bin` files of CIFAR-10 or CIFAR-100.
 
     Args:
-        name: `cifar10` or `cifar100`, of which the 100 fine labels are read.
-        folder: for which `has_cifar` is true.
+        name: `cifar10` or `cifar100`. Of the latter, the 100 fine labels are read.
+        folder: folder for which `has_cifar` returns true.
 
     Returns:
-        Training images of shape [n, 32, 32, 3] and labels of shape [n], test images
-        and labels likewise, all uint8; and C.
+        The training images, of shape [n, 32, 32, 3], their labels, of shape [n], the
+        test images and their labels, all of type uint8; and the number of classes, C.
 
     Raises:
-        UserError: naming the file that is missing or damaged.
+        UserError: if a file is missing or damaged. The message names it.
     """
     form = _FORMATS[name]
     place = _place(form, folder) or folder
     for file in (*form.train, form.test):
         if not (place / file).exists():
-            raise UserError(f"{place} holds files of {name} but no {file}; add it")
+            raise UserError(f"{place} contains files of {name} but no {file}; add it")
     train = [_read(place / file, form) for file in form.train]
     images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
     return [images, labels, *_read(place / form.test, form)], form.num_classes
@@ -81,8 +81,8 @@ def _read(path: Path, form: _Format) -> tuple[np.ndarray, np.ndarray]:
             size = os.fstat(file.fileno()).st_size
             if not size or size % record or size > MAX_BYTES:
                 raise UserError(
-                    f"{path} has {size} bytes, which is no number of records of "
-                    f"{record} bytes, from 1 to what {MAX_BYTES} bytes hold; {_INTACT}"
+                    f"{path} has {size} bytes; expected one or more records of "
+                    f"{record} bytes, and at most {MAX_BYTES} bytes: {_INTACT}"
                 )
             records = np.fromfile(file, np.uint8, size).reshape(-1, record)
     except (OSError, MemoryError) as error:
@@ -90,8 +90,8 @@ def _read(path: Path, form: _Format) -> tuple[np.ndarray, np.ndarray]:
     labels = records[:, form.num_label_bytes - 1]
     for i in np.flatnonzero(labels >= form.num_classes)[:1]:
         raise UserError(
-            f"{path} holds label {labels[i]} at position {i} where the classes are 0 "
-            f"to {form.num_classes - 1}; {_INTACT}"
+            f"{path} contains label {labels[i]} at position {i}, but the classes are "
+            f"0 to {form.num_classes - 1}; {_INTACT}"
         )
     planes = records[:, form.num_label_bytes :].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels

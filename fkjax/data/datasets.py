@@ -1,6 +1,6 @@
-"""Image classification sets by name: scikit-learn's, files', image folders', TFDS's.
+"""Image classification datasets by name: scikit-learn, files, image folders, TFDS.
 
-Nothing is ever written outside a folder that the user named.
+No file is written outside a folder that the user has given.
 """
 
 import math
@@ -33,22 +33,25 @@ STREAMED_STATISTICS = {
     1: ((0.449,), (0.226,)),
     3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-"""Mean and standard deviation of ImageNet, by channels: for streamed images, which are
-not all read for their own."""
+"""Mean and standard deviation of ImageNet, by the number of channels.
+
+Used for streamed images, whose own statistics would require reading all of them.
+"""
 
 
 class Dataset(NamedTuple):
-    """A training part and a test part of n images in C classes each.
+    """A dataset with n training images and m test images of C classes.
 
     Attributes:
-        name: the name that `load` knows it by.
-        train_images: uint8, an array or streamed. Shape [n, H, W, channels].
-        train_labels: int32 in 0..C-1. Shape [n].
-        test_images: uint8, an array or streamed. Shape [m, H, W, channels].
-        test_labels: int32 in 0..C-1. Shape [m].
-        num_classes: C.
-        mean: per channel, of images / 255.
-        std: per channel, of images / 255.
+        name: name of the dataset in `load`.
+        train_images: training images, an array or streamed. Shape [n, H, W, channels]
+            uint8.
+        train_labels: training labels in 0..C-1. Shape [n] int32.
+        test_images: test images, an array or streamed. Shape [m, H, W, channels] uint8.
+        test_labels: test labels in 0..C-1. Shape [m] int32.
+        num_classes: number of classes, C.
+        mean: mean of each channel of images / 255.
+        std: standard deviation of each channel of images / 255.
     """
 
     name: str
@@ -68,44 +71,46 @@ def load(
     image_size: int = 224,
     may_prepare: bool = True,
 ) -> Dataset:
-    """Loads an image classification set.
+    """Loads an image classification dataset.
 
-    `digits` comes with scikit-learn. Any other set is looked for, in this order, as
-    `DATA_DIR/<name>/`
+    `digits` is part of scikit-learn. For any other name, the folder `DATA_DIR/<name>/`
+    is searched for, in this order,
 
-    - IDX files, `train-images-idx3-ubyte[.gz]` and so on;
-    - SVHN's MATLAB files, `train_32x32.mat`, `test_32x32.mat` and, if it is there,
-      `extra_32x32.mat`, whose images are training images too;
+    - IDX files, such as `train-images-idx3-ubyte[.gz]`;
+    - MATLAB files of SVHN, `train_32x32.mat`, `test_32x32.mat` and, optionally,
+      `extra_32x32.mat`, whose images are also used as training images;
     - for `cifar10` and `cifar100`, the `.bin` files of their binary version;
     - image folders, `train/<class>/*.jpg` (`.jpeg`, `.png`) and `test/<class>/` or
-      `val/<class>/`, streamed: decoded when they are used, never all in memory; links
-      among them must stay in the data folder;
+      `val/<class>/`. The images are streamed, that is, decoded when they are used and
+      never all in memory. Links in the folders must stay in the data folder.
 
-    then as a TFDS set prepared in array_record or parquet; and as a TFDS set that TFDS
-    can prepare now, which takes a named data folder, TensorFlow and a network. It is
-    streamed if its images vary in shape. Streamed images are normalised by ImageNet's
-    statistics, others by their own, or as is usual. None is augmented.
+    Otherwise, a TFDS dataset prepared in array_record or parquet is read, or TFDS
+    prepares the dataset, which requires a data folder, TensorFlow and network access.
+    It is streamed if its images vary in shape.
+
+    Streamed images are normalized by the statistics of ImageNet, others by their own or
+    by the customary ones. Images are not augmented.
 
     >>> digits = load("digits")
     >>> digits.train_images.shape, digits.test_images.shape, digits.num_classes
     ((1442, 8, 8, 1), (355, 8, 8, 1), 10)
 
     Args:
-        name: `digits`, `mnist`, `fashion_mnist`, `svhn`, `cifar10`, `cifar100`, a
-            folder's name, or TFDS's name of another set.
-        data_dir: the data folder. By default the environment's FKJAX_DATA_DIR, else
-            its TFDS_DATA_DIR, else none: then sets already prepared in TFDS's own
-            default folder are read, and none is prepared.
+        name: `digits`, `mnist`, `fashion_mnist`, `svhn`, `cifar10`, `cifar100`, the
+            name of a folder, or the name of a TFDS dataset.
+        data_dir: data folder. By default, the environment variable FKJAX_DATA_DIR or
+            TFDS_DATA_DIR. If neither is set, datasets that are already prepared in the
+            default folder of TFDS are read, but none is prepared.
         image_size: height and width to which streamed images are resized.
-        may_prepare: whether TFDS may download and prepare a set that is not there.
+        may_prepare: whether TFDS may download and prepare a missing dataset.
 
     Returns:
-        The validated dataset.
+        The dataset, after validation.
 
     Raises:
-        UserError: if there is no such set, or it is not here and cannot be
-            prepared, or its files are damaged, or it is no image classification set.
-            Streamed images that are damaged are told when they are used; see
+        UserError: if there is no such dataset, it is missing and cannot be prepared,
+            its files are damaged, or it is not an image classification dataset.
+            Damaged images that are streamed raise the error when they are used; see
             `fkjax.data.reading.plain_errors`.
     """
     if name == "digits":
@@ -117,18 +122,18 @@ def load(
     if folder is not None and re.fullmatch(r"\w[\w.-]*", name):
         try:
             found = _read_files(name, folder / name, image_size)
-        except OSError as error:  # not of reading a file, but of looking for one
+        except OSError as error:  # raised by the search for files, not by reading them
             raise UserError(
-                f"{folder / name} could not be searched ({error.strerror}); mend it, "
-                "or name another folder or set"
+                f"{folder / name} could not be searched ({error.strerror}); fix it, or "
+                "give another folder or dataset"
             ) from error
         if found is not None:
             return found
     if name == "svhn":
-        place = f"{folder}/svhn" if folder else "the data folder, which is not named"
+        place = f"{folder}/svhn" if folder else "the data folder, which is not given"
         raise UserError(
-            f"svhn is not in {place}: give --data-dir=DIR where DIR/svhn holds "
-            "train_32x32.mat and test_32x32.mat, or take TFDS's --dataset=svhn_cropped"
+            f"svhn is not in {place}: give --data-dir=DIR where DIR/svhn contains "
+            "train_32x32.mat and test_32x32.mat, or use --dataset=svhn_cropped of TFDS"
         )
     if not re.fullmatch(r"[a-z0-9_]+(/[\w.-]+)?(:\d[\w.]*)?", name):
         raise unknown_name(name, folder)
@@ -137,18 +142,19 @@ def load(
 
 
 def validate(dataset: Dataset) -> None:
-    """Checks that a dataset's arrays are what `Dataset` says.
+    """Checks the shapes, types and values of a dataset.
 
     Args:
         dataset: the dataset to check.
 
     Raises:
-        UserError: naming the part, and the first example that is wrong.
+        UserError: if an array is invalid. The message names the part of the dataset and
+            the first invalid example.
     """
     if dataset.num_classes < 2:
         raise UserError(
-            f"{dataset.name} has {dataset.num_classes} class(es); "
-            "classification needs at least 2"
+            f"{dataset.name} has {dataset.num_classes} class(es), but classification "
+            "needs at least 2"
         )
     train, test = dataset.train_images, dataset.test_images
     for part, images, labels in (
@@ -158,33 +164,33 @@ def validate(dataset: Dataset) -> None:
         try:
             _check_part(images, labels, dataset.num_classes)
         except UserError as error:
-            raise UserError(f"{dataset.name}'s {part} part: {error}") from None
+            raise UserError(f"the {part} part of {dataset.name}: {error}") from None
     if train.shape[1:] != test.shape[1:]:
         raise UserError(
-            f"{dataset.name}'s training images have shape {train.shape[1:]} and its "
-            f"test images {test.shape[1:]}; give both one shape"
+            f"the training images of {dataset.name} have shape {train.shape[1:]}, its "
+            f"test images {test.shape[1:]}; give both the same shape"
         )
 
 
 def _data_folder(path: str) -> Path:
-    """It need not exist: TFDS may be asked to make it."""
+    """Returns the data folder, which TFDS creates if it does not exist."""
     folder = Path(path)
     try:
         folder = folder.expanduser()
         mode = folder.stat().st_mode
     except FileNotFoundError:
         return folder
-    except (OSError, RuntimeError, ValueError) as error:  # of ~nobody, of a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # unknown ~user, NUL in path
         raise UserError(
-            f"the data folder {path} could not be opened ({error}); name another"
+            f"the data folder {path} could not be opened ({error}); give another"
         ) from error
     if not stat.S_ISDIR(mode):
-        raise UserError(f"the data folder {folder} is a file; name a folder")
+        raise UserError(f"the data folder {folder} is a file; give a folder")
     return folder
 
 
 def _read_files(name: str, folder: Path, image_size: int) -> Dataset | None:
-    """Reads a set that is there as files of its own, or None."""
+    """Reads a dataset from files in its folder; returns None if there are none."""
     if has_idx(folder):
         num_classes = _NUM_CLASSES.get(name)
         return _dataset(name, *read_folder(folder, num_classes=num_classes))
@@ -231,15 +237,15 @@ def _check_part(
 ) -> None:
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(
-            f"images have shape {images.shape}; expected [n, height, width, channels], "
-            "none of them 0"
+            f"images have shape {images.shape}; expected [n, height, width, channels] "
+            "without a 0"
         )
     if isinstance(images, np.ndarray) and np.issubdtype(images.dtype, np.floating):
         bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
         if len(bad):
             raise UserError(
-                f"{len(bad)} image(s) hold NaN or infinite pixels, the first at index "
-                f"{bad[0]}; remove or mend them"
+                f"{len(bad)} image(s) contain NaN or infinite pixels, the first at "
+                f"index {bad[0]}; remove or fix them"
             )
     if images.dtype != np.uint8:
         raise UserError(
@@ -255,18 +261,18 @@ def _check_part(
         raise UserError(f"labels have dtype {labels.dtype}; expected integers")
     for i in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
         raise UserError(
-            f"label {i} is {labels[i]}; expected 0 to {num_classes - 1}: mend it"
+            f"label {i} is {labels[i]}; expected 0 to {num_classes - 1}: fix it"
         )
 
 
 def channel_statistics(
     images: np.ndarray,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of images / 255."""
+    """Computes mean and standard deviation of each channel of images / 255."""
     count = math.prod(images.shape[:3])
-    # Exact integer sums, without a second copy of the images in a wider type.
+    # Exact integer sums, without a copy of the images in a wider type.
     first = np.einsum("nhwc->c", images, dtype=np.uint64) / count
     second = np.einsum("nhwc,nhwc->c", images, images, dtype=np.uint64) / count
-    # At least one grey level, so that constant images do not divide by zero.
+    # At least one gray level, so that constant images do not cause a division by zero.
     std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), 1)
     return tuple((first / 255).tolist()), tuple((std / 255).tolist())

@@ -1,4 +1,4 @@
-"""One JPEG or PNG file as pixels: decoded, cropped and resized."""
+"""Decoding of JPEG and PNG files to cropped and resized images."""
 
 import io
 import os
@@ -10,16 +10,19 @@ from fkjax.base import UserError
 from fkjax.files.opening import open_file
 
 MAX_FILE_BYTES = 256 << 20
-"""The largest image file that is read."""
+"""The size in bytes of the largest image file that is read."""
 
 MAX_SCANS = 100
-"""The most scans of a JPEG file. A progressive one has about 10; each may be as short
-as a few bytes, and is a pass over all pixels."""
+"""The maximum number of scans of a JPEG file.
+
+A progressive file has about 10. A scan can be as short as a few bytes, but decoding it
+takes a pass over all pixels.
+"""
 
 IMAGENET_CROP = 224 / 256
-"""The share of the shorter side that the usual crop of ImageNet keeps."""
+"""The share of the shorter side that the customary crop of ImageNet keeps."""
 
-_INTACT = "replace it by an intact copy"
+_INTACT = "replace it by an undamaged copy"
 
 
 def decode(
@@ -32,40 +35,41 @@ def decode(
 ) -> np.ndarray:
     """Decodes an image and resizes its central square.
 
-    The square's side is by default 224/256 of the image's shorter side: the usual crop
-    of ImageNet, which resizes the shorter side to image_size * 256/224, bilinearly, and
-    keeps the centre. Nothing is drawn at random. Transparency, and a rotation noted
-    beside the pixels, are ignored. Grey, palette, CMYK and black-and-white images are
-    converted; of 16 bits a colour the upper 8 are kept, but 16 bits of grey are
-    refused. Of several pictures in a file the first counts.
+    By default, the side of the square is 224/256 of the shorter side of the image. This
+    is the customary crop of ImageNet, which resizes the shorter side bilinearly to
+    image_size * 256/224 and keeps the center. The result is deterministic.
+
+    Transparency and a rotation in the metadata are ignored. Grayscale, palette, CMYK
+    and black-and-white images are converted. Of colors with 16 bits, the upper 8 bits
+    are kept; grayscale images with 16 bits are rejected. Of a file with several images,
+    the first is decoded.
 
     Args:
-        file: a path, or an open file that is read from its beginning, JPEG or PNG.
-        name: what to call it in an error.
-        image_size: S.
-        channels: 3 for RGB, 1 for grey.
-        crop: the square's side, as a share of the image's shorter side.
+        file: path of a JPEG or PNG file, or an open file, which is read from its start.
+        name: name of the image in messages.
+        image_size: height and width of the result, S.
+        channels: number of channels, 3 for RGB or 1 for grayscale.
+        crop: side of the square, as a share of the shorter side of the image.
 
     Returns:
-        uint8. Shape [S, S, channels].
+        The image. Shape [S, S, channels] uint8.
 
     Raises:
-        UserError: if it is neither a JPEG nor a PNG file, whatever its name says, or
-            cannot be decoded, or is too large to be decoded safely: a file of more than
-            `MAX_FILE_BYTES` or `MAX_SCANS`, or of more pixels than Pillow's
-            `MAX_IMAGE_PIXELS`.
+        UserError: if the contents are neither JPEG nor PNG, cannot be decoded, or are
+            too large to be decoded safely: more than `MAX_FILE_BYTES`, `MAX_SCANS` or
+            Pillow's `MAX_IMAGE_PIXELS`.
     """
     from PIL import Image
 
     most = Image.MAX_IMAGE_PIXELS
     try:
         data = _contents(file, name)
-        # No other decoder is reached, whatever the file is.
+        # No other decoder of Pillow is used, whatever the contents of the file are.
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.format != "PNG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
                 raise UserError(
-                    f"{name} has {scans} scans, more than the {MAX_SCANS} that are "
-                    "decoded safely; save it with fewer"
+                    f"{name} has {scans} scans, more than the maximum of {MAX_SCANS}; "
+                    "save it with fewer"
                 )
             if most is not None and image.width * image.height > most:
                 raise _too_large(name, f"{image.width} x {image.height}", most)
@@ -76,10 +80,10 @@ def decode(
         raise _too_large(name, "too many", most) from None
     except Image.UnidentifiedImageError:
         raise UserError(
-            f"{name} could not be read as a JPEG or PNG image (it begins as neither "
-            f"does); {_INTACT}"
+            f"{name} could not be read as a JPEG or PNG image (it does not start like "
+            f"one); {_INTACT}"
         ) from None
-    except Exception as error:  # Pillow raises errors of many kinds; each is told
+    except Exception as error:  # Pillow raises many kinds of errors
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{name} could not be read as a JPEG or PNG image ({first_line}); {_INTACT}"
@@ -94,8 +98,8 @@ def _contents(file: str | os.PathLike[str] | IO[bytes], name: str) -> bytes:
     data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise UserError(
-            f"{name} has more than the {MAX_FILE_BYTES} bytes that are read of an "
-            "image; replace it by a smaller one"
+            f"{name} has more than {MAX_FILE_BYTES} bytes, the maximum size of an "
+            "image file; replace it by a smaller one"
         )
     return data
 
@@ -105,16 +109,16 @@ def _central_square(
 ) -> np.ndarray:
     from PIL import Image
 
-    if image.mode.startswith(("I", "F")):  # which Pillow would clip at 255
+    if image.mode.startswith(("I", "F")):  # Pillow would clip its values at 255
         raise UserError(
-            f"{name} has more than 8 bits a pixel (mode {image.mode}); save it with 8"
+            f"{name} has more than 8 bits per pixel (mode {image.mode}); save it with 8"
         )
     side = min(image.size) * crop
     left, top = (image.width - side) / 2, (image.height - side) / 2
     square = image.convert("RGB" if channels == 3 else "L").resize(
         (size, size),
         Image.Resampling.BILINEAR,
-        # Not a resize of the whole: of a long narrow image that may fill the memory.
+        # The whole is not resized: for a long, narrow image, it could fill the memory.
         box=(left, top, left + side, top + side),
     )
     return np.asarray(square, np.uint8).reshape(size, size, channels)
@@ -122,6 +126,6 @@ def _central_square(
 
 def _too_large(name: str, pixels: str, most: int | None) -> UserError:
     return UserError(
-        f"{name} has {pixels} pixels, more than the {most} that are decoded safely; "
-        "replace it by a smaller one"
+        f"{name} has {pixels} pixels, more than the maximum of {most}; replace it by a "
+        "smaller one"
     )

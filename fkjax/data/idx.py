@@ -1,4 +1,4 @@
-"""IDX files, the format in which MNIST is published: a header, then bytes."""
+"""IDX files, the format in which MNIST is published: a header followed by bytes."""
 
 import gzip
 import math
@@ -19,33 +19,33 @@ _FILES = {
 
 
 def has_idx(folder: Path) -> bool:
-    """Says whether a folder holds any of a set's four IDX files."""
+    """Returns whether a folder contains any of the four IDX files of a dataset."""
     return any(_find(folder, stem) for stem, _ in _FILES.values())
 
 
 def read_folder(
     folder: Path, *, num_classes: int | None = None
 ) -> tuple[list[np.ndarray], int]:
-    """Reads the four IDX files of a set.
+    """Reads the four IDX files of a dataset.
 
     Args:
-        folder: it holds `train-images-idx3-ubyte[.gz]` and so on; the `.gz` is not
-            read where the other is there too.
-        num_classes: C; by default one more than the largest training label.
+        folder: folder of the files, such as `train-images-idx3-ubyte[.gz]`. If a file
+            exists both compressed and uncompressed, the uncompressed one is read.
+        num_classes: number of classes, C; by default the largest training label + 1.
 
     Returns:
-        Training images of shape [n, H, W, 1] and labels of shape [n], test images
-        and labels likewise, all uint8; and C.
+        The training images, of shape [n, H, W, 1], their labels, of shape [n], the test
+        images and their labels, all of type uint8; and the number of classes, C.
 
     Raises:
-        UserError: naming the file that is missing or damaged.
+        UserError: if a file is missing or damaged. The message names it.
     """
     paths, arrays = {}, {}
     for part, (stem, num_dims) in _FILES.items():
         path = _find(folder, stem)
         if path is None:
             raise UserError(
-                f"{folder} holds IDX files but neither {stem} nor {stem}.gz; add it"
+                f"{folder} contains IDX files but neither {stem} nor {stem}.gz; add it"
             )
         paths[part], arrays[part] = path, read_idx(path, num_dims=num_dims)
     if num_classes is None:
@@ -54,13 +54,13 @@ def read_folder(
         labels, path = arrays[f"{part}_labels"], paths[f"{part}_labels"]
         if len(labels) != (count := len(arrays[f"{part}_images"])):
             raise UserError(
-                f"{path} holds {len(labels)} labels for the {count} images of "
-                f"{paths[f'{part}_images']}; take both files from one copy"
+                f"{path} contains {len(labels)} labels for the {count} images of "
+                f"{paths[f'{part}_images']}; use files of the same dataset"
             )
         for i in np.flatnonzero(labels >= num_classes)[:1]:
             raise UserError(
-                f"{path} holds label {labels[i]} at position {i} where {folder.name} "
-                f"has classes 0 to {num_classes - 1}; replace it by an intact copy"
+                f"{path} contains label {labels[i]} at position {i}, but {folder.name} "
+                f"has classes 0 to {num_classes - 1}; replace it by an undamaged copy"
             )
         arrays[f"{part}_images"] = arrays[f"{part}_images"][..., None]
     return list(arrays.values()), num_classes
@@ -71,23 +71,24 @@ def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
 
     Args:
         path: the file.
-        num_dims: how many axes it must have.
+        num_dims: expected number of axes.
 
     Returns:
-        uint8 array of the shape in the file's header.
+        The array of type uint8, whose shape is given in the header of the file.
 
     Raises:
-        UserError: if the file is unreadable, or not exactly that.
+        UserError: if the file cannot be read, is not an IDX file of bytes with this
+            number of axes, or has the wrong size.
     """
-    magic, advice = bytes([0, 0, 8, num_dims]), "replace it by an intact copy"
+    magic, advice = bytes([0, 0, 8, num_dims]), "replace it by an undamaged copy"
     try:
         with open_file(path) as file:
             stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
             header = stream.read(4 + 4 * num_dims)
             if header[:4] != magic:
                 raise UserError(
-                    f"{path} begins with 0x{header[:4].hex()} where an IDX file of "
-                    f"bytes with {num_dims} axes begins with 0x{magic.hex()}; {advice}"
+                    f"{path} starts with 0x{header[:4].hex()}, but an IDX file of "
+                    f"bytes with {num_dims} axes starts with 0x{magic.hex()}; {advice}"
                 )
             if len(header) < 4 + 4 * num_dims:
                 raise UserError(f"{path} ends within its header; {advice}")
@@ -95,8 +96,8 @@ def read_idx(path: Path, *, num_dims: int) -> np.ndarray:
             size = math.prod(shape)
             if takes_too_much(shape, np.dtype(np.uint8)):
                 raise UserError(
-                    f"{path} declares the shape {shape}, more than the {MAX_BYTES} "
-                    f"bytes that fkjax takes; {advice}"
+                    f"{path} declares the shape {shape}, more than the maximum of "
+                    f"{MAX_BYTES} bytes; {advice}"
                 )
             array = np.empty(size, np.uint8)
             num_bytes = read_into(stream, array)

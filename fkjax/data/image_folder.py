@@ -1,4 +1,4 @@
-"""Image folders: a folder for each part, in it one for each class, in it the images."""
+"""Image folders: `<part>/<class>/<image>`."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ _TEST_PARTS = ("test", "val")
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Says whether a folder holds a folder `train`."""
+    """Returns whether a folder contains a folder `train`."""
     return (folder / "train").is_dir()
 
 
@@ -24,26 +24,27 @@ def read_image_folder(
 ) -> tuple[tuple[Streamed, np.ndarray, Streamed, np.ndarray], int]:
     """Lists the images of `train/<class>/` and of `test/<class>/` or `val/<class>/`.
 
-    The classes are the names of train's folders, sorted. Images end in .jpg, .jpeg or
-    .png; they are decoded when they are used (see `fkjax.data.decoding.decode`), and
-    without augmentation. Hidden files are ignored. The set's folder may be a link to
-    anywhere; links in it must stay in the data folder.
+    The classes are the sorted names of the folders in `train`. The names of images end
+    in .jpg, .jpeg or .png. Images are decoded when they are used (see
+    `fkjax.data.decoding.decode`), without augmentation. Hidden files are ignored. The
+    folder of the dataset may be a link to any folder, but links inside must stay in the
+    data folder.
 
     Args:
-        folder: of the set, in the data folder.
-        image_size: S.
+        folder: folder of the dataset, in the data folder.
+        image_size: height and width of the images, S.
 
     Returns:
-        Training images of shape [n, S, S, 3] and labels of shape [n], test images and
-        labels likewise; and C.
+        The training images, of shape [n, S, S, 3], their labels, of shape [n], the test
+        images and their labels; and the number of classes, C.
 
     Raises:
-        UserError: if a class is empty or in one part only, a file is no image, or a
-            link leads out of the data folder. A file that cannot be decoded is told
-            when it is used.
+        UserError: if a class is empty or in one part only, a file is not an image, or a
+            link points out of the data folder. For a file that cannot be decoded, the
+            error is raised when it is used.
     """
     tree = _Tree(folder)
-    # ImageNet's test folder holds images without a class; then val is meant.
+    # The folder test of ImageNet contains images without classes: then val is used.
     tests = [part for part in _TEST_PARTS if tree.folders(folder / part)]
     if not tests:
         raise UserError(
@@ -57,7 +58,8 @@ def read_image_folder(
     ):
         for name in sorted(set(part) - set(others))[:1]:
             raise UserError(
-                f"{place / name} is a class that {lacks} lacks; give both the same"
+                f"{place / name} is a class that {lacks} does not have; give both the "
+                "same classes"
             )
     arrays = (
         *_part(tree, train, classes, image_size),
@@ -71,7 +73,8 @@ def _part(
 ) -> tuple[Streamed, np.ndarray]:
     for name in sorted(set(tree.names(folder)) - set(classes))[:1]:
         raise UserError(
-            f"{folder / name} is no folder of a class; remove it or move it into one"
+            f"{folder / name} is not the folder of a class; remove it, or move it into "
+            "one"
         )
     names, labels = [], []
     for label, name in enumerate(classes):
@@ -89,7 +92,7 @@ def _part(
 
 
 class _Tree:
-    """Lists the folders of a set."""
+    """A reader of the folders of a dataset."""
 
     def __init__(self, folder: Path):
         self._homes = [os.path.realpath(home) for home in (folder, folder.parent)]
@@ -99,11 +102,11 @@ class _Tree:
         for entry in entries:
             if not entry.name.lower().endswith(_SUFFIXES) or not entry.is_file():
                 raise UserError(
-                    f"{entry.path} is no {', '.join(_SUFFIXES)} file; remove or "
+                    f"{entry.path} is not a {', '.join(_SUFFIXES)} file; remove or "
                     "convert it"
                 )
         if not entries:
-            raise UserError(f"{folder} holds no image; add some or remove it")
+            raise UserError(f"{folder} contains no image; add images or remove it")
         return [entry.name for entry in entries]
 
     def folders(self, folder: Path) -> list[str]:
@@ -115,7 +118,7 @@ class _Tree:
         return [entry.name for entry in self._entries(folder)]
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What is in a folder and not hidden, sorted by name."""
+        """Lists the entries of a folder that are not hidden, sorted by name."""
         path = os.fspath(folder)
         try:
             self._require_home(path)
@@ -127,15 +130,15 @@ class _Tree:
                     self._require_home(path)
         except OSError as error:
             raise UserError(
-                f"{path} could not be read ({error.strerror}); mend it"
+                f"{path} could not be read ({error.strerror}); fix it"
             ) from error
         return sorted(entries, key=lambda entry: entry.name)
 
     def _require_home(self, path: str) -> None:
-        """Refuses a link that leads out of the data folder, or nowhere."""
+        """Raises an error for links that are broken or point out of the data folder."""
         real = os.path.realpath(path, strict=True)
         if not any(os.path.commonpath([real, home]) == home for home in self._homes):
             raise UserError(
-                f"{path} is a link that leads out of the data folder, to {real}; put "
-                "there what it leads to, or remove it"
+                f"{path} is a link that points out of the data folder, to {real}; "
+                "replace it by a copy, or remove it"
             )

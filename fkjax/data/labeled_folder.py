@@ -1,4 +1,4 @@
-"""A folder of images, and a CSV file of the labels that are known."""
+"""A folder of images and a CSV file of known labels."""
 
 import math
 import os
@@ -20,25 +20,25 @@ from fkjax.parallel.examples import Streamed
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SETS = ("validation", "train", "test")
-"""What a label may serve for; the first if nothing else is said."""
+"""The sets that a labeled image can belong to; the first is the default."""
 
 MEMORY = 1_000_000_000
-"""Bytes up to which the decoded images are kept in memory; more are streamed."""
+"""Maximum size in bytes of decoded images in memory; larger sets are streamed."""
 
 
 class Listing(NamedTuple):
-    """The images and labels of a user, before an image is opened.
+    """The names and labels of images, before any image is opened.
 
     Attributes:
-        folder: that holds the images.
-        names: their paths in it, sorted. Length n.
-        sizes: of the files, in bytes. Length n.
-        pool: positions of the images whose label is not known. Shape [N].
-        validation: positions of the images that look like deployment. Shape [M].
-        train: positions of the labelled images to train on.
-        test: positions of the labelled images that are only reported on.
-        labels: as positions in `classes`, or -1. Shape [n] int32.
-        classes: the distinct labels, in natural order. Length C.
+        folder: folder of the images.
+        names: paths of the images in the folder, sorted. Length n.
+        sizes: sizes of the files in bytes. Length n.
+        pool: positions of the images without a label. Shape [N].
+        validation: positions of the labeled images of the validation set. Shape [M].
+        train: positions of the labeled images to train on.
+        test: positions of the labeled images of the test set.
+        labels: labels as positions in `classes`, or -1. Shape [n] int32.
+        classes: distinct labels, in natural order. Length C.
     """
 
     folder: Path
@@ -56,16 +56,16 @@ class OwnImages(NamedTuple):
     """A `Listing` with its images.
 
     Attributes:
-        names: as in the listing, like all up to the classes.
-        images: uint8, an array or streamed. Shape [n, S, S, channels].
-        pool: Shape [N].
-        validation: Shape [M].
-        train: positions.
-        test: positions.
-        labels: Shape [n] int32.
-        classes: Length C.
-        mean: per channel, of images / 255.
-        std: per channel, of images / 255.
+        names: see `Listing`.
+        images: the images, an array or streamed. Shape [n, S, S, channels] uint8.
+        pool: see `Listing`.
+        validation: see `Listing`.
+        train: see `Listing`.
+        test: see `Listing`.
+        labels: see `Listing`.
+        classes: see `Listing`.
+        mean: mean of each channel of images / 255.
+        std: standard deviation of each channel of images / 255.
     """
 
     names: list[str]
@@ -87,7 +87,7 @@ def read_own_images(
     image_size: int = 224,
     tell: Callable[[int, int], None] | None = None,
 ) -> OwnImages:
-    """`list_images` and `load_images`, one after the other."""
+    """Calls `list_images`, then `load_images`; see there for the arguments."""
     listing = list_images(folder, labels)
     return load_images(listing, image_size=image_size, tell=tell)
 
@@ -95,45 +95,48 @@ def read_own_images(
 def list_images(
     folder: str | os.PathLike[str], labels: str | os.PathLike[str]
 ) -> Listing:
-    """Lists the images of a folder, and reads what is known of them.
+    """Lists the images of a folder and reads their labels.
 
-    Images end in .jpg, .jpeg or .png and may be in subfolders of any depth; all other
-    files, and hidden ones, are ignored. The CSV file has the columns `file`, the
-    image's path in the folder, `label`, and perhaps `set`: one of `SETS`. Images that
-    it does not name are the pool.
+    The names of images end in .jpg, .jpeg or .png. Images can be in subfolders of any
+    depth. Other files and hidden files are ignored. The CSV file has the columns
+    `file`, the path of an image in the folder, `label` and, optionally, `set`, one of
+    `SETS`. Images that are not in the CSV file are the pool.
 
     Args:
-        folder: of the images.
-        labels: the CSV file.
+        folder: folder of the images.
+        labels: path of the CSV file.
+
+    Returns:
+        The images and their labels.
 
     Raises:
-        UserError: if the folder cannot be read, or a link leads out of it; or with all
-            that is wrong with the CSV file.
+        UserError: if the folder cannot be read, a link points out of it, or the CSV
+            file is invalid. The message lists all problems of the CSV file.
     """
     folder, path = Path(folder), Path(labels)
     found = list_files(folder, SUFFIXES)
     names = sorted(found)
     if not names:
         raise UserError(
-            f"--images {folder} holds no {', '.join(SUFFIXES)} file: name the folder "
-            "with the images"
+            f"--images {folder} contains no {', '.join(SUFFIXES)} file: give the "
+            "folder of the images"
         )
     if len({inert(name) for name in names}) < len(names):
         raise UserError(
-            f"two images of {folder} have names that differ only in characters which "
-            "cannot be shown: rename one"
+            f"two images of {folder} have names that differ only in characters that "
+            "cannot be displayed: rename one"
         )
     problems = Problems(path)
     known = _known(path, names, problems)
     of_validation = {label for label, part in known.values() if part == SETS[0]}
     if len(of_validation) < 2:
         problems.add(
-            f"the validation set has {len(of_validation)} class(es), but needs two or "
-            "more"
+            f"the validation set has {len(of_validation)} class(es), but at least two "
+            "are needed"
         )
     if len(known) == len(names):
-        problems.add("names all images, so that none is left as the pool")
-    problems.raise_any("mend the file")
+        problems.add("contains all images, so that none is left as the pool")
+    problems.raise_any("fix the file")
     classes = sorted({label for label, _ in known.values()}, key=natural)
     number = {name: i for i, name in enumerate(classes)}
     parts = {part: [] for part in ("", *SETS)}
@@ -158,20 +161,25 @@ def load_images(
     image_size: int = 224,
     tell: Callable[[int, int], None] | None = None,
 ) -> OwnImages:
-    """Decodes the images: their central squares, resized.
+    """Decodes the images of a listing and resizes their central squares.
 
-    If all of them take no more than `MEMORY` they are kept there, with one channel if
-    every image is grey. More are streamed: decoded whenever they are used, in colour,
-    and normalised by ImageNet's statistics. None is augmented.
+    If all images take no more than `MEMORY` bytes, they are kept in memory, with one
+    channel if every image is grayscale. Otherwise, they are streamed, that is, decoded
+    when they are used, with three channels and normalized by the statistics of
+    ImageNet. Images are not augmented.
 
     Args:
-        listing: of what.
-        image_size: S.
-        tell: `tell(done, total)` is called after each image that is kept.
+        listing: the images.
+        image_size: height and width of the decoded images, S.
+        tell: `tell(done, total)` is called after each image that is kept in memory.
+
+    Returns:
+        The images with their labels.
 
     Raises:
-        UserError: if an image that is kept cannot be decoded. One that is streamed is
-            told when it is used; see `fkjax.data.reading.plain_errors`.
+        UserError: if an image that is kept in memory cannot be decoded. For a streamed
+            image, the error is raised when it is used; see
+            `fkjax.data.reading.plain_errors`.
     """
     shape, num_images = (image_size, image_size, 3), len(listing.names)
 
@@ -189,33 +197,33 @@ def load_images(
 
 
 def natural(text: str) -> tuple[Any, ...]:
-    """What to sort by so that numbers come as numbers.
+    """Returns a key that sorts numbers in texts by their values.
 
     >>> sorted(["b10", "b9", "10", "9", "a"], key=natural)
     ['9', '10', 'a', 'b9', 'b10']
     """
     parts = []
     for part in re.findall(r"[0-9]+|[^0-9]+", text):
-        digits = part.lstrip("0")  # by length: Python reads no number of any length
+        digits = part.lstrip("0")  # compared by length, since int() limits the length
         parts.append((0, len(digits), digits) if part[0] in "0123456789" else (1, part))
     return (parts, text)
 
 
 def flaw_of_class(name: str) -> str | None:
-    """What keeps a text from being the name of a class, in a few words, or None."""
+    """Describes why a text cannot be the name of a class; returns None if it can."""
     if not name:
         return "is empty"
     if not name.isprintable():
-        return f"{name!r} has a character that cannot be shown"
+        return f"{name!r} has a character that cannot be displayed"
     if as_it_was(inert(name)) != name:
-        return f"{name!r} begins as a cell that a spreadsheet was kept from running"
+        return f"{name!r} starts like a cell with an escaped formula"
     return None
 
 
 def _known(
     path: Path, names: Sequence[str], problems: Problems
 ) -> dict[str, tuple[str, str]]:
-    """Label and set of each image that the CSV file names."""
+    """Reads the label and the set of each image in the CSV file."""
     rows = read_rows(path, ("file", "label"), problems)
     files = {inert(name): name for name in names} | {name: name for name in names}
     homes: dict[str, list[str]] = {}
@@ -238,12 +246,12 @@ def _known(
         elif what:
             problems.add(f"the label of {name} {what}", line)
         elif part not in SETS:
-            problems.add(f"the set {part!r} is none of {', '.join(SETS)}", line)
+            problems.add(f"the set {part!r} is not one of {', '.join(SETS)}", line)
         if name is not None:
             lines.setdefault(name, line)
             known.setdefault(name, (label, part))
     if not rows:
-        problems.add("has no line but the first")
+        problems.add("has no line after the first")
     return known
 
 
@@ -272,5 +280,5 @@ def _kept(
         raise UserError(f"{flaws[0]}{more}")
     is_grey = all(
         (image[..., :1] == image).all() for image in images
-    )  # one at a time: no second copy of all
+    )  # one at a time, to avoid a copy of all images
     return np.ascontiguousarray(images[..., :1]) if is_grey else images

@@ -1,8 +1,9 @@
-"""MATLAB 5 files, the format in which SVHN is published: their uint8s and doubles.
+"""A reader of MATLAB 5 files, the format in which SVHN is published.
 
-The format is The MathWorks' "MAT-File Format": elements, each a tag, which says the
-type and the number of its bytes, and then these. It is read here because SciPy 1.17's
-compiled reader ends the whole process at some damaged files.
+Only arrays of uint8 and double are read. The format is defined in "MAT-File Format" by
+The MathWorks: a file consists of elements, each a tag with the type and the number of
+bytes, followed by the bytes. SciPy is not used because the compiled reader of SciPy
+1.17 crashes the process for some damaged files.
 """
 
 import math
@@ -25,7 +26,7 @@ from fkjax.files.opening import (
 
 _MATRIX, _COMPRESSED = 14, 15
 _CLASSES = {6: np.dtype("<f8"), 9: np.dtype("u1")}
-# A matrix is stored in any type that holds its numbers, and is small.
+# A matrix can be stored in any smaller type that can represent its numbers.
 _STORED = {
     number: np.dtype(f"<{code}")
     for number, code in zip(
@@ -39,33 +40,35 @@ _MOST_AXES, _LONGEST_NAME = 32, 256
 
 
 class MatError(ValueError):
-    """What is wrong with a file, in a few words."""
+    """Raised if a file is damaged or not supported; the message is a short phrase."""
 
 
 def read_mat(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     """Reads variables of a little-endian MATLAB 5 file.
 
-    No more is read or decompressed than the variables' sizes say, and nothing after
-    the last of them.
+    Only the bytes that the sizes of the variables declare are read or decompressed, and
+    none after the last variable.
 
     Args:
         path: the file.
-        names: which variables; the first of each name counts.
+        names: names of the variables. If a name is repeated, the first variable is
+            read.
 
     Returns:
-        Those of them that are there, as uint8 or float64 arrays of MATLAB's shape.
+        The variables that the file contains, as uint8 or float64 arrays of the shape in
+        MATLAB.
 
     Raises:
         OSError, zlib.error, MemoryError: if the file cannot be read.
-        MatError: if it is no such file, or one of them is no array of uint8s or of
-            doubles, real and dense, that fits in `MAX_BYTES`.
+        MatError: if it is not such a file, or a variable is not a real dense array of
+            uint8 or double that fits in `MAX_BYTES`.
     """
     found: dict[str, np.ndarray] = {}
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         header = file.read(128)
         if header[124:] != b"\x00\x01IM":
-            raise MatError("its header is of another format")
+            raise MatError("its header has another format")
         while len(found) < len(names) and file.tell() < size:
             kind, num_bytes = struct.unpack("<2I", _exactly(file, 8))
             end = file.tell() + num_bytes
@@ -74,7 +77,7 @@ def read_mat(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
             elif kind == _COMPRESSED:
                 stream = _Inflated(file, num_bytes)
                 if struct.unpack("<2I", _exactly(stream, 8))[0] != _MATRIX:
-                    raise MatError("what is compressed is no variable")
+                    raise MatError("a compressed element is not a variable")
                 if _read_matrix(stream, names, found):
                     stream.check_end()
             else:
@@ -86,22 +89,22 @@ def read_mat(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
 def _read_matrix(
     stream: Readable, names: Collection[str], found: dict[str, np.ndarray]
 ) -> bool:
-    """Reads a variable if it is wanted; says whether it was."""
+    """Reads a variable if its name is in `names`; returns whether it was read."""
     head, dims = _short(stream, most=8), _short(stream, most=4 * _MOST_AXES)
     if len(head) != 8 or len(dims) % 4:
-        raise MatError("a variable's flags or sizes are cut short")
+        raise MatError("the flags or sizes of a variable are truncated")
     flags, _ = struct.unpack("<2I", head)
     name = _short(stream, most=_LONGEST_NAME).decode("latin-1")
     if name not in names or name in found:
         return False
     dtype = _CLASSES.get(flags & 0xFF)
     if dtype is None or flags & _IS_COMPLEX:
-        raise MatError(f"{name} is no real array of uint8 or double")
+        raise MatError(f"{name} is not a real array of uint8 or double")
     shape = tuple(np.frombuffer(dims, "<i4").tolist())
     if min(shape, default=-1) < 0 or takes_too_much(shape, dtype):
         raise MatError(
-            f"{name} has the shape {shape}, which is none or takes more than the "
-            f"{MAX_BYTES} bytes that fkjax takes"
+            f"{name} has shape {shape}, which is invalid or takes more than the "
+            f"maximum of {MAX_BYTES} bytes"
         )
     kind, num_bytes, rest = _tag(stream)
     stored, count = _STORED.get(kind), math.prod(shape)
@@ -117,10 +120,15 @@ def _read_matrix(
 
 
 def _tag(stream: Readable) -> tuple[int, int, bytes]:
-    """The type and the number of bytes of an element, and a tiny one's own 4 bytes."""
+    """Reads the tag of an element.
+
+    Returns:
+        The type and the number of bytes of the element, and the 4 bytes in the tag if
+        the element is small.
+    """
     head = _exactly(stream, 8)
     kind, num_bytes = struct.unpack("<2I", head)
-    if kind >> 16:  # the number of bytes is there: they follow in the tag itself
+    if kind >> 16:  # a small element: its size is here, and its bytes are in the tag
         kind, num_bytes = kind & 0xFFFF, kind >> 16
         if num_bytes > 4:
             raise MatError(f"an element of 4 bytes declares {num_bytes}")
@@ -129,7 +137,7 @@ def _tag(stream: Readable) -> tuple[int, int, bytes]:
 
 
 def _short(stream: Readable, *, most: int) -> bytes:
-    """An element of few bytes, which is padded to a multiple of 8."""
+    """Reads a short element, which is padded to a multiple of 8 bytes."""
     _, num_bytes, rest = _tag(stream)
     if num_bytes > most:
         raise MatError(f"an element of at most {most} bytes declares {num_bytes}")
@@ -144,7 +152,7 @@ def _exactly(stream: Readable, size: int) -> bytes:
 
 
 class _Inflated:
-    """A compressed element as a file, inflated no further than it is read."""
+    """A compressed element as a file, decompressed only as far as it is read."""
 
     def __init__(self, file: IO[bytes], num_bytes: int):
         self._file, self._left = file, num_bytes
@@ -165,7 +173,7 @@ class _Inflated:
         return b"".join(parts)
 
     def check_end(self) -> None:
-        """Reads on past the padding, where zlib's checksum is."""
+        """Reads past the padding, so that zlib verifies its checksum."""
         self.read(8)
         if not self._zlib.eof:
             raise MatError("a variable does not end where it should")

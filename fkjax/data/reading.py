@@ -1,4 +1,4 @@
-"""Reads streamed images in parallel, one batch ahead, and tells plainly what fails."""
+"""Reading of streamed images in parallel, one batch ahead."""
 
 import contextlib
 import logging
@@ -16,29 +16,40 @@ from fkjax.base import UserError
 from fkjax.parallel.examples import Streamed, stream
 
 ReadOne = Callable[[int], np.ndarray]
-"""`read_one(id) -> image`: uint8 of shape [H, W, channels], or a UserError. It is
-called from several threads."""
+"""`read_one(id) -> image`: reads an image of shape [H, W, channels], uint8.
+
+It is called from several threads, and raises a `UserError` if the image is damaged.
+"""
 
 
 def stream_in_parallel(
     read_one: ReadOne, num_images: int, image_shape: tuple[int, int, int]
 ) -> Streamed:
-    """The images that `read_one` knows by 0 .. N-1, read on all cores.
+    """Returns streamed images that are read on all cores.
 
-    No more than two batches are held: the one that was asked for, and the one that is
-    expected next, which is read while the first is computed with.
+    No more than two batches are in memory: the requested batch, and the expected next
+    batch, which is read during the computation with the former.
+
+    Args:
+        read_one: function that reads the image of an id.
+        num_images: number of images, N. Their ids are 0 .. N-1.
+        image_shape: shape of an image, (H, W, channels).
+
+    Returns:
+        The images. Shape [N, H, W, channels].
     """
     return stream(_Reader(read_one, image_shape), num_images, image_shape)
 
 
 @contextlib.contextmanager
 def plain_errors(*images: Any) -> Iterator[None]:
-    """Within it, a reading error comes as itself, where JAX would wrap and log it.
+    """Raises errors of reading streamed images as they are, without JAX's wrapper.
 
-    What Pillow warns of is left out: it is told as an error, or does not matter.
+    In this context, JAX does not log such errors, and warnings of Pillow are not
+    printed: they are raised as errors or do not matter.
 
     Args:
-        *images: sets of images, of which the streamed ones are meant.
+        *images: sets of images, streamed or not.
     """
     sources = {part.source for part in images if isinstance(part, Streamed)}
 
@@ -63,12 +74,12 @@ def plain_errors(*images: Any) -> Iterator[None]:
 
 
 class _Batch(NamedTuple):
-    """Images that are being read."""
+    """A batch of images that is being read."""
 
-    ids: np.ndarray  # Shape [B].
-    distinct: np.ndarray  # of each distinct id. Shape [B', H, W, channels].
-    futures: list[Future]  # Length B'.
-    where: np.ndarray  # each id's place among the distinct. Shape [B].
+    ids: np.ndarray  # Ids of the images. Shape [B].
+    distinct: np.ndarray  # Images of distinct ids. Shape [B', H, W, channels].
+    futures: list[Future]  # Reading of these images. Length B'.
+    where: np.ndarray  # Positions of the ids in `distinct`. Shape [B].
 
     def wait(self) -> np.ndarray:
         try:
@@ -94,7 +105,7 @@ class _Reader:
         self._lock = threading.Lock()
 
     def __call__(self, ids: np.ndarray, then: np.ndarray) -> np.ndarray:
-        # One call at a time, or more than two batches might be in memory.
+        # One call at a time, so that no more than two batches are in memory.
         with self._lock:
             batch, self._ahead = self._ahead, None
             if batch is None or not np.array_equal(batch.ids, ids):
@@ -107,7 +118,7 @@ class _Reader:
             return images
 
     def _start(self, ids: np.ndarray) -> _Batch:
-        # A batch may be filled up with one example, again and again: it is read once.
+        # A batch may be padded with copies of one example, which is read only once.
         distinct, where = np.unique(ids, return_inverse=True)
         images = np.empty((len(distinct), *self._image_shape), np.uint8)
 

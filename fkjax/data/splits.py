@@ -1,4 +1,4 @@
-"""Cuts a dataset's training part into pool, validation and tuning; biases the pool."""
+"""Splits of a dataset into a biased pool, a validation set and a tuning set."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,13 @@ from fkjax.data.datasets import Dataset
 
 
 class Split(NamedTuple):
-    """Some examples of a dataset, by ascending id.
+    """A subset of the examples of a dataset, in ascending order of ids.
 
     Attributes:
-        images: uint8. Shape [n, H, W, channels].
-        labels: int32. Shape [n].
-        ids: int32 row in the dataset's training (or test) part. Shape [n].
+        images: the images. Shape [n, H, W, channels] uint8.
+        labels: the labels. Shape [n] int32.
+        ids: rows in the training part (or the test part) of the dataset. Shape [n]
+            int32.
     """
 
     images: Examples
@@ -25,7 +26,15 @@ class Split(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """What an experiment works on; the first three are disjoint training rows."""
+    """The data of an experiment.
+
+    Attributes:
+        pool: the pool, a subset of the training part.
+        validation: the validation set, disjoint from the pool.
+        tuning: the tuning set, disjoint from both.
+        test: the test part.
+        num_classes: number of classes, C.
+    """
 
     pool: Split
     validation: Split
@@ -44,13 +53,12 @@ def split(
     imbalance_ratio: float = 1.0,
     rare_classes: Sequence[int] | None = None,
 ) -> Splits:
-    """Cuts a training part into a validation set, a tuning set and a biased pool.
+    """Splits the training part into a biased pool, a validation set and a tuning set.
 
-    The validation set is class-balanced; the tuning set is held out of it and is
-    class-balanced too; what remains is the pool, which is then biased (Gudovskiy et
-    al. 2020, Sec. 4). Each draw depends on the key and its own purpose alone: the
-    tuning size never moves the pool, and pools of one key and growing ratio are
-    nested.
+    The validation set is class-balanced. The tuning set is a class-balanced part that
+    is held out of it. The remaining examples are the pool, which is then biased
+    (Gudovskiy et al. 2020, Sec. 4). The pool does not depend on the size of the tuning
+    set, and for the same key, the pools of increasing ratios are nested.
 
     >>> from fkjax.data.datasets import load
     >>> splits = split(jax.random.key(0), load("digits"), validation_size=200,
@@ -59,31 +67,36 @@ def split(
     [685, 150, 50, 355]
 
     Args:
-        key: the key of the run.
-        dataset: what to split.
-        validation_size: size of validation and tuning set together.
-        tuning_size: how many of these make the tuning set.
-        imbalance: `step` (see `step_imbalance`) or `long_tail` (see `long_tail`).
-        imbalance_ratio: how much rarer the rare classes become; 1 leaves the pool be.
-        rare_classes: the rare classes; by default those from C // 2 on.
+        key: random key of the run.
+        dataset: the dataset to split.
+        validation_size: number of examples in the validation and the tuning set
+            together.
+        tuning_size: number of these examples in the tuning set.
+        imbalance: kind of bias, `step` (see `step_imbalance`) or `long_tail` (see
+            `long_tail`).
+        imbalance_ratio: factor by which rare classes are reduced; 1 does not change the
+            pool.
+        rare_classes: the rare classes; by default C // 2 .. C-1.
 
     Returns:
-        The splits, each in ascending order of id.
+        The splits, each in ascending order of ids.
 
     Raises:
-        UserError: if a class cannot supply its share, or would be left without an
-            image in the pool, or an option is out of range.
+        UserError: if a class has too few examples, a class would have no image in the
+            pool, or an option is out of range.
     """
     if imbalance not in _IMBALANCES:
         raise UserError(
             f"imbalance {imbalance!r} is unknown; choose {' or '.join(_IMBALANCES)}"
         )
     if validation_size < 1:
-        raise UserError(f"validation size {validation_size} must be at least 1")
+        raise UserError(
+            f"the validation size must be at least 1, got {validation_size}"
+        )
     if not 0 <= tuning_size < validation_size:
         raise UserError(
-            f"tuning size {tuning_size} must be at least 0 and below the validation "
-            f"size, {validation_size}, which it is held out of"
+            "the tuning size must be at least 0 and below the validation size, "
+            f"{validation_size}, got {tuning_size}"
         )
     labels, num_classes = dataset.train_labels, dataset.num_classes
     held_out = balanced_subset(
@@ -122,16 +135,18 @@ def split(
 def balanced_subset(
     key: jax.Array, labels: np.ndarray, size: int, num_classes: int
 ) -> np.ndarray:
-    """Draws equally many examples of each class; the first take a remainder.
+    """Draws the same number of examples of each class.
+
+    If `size` is not a multiple of C, the first classes get one example more.
 
     Args:
-        key: decides which examples.
-        labels: integers in 0..C-1. Shape [n].
-        size: how many to draw.
-        num_classes: C.
+        key: random key of the draw.
+        labels: labels in 0..C-1. Shape [n].
+        size: number of examples to draw.
+        num_classes: number of classes, C.
 
     Returns:
-        Ascending positions in `labels`. Shape [size].
+        Positions in `labels`, in ascending order. Shape [size].
 
     Raises:
         UserError: if a class has too few examples.
@@ -141,7 +156,7 @@ def balanced_subset(
     for c in np.flatnonzero(counts < quotas):
         raise UserError(
             f"a balanced subset of {size} needs {quotas[c]} images of class {c}, which "
-            f"has {counts[c]}; ask for at most {counts.min() * num_classes}"
+            f"has {counts[c]}; choose at most {counts.min() * num_classes}"
         )
     return _keep(key, [(np.flatnonzero(labels == c), q) for c, q in enumerate(quotas)])
 
@@ -154,20 +169,22 @@ def step_imbalance(
     ratio: float,
     rare_classes: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Thins the rare classes, all together, to (images of common classes) / ratio.
+    """Reduces the rare classes to (number of images of common classes) / ratio images.
+
+    This is the total number of images of all rare classes.
 
     Args:
-        key: decides which images stay.
-        labels: integers in 0..C-1. Shape [n].
-        num_classes: C.
-        ratio: at least 1; 1 keeps every image.
-        rare_classes: by default those from C // 2 on.
+        key: random key of the images to keep.
+        labels: labels in 0..C-1. Shape [n].
+        num_classes: number of classes, C.
+        ratio: ratio of common to rare images, at least 1; 1 keeps every image.
+        rare_classes: the rare classes; by default C // 2 .. C-1.
 
     Returns:
-        Ascending positions of the images that stay.
+        Positions of the images to keep, in ascending order.
 
     Raises:
-        UserError: if an option is out of range or a class is left empty.
+        UserError: if an option is out of range or a class would have no image.
     """
     is_rare = np.isin(labels, _rare(num_classes, ratio, rare_classes))
     rare, common = np.flatnonzero(is_rare), np.flatnonzero(~is_rare)
@@ -185,11 +202,11 @@ def long_tail(
     ratio: float,
     rare_classes: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Thins the class of rank i to n_max * ratio ** (-i / (C - 1)) images.
+    """Reduces the class of rank i to n_max * ratio ** (-i / (C - 1)) images.
 
-    n_max is the size of the largest class (Cui et al. 2019, Sec. 5.1). Classes rank in
-    their natural order, except that rare classes, if given, come last. Arguments,
-    result and errors are those of `step_imbalance`.
+    n_max is the size of the largest class (Cui et al. 2019, Sec. 5.1). The classes are
+    ranked by their indices, except that rare classes come last. See `step_imbalance`
+    for the arguments, the result and the errors.
     """
     tail = _rare(num_classes, ratio, rare_classes)
     order = [c for c in range(num_classes) if c not in tail] + tail
@@ -209,9 +226,9 @@ _IMBALANCES = {"step": step_imbalance, "long_tail": long_tail}
 
 
 def _keep(key: jax.Array, groups: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
-    """Keeps a random `num` of each group of positions, in ascending order.
+    """Keeps `num` random positions of each group, in ascending order.
 
-    Who ranks first does not depend on `num`: a smaller `num` keeps a subset.
+    The random order does not depend on `num`: a smaller `num` keeps a subset.
     """
     size = 1 + max(positions.max(initial=-1) for positions, _ in groups)
     draws = np.asarray(jax.random.uniform(key, (int(size),), np.float32))
@@ -226,7 +243,7 @@ def _rare(
     num_classes: int, ratio: float, rare_classes: Sequence[int] | None
 ) -> list[int]:
     if not ratio >= 1:
-        raise UserError(f"imbalance ratio {ratio:g} must be at least 1")
+        raise UserError(f"the imbalance ratio must be at least 1, got {ratio:g}")
     if rare_classes is None:
         return list(range(num_classes // 2, num_classes))
     rare = list(dict.fromkeys(rare_classes))
@@ -236,7 +253,7 @@ def _rare(
         )
     if not 0 < len(rare) < num_classes:
         raise UserError(
-            f"{len(rare)} of {num_classes} classes are rare; name at least 1 and at "
+            f"{len(rare)} of {num_classes} classes are rare; choose at least 1 and at "
             f"most {num_classes - 1}"
         )
     return rare
@@ -246,6 +263,6 @@ def _check_no_class_empty(labels: np.ndarray, num_classes: int, ratio: float) ->
     counts = np.bincount(labels, minlength=num_classes)
     for c in np.flatnonzero(counts == 0):
         raise UserError(
-            f"imbalance ratio {ratio:g} leaves class {c} without an image among the "
-            f"pool's {len(labels)}; choose a smaller ratio or validation set"
+            f"imbalance ratio {ratio:g} leaves class {c} without an image in the pool "
+            f"of {len(labels)}; choose a smaller ratio or validation set"
         )

@@ -433,7 +433,7 @@ IMAGES = "train-images-idx3-ubyte.gz"
             IMAGES,
             np.zeros((400, 8, 8)),
             {"magic": [0, 0, 9, 3]},
-            "begins with 0x000009",
+            "starts with 0x000009",
         ),
         (IMAGES, np.zeros((399, 8, 8)), {}, "400 labels for the 399 images"),
         ("t10k-labels-idx1-ubyte", np.full(20, 10), {}, "label 10 at position 0"),

@@ -19,7 +19,7 @@ def part(name, size, seed):
 
 
 def record(name, image, label):
-    """As published: (superclass,) class, then the red, green and blue planes."""
+    """Returns a record: (superclass,) class, then the red, green and blue planes."""
     head = [label] if name == "cifar10" else [label // 5, label]
     return bytes(head) + b"".join(image[..., c].tobytes() for c in range(3))
 
@@ -63,10 +63,10 @@ def test_a_damaged_file_is_named(tmp_path, name, label_bytes, label):
         wrong = bytearray(intact)
         wrong[2 * record_size + label_bytes - 1] = label
         for damaged, message in (
-            (intact[:-1], f"has {len(intact) - 1} bytes, .* of {record_size} bytes"),
+            (intact[:-1], f"has {len(intact) - 1} bytes; .* of {record_size} bytes"),
             (intact + b"1", f"has {len(intact) + 1} bytes"),
             (b"", "has 0 bytes"),
-            (bytes(wrong), f"label {label} at position 2 .* 0 to {label - 1}"),
+            (bytes(wrong), f"label {label} at position 2, .* 0 to {label - 1}"),
             (None, "but no "),
         ):
             path.unlink()

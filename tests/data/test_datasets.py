@@ -75,12 +75,12 @@ NAN_IMAGES[[6, 8]] = np.nan
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_images": NAN_IMAGES}, "training part: 2 .* NaN .* first at index 6"),
+        ({"train_images": NAN_IMAGES}, "training part of toy: 2 .* at index 6"),
         ({"train_images": np.zeros((10, 1, 1, 1))}, "float64; expected uint8"),
         ({"train_images": np.zeros((10, 1, 1), np.uint8)}, r"\(10, 1, 1\); expected"),
         ({"train_images": np.zeros((9, 1, 1, 1), np.uint8)}, "of the 9 images"),
-        ({"test_images": np.zeros((4, 2, 1, 1), np.uint8)}, "give both one shape"),
-        ({"test_labels": np.array([0, 1, 2, 1])}, "test part: label 2 is 2"),
+        ({"test_images": np.zeros((4, 2, 1, 1), np.uint8)}, "both the same shape"),
+        ({"test_labels": np.array([0, 1, 2, 1])}, "test part of toy: label 2 is 2"),
         ({"test_labels": np.array([0, -1, 0, 1])}, "label 1 is -1"),
         ({"test_labels": np.zeros(4)}, "float64; expected integers"),
         ({"num_classes": 1}, "at least 2"),
@@ -98,7 +98,7 @@ def test_valid_arrays_pass():
 def test_a_data_folder_that_is_a_file_is_refused(tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    with pytest.raises(UserError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file; give a folder"):
         load("mnist", data_dir=path)
 
 

@@ -32,7 +32,7 @@ def tiny_parts():
 
 @pytest.fixture
 def tiny_mnist(tmp_path):
-    """A data folder whose mnist has 30 images of 4 x 5 pixels, and 10 to test."""
+    """A data folder with 30 training and 10 test images of 4 x 5 pixels as mnist."""
     folder = tmp_path / "mnist"
     folder.mkdir()
     for name, array in tiny_parts().items():
@@ -63,16 +63,16 @@ HEADER = bytes([0, 0, 8, 1, 0, 0, 0, 30])
 BAD_FILES = {
     "wrong magic": (TRAIN_LABELS, b"\0\0\x09\x01" + HEADER[4:], "0x00000901.*0x000008"),
     "labels for images": (TRAIN_IMAGES, HEADER + bytes(30), "0x00000801.*0x00000803"),
-    "empty": (TRAIN_LABELS, b"", "begins with 0x "),
+    "empty": (TRAIN_LABELS, b"", "starts with 0x,"),
     "half a header": (TRAIN_LABELS, HEADER[:6], "ends within its header"),
     "truncated": (TRAIN_LABELS, HEADER + bytes(29), "declares 30 bytes and only 29"),
     "trailing": (TRAIN_LABELS, HEADER + bytes(31), "declares 30 bytes and more"),
     "bomb": (
         TRAIN_IMAGES,
         bytes([0, 0, 8, 3]) + b"\xff" * 12,
-        "more than the 4294967296",
+        "more than the maximum of 4294967296",
     ),
-    "a flat bomb": (  # no byte, but a shape that NumPy does not take
+    "a flat bomb": (  # no bytes, but a shape that NumPy does not support
         TRAIN_IMAGES,
         bytes([0, 0, 8, 3]) + bytes(4) + b"\xff" * 8,
         r"declares the shape \(0, 4294967295, 4294967295\)",
@@ -85,12 +85,12 @@ BAD_FILES = {
     "label range": (
         TEST_LABELS,
         HEADER[:7] + bytes([10]) + bytes(7) + bytes([10, 11, 0]),
-        "label 10 at position 7 where mnist has classes 0 to 9",
+        "label 10 at position 7, but mnist has classes 0 to 9",
     ),
     "no images": (
         TRAIN_IMAGES,
         bytes([0, 0, 8, 3, 0, 0, 0, 30, 0, 0, 0, 0, 0, 0, 0, 4]),
-        r"mnist's training part: images have shape \(30, 0, 4, 1\)",
+        r"the training part of mnist: images have shape \(30, 0, 4, 1\)",
     ),
 }
 
@@ -127,8 +127,8 @@ def test_corrupt_gzip_is_named(tiny_mnist, damage):
 
 
 def test_gzip_is_read_no_further_than_its_header_says(tmp_path):
-    # Behind 30 declared bytes follow 8 MiB more, cut short: whoever read on to the
-    # end would complain of the end.
+    # The 30 declared bytes are followed by 8 MiB that are truncated: reading them to
+    # the end would raise another error.
     path = tmp_path / "labels.gz"
     path.write_bytes(gzip.compress(HEADER + bytes(8 << 20), compresslevel=1)[:-20])
     with pytest.raises(UserError, match="declares 30 bytes and more follow"):
@@ -152,7 +152,7 @@ def test_own_idx_set_takes_its_classes_from_training(tiny_mnist):
     (tiny_mnist / "mnist").rename(tiny_mnist / "own")
     labels = np.arange(30) % 3
     (tiny_mnist / "own" / TRAIN_LABELS).write_bytes(idx_bytes(labels))
-    with pytest.raises(UserError, match="label 3 at position 3 where own has"):
+    with pytest.raises(UserError, match="label 3 at position 3, but own has"):
         load("own", data_dir=tiny_mnist)
 
 

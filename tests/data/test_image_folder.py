@@ -1,4 +1,4 @@
-"""Folders of JPEG and PNG files, from the listing to the command."""
+"""Image folders, from the list of files to the command line."""
 
 import dataclasses
 import os
@@ -24,7 +24,7 @@ SUFFIXES = (".png", ".JPEG", ".jpg", ".jpeg", ".PNG")
 
 
 def write_images(folder, counts, seed):
-    """Pictures of many sizes, brighter by class."""
+    """Writes images of different sizes, whose brightness depends on the class."""
     rng = np.random.default_rng(seed)
     for level, (name, count) in enumerate(counts.items()):
         (folder / name).mkdir(parents=True)
@@ -124,18 +124,18 @@ def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path, place):
     folder = make_set(tmp_path / "data" / "pets")
     shutil.move(folder / place, tmp_path / "private")
     (folder / place).symlink_to(tmp_path / "private")
-    with pytest.raises(UserError, match="leads out of the data folder") as caught:
+    with pytest.raises(UserError, match="points out of the data folder") as caught:
         load("pets", data_dir=tmp_path / "data")
     assert str(folder / place) in str(caught.value)
 
 
 def test_a_set_beside_the_data_folder_is_outside_of_it(tmp_path):
-    """Though its path begins with the same letters."""
+    """The path of the other folder starts with the path of the data folder."""
     folder = make_set(tmp_path / "data" / "pets")
     (tmp_path / "data-private").mkdir()
     shutil.move(folder / "train" / "cat", tmp_path / "data-private" / "cat")
     (folder / "train" / "cat").symlink_to("../../../data-private/cat")
-    with pytest.raises(UserError, match="leads out of the data folder"):
+    with pytest.raises(UserError, match="points out of the data folder"):
         load("pets", data_dir=tmp_path / "data")
 
 
@@ -164,7 +164,8 @@ def test_any_name_of_a_class_and_of_a_file_is_only_a_name(pets, name):
 @pytest.mark.parametrize("name", ["pets", "my-pets"])
 def test_a_folder_of_another_kind_is_told_what_it_lacks(tmp_path, name):
     write_images(tmp_path / name, dict.fromkeys(CLASSES, 2), 0)
-    with pytest.raises(UserError, match=f"{name} holds no set .*image folders train/"):
+    message = f"{name} contains no dataset .*image folders train/"
+    with pytest.raises(UserError, match=message):
         load(name, data_dir=tmp_path)
 
 
@@ -223,17 +224,17 @@ def one_class(pets):
     ("damage", "message"),
     [
         (no_test, r"neither test/<class>/ nor val/<class>/"),
-        (unknown_class, r"val/yak is a class that .*/train lacks"),
-        (absent_class, r"train/emu is a class that .*/val lacks"),
-        (no_image, r"train/cat/list.txt is no .jpg, .jpeg, .png file"),
-        (stray_file, r"train/list.txt is no folder of a class"),
-        (folder_in_class, r"val/cat/more.png is no .jpg"),
-        (pipe, r"val/cat/pipe.png is no .jpg"),
+        (unknown_class, r"val/yak is a class that .*/train does not have"),
+        (absent_class, r"train/emu is a class that .*/val does not have"),
+        (no_image, r"train/cat/list.txt is not a .jpg, .jpeg, .png file"),
+        (stray_file, r"train/list.txt is not the folder of a class"),
+        (folder_in_class, r"val/cat/more.png is not a .jpg"),
+        (pipe, r"val/cat/pipe.png is not a .jpg"),
         (broken_link, r"val/cat/gone.png could not be read \(No such file"),
         (circular_link, r"val/cat/loop.png could not be read \(Too many levels"),
-        (link_to_the_folder_above, r"val/cat/up.png is no .jpg"),
-        (empty_class, r"train/yak holds no image"),
-        (one_class, r"1 class\(es\); classification needs at least 2"),
+        (link_to_the_folder_above, r"val/cat/up.png is not a .jpg"),
+        (empty_class, r"train/yak contains no image"),
+        (one_class, r"1 class\(es\), but classification needs at least 2"),
     ],
 )
 def test_a_folder_that_is_not_in_order_is_explained(pets, damage, message):
@@ -243,7 +244,7 @@ def test_a_folder_that_is_not_in_order_is_explained(pets, damage, message):
     assert "\n" not in str(caught.value)
 
 
-# The command
+# The command line
 
 ARGUMENTS = (
     "--dataset pets --image-size 8 --seeds 1 --rounds 2 --budget 3 --epochs 1 "

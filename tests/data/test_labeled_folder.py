@@ -1,4 +1,4 @@
-"""A user's folder of images and labels.csv: what is read, and what is told."""
+"""A folder of images and a CSV file of labels: reading and error messages."""
 
 import os
 import random
@@ -25,7 +25,7 @@ LABELS = "file,label,set\n10.png,cat10,\na/x.png,cat9,train\n9.jpg,cat9,validati
 
 @pytest.fixture
 def folder(tmp_path):
-    """Grey PNG and JPEG files, 12 x 8, each of another grey."""
+    """Gray PNG and JPEG files of 12 x 8 pixels, each of a different gray level."""
     home = tmp_path / "my images"
     for i, name in enumerate(NAMES):
         path = home / name
@@ -64,7 +64,7 @@ def test_an_image_of_that_size_is_taken_pixel_by_pixel(folder, labels):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "10.png")
     own = read_own_images(folder, labels(LABELS), image_size=6)
-    assert own.images.shape == (5, 6, 6, 3)  # one is in colour
+    assert own.images.shape == (5, 6, 6, 3)  # one is in color
     np.testing.assert_array_equal(own.images[0], pixels)
     assert (own.images[1] == 20).all()
 
@@ -119,9 +119,9 @@ def test_all_problems_of_the_file_are_told_at_once(folder, labels):
         "line 6: there is no image no.png;",
         "line 7: 10.png is in line 2, too",
         "line 8: the label of z.jpeg is empty",
-        "line 9: the set 'tset' is none of validation, train, test",
+        "line 9: the set 'tset' is not one of validation, train, test",
         "line 10: there is no image (no name)",
-        "names all images, so that none is left as the pool",
+        "contains all images, so that none is left as the pool",
     ):
         assert part in said
     assert said.count("line") == 7
@@ -131,10 +131,10 @@ def test_all_problems_of_the_file_are_told_at_once(folder, labels):
     ("text", "said"),
     [
         ("file,set\n", "label is missing"),
-        ("file,label\n", "no line but the first"),
+        ("file,label\n", "no line after the first"),
         ("file,label\n9.jpg,a\n", r"has 1 class\(es\)"),
         ("file,label,set\n9.jpg,a\n10.png,b,train\n", r"has 1 class\(es\)"),
-        ("file,label\n9.jpg,a\n10.png,\x07\n", "cannot be shown"),
+        ("file,label\n9.jpg,a\n10.png,\x07\n", "cannot be displayed"),
         (b"file,label\n9.jpg,\xff\n", "must be UTF-8, but line 2"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_folder_without_images_is_told(tmp_path, labels):
     with pytest.raises(UserError, match="Could not read"):
         list_images(tmp_path / "none", labels(LABELS))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no .jpg, .jpeg, .png file"):
+    with pytest.raises(UserError, match="contains no .jpg, .jpeg, .png file"):
         list_images(tmp_path / "empty", labels(LABELS))
     os.mkfifo(tmp_path / "empty" / "a.png")
     with pytest.raises(UserError, match="no regular file"):

@@ -1,4 +1,4 @@
-"""MATLAB 5 files, written by SciPy and by hand."""
+"""MATLAB 5 files, written by SciPy and byte by byte."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ def element(kind, data):
 
 
 def matrix(name, shape, data, *, kind=2, array_class=9, num_bytes=None):
-    """A variable whose header may say what is not so."""
+    """Returns a variable whose header may be wrong."""
     body = element(6, struct.pack("<2I", array_class, 0))
     body += element(5, struct.pack(f"<{len(shape)}i", *shape)) + element(1, name)
     body += struct.pack("<2I", kind, len(data) if num_bytes is None else num_bytes)
@@ -68,7 +68,7 @@ def test_what_scipy_writes_comes_back(tmp_path_factory, array, do_compression):
 
 
 def test_doubles_may_be_stored_as_smaller_integers(read):
-    # As MATLAB itself writes them. Four bytes may stand in the tag.
+    # As written by MATLAB. Up to four bytes can be stored in the tag.
     data = bytes([1, 2, 3, 10])
     tiny = matrix(b"X", (4, 1), b"", array_class=6)[8:-8] + struct.pack("<2H", 2, 4)
     tiny = element(14, tiny + data)
@@ -93,14 +93,14 @@ SMALL = matrix(b"X", (2, 1), b"ab")
     [
         (b"", "header"),
         (saved({"X": np.ones((2, 2))}, format="4"), "header"),
-        # A negative size, by which SciPy's reader of MATLAB 4 goes back without end.
+        # A negative size, for which SciPy's reader of MATLAB 4 does not terminate.
         (struct.pack("<5i", 50, -22, 1, 0, 2) + b"X\0" + bytes(200), "header"),
         (HEADER + bytes(8), "type 0"),
         (HEADER + b"abc", "ends too early"),
         (HEADER + SMALL[:60], "ends too early"),
         (HEADER + SMALL[:-8], "0 of 2 bytes"),
         (HEADER + element(15, b"no zlib at all"), "Error -3"),
-        (HEADER + compressed(b"no variable"), "no variable"),
+        (HEADER + compressed(b"no variable"), "is not a variable"),
         (HEADER + compressed(SMALL)[:-5], "end where it should"),
         (HEADER + matrix(b"X", (2, -1), b"ab"), "shape"),
         (HEADER + matrix(b"X", (0, 2**31 - 1, 2**31 - 1), b""), "shape"),
@@ -112,17 +112,17 @@ SMALL = matrix(b"X", (2, 1), b"ab")
         (HEADER + matrix(b"X", (3, 1), b"ab", num_bytes=3), None),
         (HEADER + matrix(b"X", (9, 1), b"ab", num_bytes=9), "8 of 9 bytes"),
         (HEADER + matrix(b"X", (2, 1), b"ab", kind=99), "type 99"),
-        (HEADER + element(14, element(6, b"abcd") + element(5, b"a" * 8)), "cut short"),
+        (HEADER + element(14, element(6, b"abcd") + element(5, b"a" * 8)), "truncated"),
         (
             HEADER + element(14, element(6, b"a" * 8) + element(5, b"abcde")),
-            "cut short",
+            "truncated",
         ),
-        (HEADER + matrix(b"X", (2, 1), b"ab", array_class=200), "no real array"),
-        (HEADER + matrix(b"X", (2, 1), b"ab", array_class=0x809), "no real array"),
+        (HEADER + matrix(b"X", (2, 1), b"ab", array_class=200), "not a real array"),
+        (HEADER + matrix(b"X", (2, 1), b"ab", array_class=0x809), "not a real array"),
     ],
 )
 def test_what_is_damaged_is_refused(read, data, message):
-    if message is None:  # padding is as good as any byte
+    if message is None:  # the padding is read as data
         assert read(data)["X"].tolist() == [[97], [98], [0]]
         return
     with pytest.raises((MatError, zlib.error), match=message):
@@ -130,7 +130,7 @@ def test_what_is_damaged_is_refused(read, data, message):
 
 
 def test_no_more_is_inflated_than_the_shape_says(read):
-    """A gigabyte of zeros behind two bytes would be read up to its missing end."""
+    """Two bytes are followed by many zeros, which must not be decompressed."""
     packer = zlib.compressobj(1)
     data = packer.compress(SMALL[:-6]) + packer.compress(bytes(64 << 20))
     with pytest.raises(MatError, match="end where it should"):

@@ -17,7 +17,7 @@ SHAPE = (2, 2, 1)
 
 
 class Disk:
-    """Reads image i as the number i, notes which and how many at once."""
+    """A source whose image i is the number i, which records its calls."""
 
     def __init__(self, seconds=0.0):
         self.read, self.now, self.most = [], 0, 0
@@ -49,7 +49,7 @@ def numbers(images):
 
 
 def settle(disk, num_read, seconds=10.0):
-    """Waits until so many are read, and shows that no more are."""
+    """Waits until `num_read` images are read, and asserts that no more are."""
     end = time.monotonic() + seconds
     while len(disk.read) < num_read and time.monotonic() < end:
         time.sleep(0.01)
@@ -61,7 +61,7 @@ def test_images_come_in_the_order_asked_for(disk):
     images = stream_in_parallel(disk, 200, SHAPE)
     order = [5, 199, 0, 5, 7]
     assert numbers(take(images, jnp.array(order))) == order
-    assert sorted(disk.read) == [0, 5, 7, 199]  # one that comes twice is read once
+    assert sorted(disk.read) == [0, 5, 7, 199]  # a repeated image is read once
 
 
 def test_several_are_read_at_once(monkeypatch):
@@ -74,11 +74,11 @@ def test_several_are_read_at_once(monkeypatch):
 def test_the_batch_that_comes_next_is_read_ahead_and_no_other(disk):
     images = stream_in_parallel(disk, 200, SHAPE)
     assert numbers(take(images, jnp.arange(5), jnp.arange(5, 8))) == [0, 1, 2, 3, 4]
-    settle(disk, 8)  # read before it is asked for
+    settle(disk, 8)  # read before it is requested
     assert numbers(take(images, jnp.arange(5, 8))) == [5, 6, 7]
-    settle(disk, 8)  # and not again
+    settle(disk, 8)  # and not read again
     take(images, jnp.arange(5, 8)).block_until_ready()
-    settle(disk, 11)  # nothing is kept
+    settle(disk, 11)  # read again, since no batch is kept
 
 
 def test_a_batch_read_ahead_in_vain_is_given_up(monkeypatch):
@@ -96,7 +96,7 @@ def test_mapping_reads_no_more_than_a_batch_twice(disk):
         lambda images: map_examples(lambda x: x[0, 0, 0] * 2, images, batch_size=5)
     )
     assert double(images).tolist() == list(range(0, 24, 2))
-    # XLA may run the smaller last batch first, and have it read ahead once more.
+    # XLA may run the smaller last batch first, which is then read ahead once more.
     assert set(disk.read) == set(range(12)) and len(disk.read) <= 12 + 5 + 2
 
 
@@ -108,7 +108,7 @@ def test_a_reading_error_comes_as_itself_and_alone(disk, caplog, capfd):
             with plain_errors(np.zeros(1), images):
                 sums(images[:14]).block_until_ready()
         assert caplog.records == [] and capfd.readouterr() == ("", "")
-        with plain_errors(images):  # and is forgotten
+        with plain_errors(images):  # the error is not raised again
             assert sums(images[:13]).tolist() == [4 * i for i in range(13)]
 
 

@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 
 
 def toy(counts, test_size=4):
-    """A dataset of 1 x 1 pixel images with so many examples of each class."""
+    """Returns a dataset of 1 x 1 pixel images with these counts of each class."""
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
     labels = np.random.default_rng(0).permutation(labels)
     images = np.arange(len(labels)).astype(np.uint8).reshape(-1, 1, 1, 1)
@@ -142,7 +142,7 @@ def test_rare_images_are_drawn_from_all_rare_classes_evenly():
     kept = step_imbalance(KEY, labels, 3, ratio=10.0)
     counts = np.bincount(labels[kept])
     assert counts[0] == 2000 and counts[1:].sum() == 200
-    # Hypergeometric: mean 100, standard deviation 6.3; six of them on either side.
+    # Hypergeometric: mean 100, standard deviation 6.3; the margin is six of them.
     assert abs(counts[1] - 100) < 40
 
 
@@ -166,18 +166,18 @@ def test_every_subset_of_a_class_is_equally_likely():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation_size": 0}, "validation size 0 must be at least 1"),
-        ({"validation_size": -3}, "validation size -3"),
-        ({"tuning_size": 10}, "tuning size 10 .* below the validation size, 10"),
-        ({"tuning_size": -1}, "tuning size -1"),
+        ({"validation_size": 0}, "validation size must be at least 1, got 0"),
+        ({"validation_size": -3}, "validation size must be at least 1, got -3"),
+        ({"tuning_size": 10}, "tuning size .* below the validation size, 10, got 10"),
+        ({"tuning_size": -1}, "tuning size must be at least 0 .*, got -1"),
         (
             {"validation_size": 50},
-            "of 50 needs 25 images of class 1, which has 20; ask for at most 40",
+            "of 50 needs 25 images of class 1, which has 20; choose at most 40",
         ),
         ({"validation_size": 40}, "leaves class 1 without an image"),
         ({"imbalance": "steep"}, "'steep' is unknown; choose step or long_tail"),
-        ({"imbalance_ratio": 0.5}, "ratio 0.5 must be at least 1"),
-        ({"imbalance_ratio": float("nan")}, "ratio nan must be at least 1"),
+        ({"imbalance_ratio": 0.5}, "ratio must be at least 1, got 0.5"),
+        ({"imbalance_ratio": float("nan")}, "ratio must be at least 1, got nan"),
         ({"imbalance_ratio": 1000.0}, "ratio 1000 leaves class 1 without an image"),
         ({"imbalance_ratio": float("inf")}, "ratio inf leaves class 1"),
         (

@@ -8,14 +8,14 @@ from fkjax.data.svhn import has_svhn
 
 
 def part(size, seed):
-    """Images [n, 32, 32, 3] and digits [n]."""
+    """Returns images [n, 32, 32, 3] and digits [n]."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)
     return images, np.arange(size, dtype=np.uint8) % 10
 
 
 def write(path, images, digits, **others):
-    """As published: examples last, and 10 for the digit 0."""
+    """Writes a file of SVHN: the last axis is the examples, and 10 is the digit 0."""
     labels = np.where(digits == 0, 10, digits).astype(np.uint8)
     variables = {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None]}
     scipy.io.savemat(path, variables | others, do_compression=True)
@@ -93,17 +93,17 @@ def mislabelled(path):
         (garbled, "could not be read as a MATLAB 5 file"),
         (lambda path: path.write_bytes(b""), "could not be read as a MATLAB 5 file"),
         (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500)), "MATLAB 5"),
-        (save(X=IMAGES), "holds no variable y"),
-        (save(y=LABELS), "holds no variable X"),
+        (save(X=IMAGES), "contains no variable y"),
+        (save(y=LABELS), "contains no variable X"),
         (save(X=IMAGES[:16], y=LABELS), r"X of shape \(16, 32, 3, 5\)"),
         (save(X=IMAGES[..., 0], y=LABELS), r"X of shape \(32, 32, 3\)"),
-        (save(X=IMAGES.astype(float), y=LABELS), "type float64 where SVHN has uint8"),
+        (save(X=IMAGES.astype(float), y=LABELS), "float64, but SVHN has uint8"),
         (save(X=IMAGES, y=LABELS[:4]), r"y of shape \(4, 1\)"),
-        (save(X=IMAGES, y=np.array([["a"] * 5], object)), "y is no real array of"),
+        (save(X=IMAGES, y=np.array([["a"] * 5], object)), "y is not a real array of"),
         (save(X=IMAGES, y=LABELS * 0), "label 0 at position 0"),
         (save(X=IMAGES, y=LABELS * 1.5), "label 1.5 at position 0"),
         (save(X=IMAGES, y=LABELS * np.nan), "label nan at position 0"),
-        (save(X=IMAGES, y=LABELS + 1j), "y is no real array of uint8 or double"),
+        (save(X=IMAGES, y=LABELS + 1j), "y is not a real array of uint8 or double"),
         (lambda path: scipy.io.savemat(path, {"y": 1.0}, format="4"), "MATLAB 5"),
         (mislabelled, "label 11 at position 3"),
     ],

@@ -20,7 +20,7 @@ from fkjax.parallel.examples import Streamed, take
 
 
 def png_file(array):
-    """Of pixels; a file stays as it is."""
+    """Encodes pixels as a PNG file; returns a file unchanged."""
     from PIL import Image
 
     if isinstance(array, io.BytesIO):
@@ -33,10 +33,10 @@ def png_file(array):
 
 
 def prepare_tfds(folder, parts):
-    """Writes TFDS's set `tiny_pictures` and forgets the code that did.
+    """Prepares the TFDS dataset `tiny_pictures`, without registering its builder.
 
-    An already encoded image needs no TensorFlow. (TFDS's own mock data would not test
-    what is read: it makes arrays up, and encodes, decodes and skips nothing.)
+    Encoded images need no TensorFlow. The mock data of TFDS would not test the reading,
+    as they are random arrays that are not encoded.
     """
     import tensorflow_datasets as tfds
 
@@ -93,7 +93,7 @@ def test_prepared_tfds_set_is_read_without_tensorflow(tmp_path, channels, test, 
 
 
 def many_shapes(size, channels, seed):
-    """Images of many shapes, and their labels."""
+    """Returns images of different shapes, and their labels."""
     rng = np.random.default_rng(seed)
     shapes = rng.integers(9, 30, (size, 2))
     images = [
@@ -105,8 +105,8 @@ def many_shapes(size, channels, seed):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_many_shapes_are_streamed(tmp_path, channels):
     train, validation = many_shapes(12, channels, 0), many_shapes(6, channels, 1)
-    unlabelled = (many_shapes(3, channels, 2)[0], [-1, -1, -1])  # as ImageNet's
-    parts = {"train": train, "validation": validation, "test": unlabelled}
+    unlabeled = (many_shapes(3, channels, 2)[0], [-1, -1, -1])  # as in ImageNet
+    parts = {"train": train, "validation": validation, "test": unlabeled}
     prepare_tfds(tmp_path, parts)
     pictures = load("tiny_pictures", data_dir=tmp_path, image_size=8)
     assert pictures.num_classes == 3
@@ -131,7 +131,7 @@ def test_a_streamed_image_that_is_damaged_is_told_when_it_is_read(tmp_path):
     images[2] = io.BytesIO(whole[: len(whole) // 2])
     prepare_tfds(tmp_path, {"train": many_shapes(9, 3, 0), "test": (images, labels)})
     pictures = load("tiny_pictures", data_dir=tmp_path, image_size=8)
-    message = r"^example \d of the part test of TFDS's tiny_pictures could not be read"
+    message = r"^example \d of the part test of tiny_pictures of TFDS could not be read"
     with pytest.raises(UserError, match=message) as caught:
         with plain_errors(pictures.test_images):
             jax.jit(take)(pictures.test_images, jnp.arange(6)).block_until_ready()
@@ -186,7 +186,7 @@ def test_tfds_set_prepared_as_tfrecord_is_refused(tmp_path):
     prepare_tfds(tmp_path, parts)
     for info in tmp_path.rglob("dataset_info.json"):
         info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match="that holds it prepared as array_record"):
+    with pytest.raises(UserError, match="that contains it prepared as array_record"):
         load("tiny_pictures", data_dir=tmp_path)
 
 
@@ -202,7 +202,7 @@ def test_tfds_set_with_a_broken_shard_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("imdb_reviews", "imdb_reviews is no image classification set"),
+        ("imdb_reviews", "imdb_reviews of TFDS is not an image classification dataset"),
         ("svhn", r"svhn is not in .*/svhn: .*--dataset=svhn_cropped"),
         ("mnistt", "'mnistt' is unknown; did you mean 'mnist'"),
         ("fashion-mnist", "did you mean 'fashion_mnist'"),
@@ -272,7 +272,7 @@ def test_nothing_is_prepared_without_a_named_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds.importlib.util, "find_spec", lambda name: object())
     monkeypatch.delenv("FKJAX_DATA_DIR", raising=False)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    with pytest.raises(UserError, match="no data folder is named.*--data-dir=DIR"):
+    with pytest.raises(UserError, match="no data folder is given.*--data-dir=DIR"):
         load("fashion_mnist")
 
 
@@ -317,7 +317,7 @@ def test_a_host_that_refuses_still_answers(monkeypatch, error, expected):
 
 @pytest.fixture
 def described(tmp_path):
-    """A prepared set, and the path of its two descriptions."""
+    """A prepared dataset: the folder of its two descriptions."""
     prepare_tfds(tmp_path, {"train": tiny_part(6, 1, 0), "test": tiny_part(3, 1, 1)})
     return tmp_path / "tiny_pictures" / "1.0.0"
 
@@ -352,7 +352,7 @@ def test_no_file_elsewhere_is_read(described, tmp_path, place):
     for path in described.glob("*array_record*"):
         path.rename(described.parent / path.name)
     replace(described / "dataset_info.json", NAMED, place + NAMED)
-    with pytest.raises(UserError, match="which is not in its own folder"):
+    with pytest.raises(UserError, match="which is not in its folder"):
         load("tiny_pictures", data_dir=tmp_path)
 
 
