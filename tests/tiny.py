@@ -3,7 +3,7 @@
 from flax import nnx
 
 from fkjax.base import Model
-from fkjax.models import from_nnx
+from fkjax.models import Architecture, from_nnx
 from fkjax.models.convolution import conv_general_dilated, max_pool
 
 TAPS = ("conv1", "fc1")
@@ -46,3 +46,7 @@ def tiny(
         std=std,
     )
     return model._replace(dropout=(("conv1", conv_dropout), ("fc1", dense_dropout)))
+
+
+ARCHITECTURE = Architecture(tiny, TAPS, conv_dropout=0.25, dense_dropout=0.5)
+"""For tests of commands: `monkeypatch.setitem(MODELS, "tiny", ARCHITECTURE)`."""

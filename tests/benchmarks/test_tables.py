@@ -1,5 +1,6 @@
 """The benchmarks run at their smallest size, and print what they promise."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,15 +13,27 @@ from benchmarks import tables
 ROOT = Path(__file__).parents[2]
 
 
-# What these four compile would take a tenth of the time of all tests.
-DEAR = ("cost", "fisher", "round", "selection")
+EXPENSIVE = ("cost", "fisher", "round", "selection")
+NAMES = (*EXPENSIVE, "kernel", "projection")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_takes_its_flags(name):
+    main = importlib.import_module(f"benchmarks.{name}").main
+    with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, "--help"])
+        main()
+    assert end.value.code == 0
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(name, marks=pytest.mark.slow) for name in DEAR),
-        *("kernel", "projection"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in EXPENSIVE),
+        *(
+            pytest.param(name, marks=pytest.mark.integration)
+            for name in ("kernel", "projection")
+        ),
     ],
 )
 def test_smoke(name):

@@ -11,6 +11,7 @@ from PIL import Image
 
 import fkjax.commands.run
 from fkjax.models import MODELS, resnet10, resnet18
+from tests.tiny import ARCHITECTURE, TAPS
 
 TINY = (
     "--rounds 2 --budget 4 --seeds 1 --epochs 1 --pretraining-epochs 1 --batch-size 8 "
@@ -60,10 +61,17 @@ def write_imagenet(folder):
         ("paper-imagenet", write_imagenet, ["--image-size", "32"]),
     ],
 )
-def test_a_preset_runs(preset, write, flags, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "networks", ["tiny", pytest.param("thin", marks=pytest.mark.integration)]
+)
+def test_a_preset_runs(networks, preset, write, flags, tmp_path, monkeypatch, capsys):
     for name, make in (("resnet10_7x7", resnet10), ("resnet18", resnet18)):
         thin = functools.partial(make, width=2, stem="imagenet")
         monkeypatch.setitem(MODELS, name, MODELS[name]._replace(make=thin))
+    if networks == "tiny":
+        for name in ("lenet", "resnet10_7x7", "resnet18"):
+            monkeypatch.setitem(MODELS, name, ARCHITECTURE)
+        flags = [*flags, "--taps", *TAPS]
     write(tmp_path)
     folder = tmp_path / "run"
     flags = [*flags, "--data-dir", str(tmp_path), "--output-dir", str(folder)]

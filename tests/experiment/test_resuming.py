@@ -351,6 +351,7 @@ def kill_for_real(folder, whole, rng, num_kills):
     assert outcome(folder) == outcome(whole)
 
 
+@pytest.mark.integration
 def test_killed_by_the_system(whole, tmp_path):
     kill_for_real(tmp_path / "run", whole, random.Random(0), 2)
 

@@ -29,15 +29,19 @@ def start(folder, *flags):
     )
 
 
-def start_two(folder):
+def coordinator():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ("--distributed", "--coordinator", f"127.0.0.1:{port}")
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start_two(folder):
+    flags = ("--distributed", "--coordinator", coordinator())
     flags += ("--num-processes", "2", "--process-id")
     return [start(folder, *flags, str(i)) for i in range(2)]
 
 
+@pytest.mark.integration
 def test_two_processes_one_killed_and_resumed_give_the_queries_of_one(tmp_path):
     rounds = tmp_path / "two" / "rounds.jsonl"
     processes = start_two(tmp_path / "two")
@@ -64,6 +68,47 @@ def test_two_processes_one_killed_and_resumed_give_the_queries_of_one(tmp_path):
     one, two = (tmp_path / name / "queries.csv" for name in ("one", "two"))
     assert len(one.read_bytes().splitlines()) == 25
     assert one.read_bytes() == two.read_bytes()
+
+
+TOGETHER = """
+import sys
+import jax, numpy as np
+from fkjax.parallel import processes
+from fkjax.parallel.devices import device_mesh, on_all_devices, shard
+from fkjax.parallel.examples import take
+own = int(sys.argv[2])
+processes.connect(sys.argv[1], 2, own)
+mesh = device_mesh()
+examples = shard(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), mesh)
+taken = on_all_devices(take, mesh)(examples, np.array([5, 0, 3]))
+print(mesh.size, processes.is_first(), np.asarray(taken).ravel().tolist(),
+      processes.agreed(lambda: [own]))
+with processes.stopping_together():
+    if own == 1:
+        raise processes.UserError("This one stops.")
+    take = on_all_devices(lambda x: jax.lax.psum(x, mesh.axis_names[0]), mesh)
+    jax.block_until_ready(take(np.ones(1)))
+"""
+
+
+def test_two_processes_meet_share_out_and_stop_together():
+    at = coordinator()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, at, str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for i in range(2)
+    ]
+    (out, err), (other_out, other_err) = (p.communicate(timeout=240) for p in both)
+    assert out == "2 True [5, 0, 3] [0]\n", err
+    assert other_out == "2 False [5, 0, 3] [0]\n", other_err
+    assert [p.returncode for p in both] == [cluster.PEER_LOST, 2]
+    assert err.splitlines()[-1].startswith("fkjax: another process of this run")
+    assert other_err.splitlines()[-1].startswith("fkjax: This one stops")
 
 
 @pytest.mark.parametrize(
