@@ -20,10 +20,10 @@ from fkjax.acquisition import (
 from fkjax.acquisition.perturbation import copies
 from fkjax.base import Query, Strategy, View, key_for
 from fkjax.fisher import descriptors
-from fkjax.models import MODELS, lenet
+from fkjax.models import MODELS
 from fkjax.training import evaluation, fit
+from tests.tiny import TAPS, tiny
 
-TAPS = ("conv1", "conv2", "fc1")
 BUDGET = 8
 NUM_POOL, NUM_VALIDATION = 90, 60
 # 12 copies of 10 images at a time: the pool is a multiple of 10, so that only one loop
@@ -48,7 +48,7 @@ MATCHING = [name for name in STRATEGIES if name not in BLIND]
 
 @pytest.fixture(scope="module")
 def model(digits):
-    return lenet((8, 8, 1), 10, mean=digits.mean, std=digits.std)
+    return tiny((8, 8, 1), 10, mean=digits.mean, std=digits.std)
 
 
 @pytest.fixture(scope="module")

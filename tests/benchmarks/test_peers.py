@@ -29,14 +29,17 @@ def work():
     images = rng.integers(0, 256, (8, 28, 28, 1), dtype=np.uint8)
     labels = rng.integers(0, 10, 8).astype(np.int32)
     model = lenet((28, 28, 1), 10)
-    return Workload(model, model.init(jax.random.key(0)), images, labels, "random")
+    variables = jax.jit(model.init)(jax.random.key(0))
+    return Workload(model, variables, images, labels, "random")
 
 
 @pytest.fixture(scope="module")
 def exact(work):
     log_probs_fn, theta = fisher.of_parameters(work.model, work.variables)
     images, labels = jnp.asarray(work.images), jnp.asarray(work.labels)
-    return fisher.fisher_vectors(log_probs_fn, theta, images, labels)
+    return jax.jit(
+        lambda theta: fisher.fisher_vectors(log_probs_fn, theta, images, labels)
+    )(theta)
 
 
 @pytest.fixture(scope="module")

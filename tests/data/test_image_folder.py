@@ -17,7 +17,9 @@ from fkjax.data.datasets import load, validate
 from fkjax.data.decoding import decode
 from fkjax.experiment import play
 from fkjax.experiment.config import Config
+from fkjax.models import MODELS
 from fkjax.parallel.examples import Streamed, take
+from tests.tiny import ARCHITECTURE
 
 CLASSES = ("cat", "Dog", "emu")  # sorted: Dog, cat, emu
 SUFFIXES = (".png", ".JPEG", ".jpg", ".jpeg", ".PNG")
@@ -263,9 +265,12 @@ def test_seeds_share_a_program_only_if_told_to(pets, digits, monkeypatch):
     assert len(play.groups(yes, dataset)) == 1
 
 
-def test_the_command_runs_and_then_tells_which_image_is_damaged(tmp_path, capfd):
+def test_the_command_runs_and_then_tells_which_image_is_damaged(
+    tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setitem(MODELS, "tiny", ARCHITECTURE)
     folder = make_set(tmp_path / "pets")
-    argv = [*ARGUMENTS, "--data-dir", str(tmp_path)]
+    argv = [*ARGUMENTS, "--model", "tiny", "--data-dir", str(tmp_path)]
     assert (
         fkjax.commands.run.main([*argv, "--seeds", "2", "--side-by-side", "yes"]) == 0
     )

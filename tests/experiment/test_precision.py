@@ -15,12 +15,18 @@ from fkjax.data import splits
 from fkjax.experiment import play
 from fkjax.fisher.descriptors import descriptor
 from fkjax.fisher.kernel import pearson_features
-from fkjax.models import lenet
+from fkjax.models import MODELS, lenet
+from tests.tiny import ARCHITECTURE
 
 SMALL = (
     "--seeds 1 --rounds 2 --budget 5 --epochs 2 --pretraining none "
-    "--validation-size 100 --strategies fisher_nearest"
+    "--validation-size 100 --strategies fisher_nearest --model tiny"
 ).split()
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch):
+    monkeypatch.setitem(MODELS, "tiny", ARCHITECTURE)
 
 
 def test_a_training_that_diverges_names_its_images(tmp_path, capsys, digits):
@@ -46,7 +52,7 @@ def test_a_pretraining_that_diverges_is_told(capsys):
 @pytest.mark.parametrize(
     ("strategy", "name", "part"),
     [
-        ("fisher_nearest", "conv2", "100 validation image(s)"),
+        ("fisher_nearest", "conv1", "100 validation image(s)"),
         ("margin", "fc2", " pool image(s)"),
     ],
 )
@@ -96,9 +102,8 @@ def test_float32_embeddings_are_float64_to_five_digits(digits):
     model = lenet((8, 8, 1), 10)
 
     def embeddings():
-        variables = jax.tree.map(
-            lambda x: x.astype(float), model.init(jax.random.key(0))
-        )
+        variables = jax.jit(model.init)(jax.random.key(0))
+        variables = jax.tree.map(lambda x: x.astype(float), variables)
 
         def one(image):
             d = descriptor(

@@ -14,8 +14,8 @@ from fkjax.base import Strategy, key_for
 from fkjax.experiment import pool as pools
 from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, play_round
-from fkjax.models import lenet
 from fkjax.training.fit import Schedule, fit
+from tests.tiny import tiny
 
 BUDGET, ROUNDS = 5, 5
 NUM_POOL = 60
@@ -29,8 +29,8 @@ traces = collections.Counter()
 
 @pytest.fixture(scope="module")
 def model(digits):
-    """A LeNet that counts how often JAX traces it."""
-    plain = lenet((8, 8, 1), 10, mean=digits.mean, std=digits.std)
+    """A network that counts how often JAX traces it."""
+    plain = tiny((8, 8, 1), 10, mean=digits.mean, std=digits.std)
 
     def apply(*args, **kwargs):
         traces["apply"] += 1

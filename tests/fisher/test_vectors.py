@@ -23,7 +23,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def variables(model):
-    return model.init(jax.random.key(0))
+    return jax.jit(model.init)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,9 @@ def test_softmax_regression_has_its_closed_form():
 def test_the_score_has_zero_mean_under_the_model(model, variables, images):
     log_probs_fn, theta = vectors.of_parameters(model, variables)
     p = jnp.exp(log_probs_fn(theta, images[0]))
-    scores = vectors.fisher_vectors(
-        log_probs_fn,
-        theta,
-        jnp.repeat(images[:1], 10, axis=0),
-        jnp.arange(10),
-    )
+    scores = jax.jit(
+        lambda theta, x: vectors.fisher_vectors(log_probs_fn, theta, x, jnp.arange(10))
+    )(theta, jnp.repeat(images[:1], 10, axis=0))
     for leaf in jax.tree.leaves(scores):
         mean = jnp.tensordot(p, leaf, 1)
         np.testing.assert_allclose(mean, 0, atol=3e-6 * float(abs(leaf).max() + 1))
@@ -67,16 +64,19 @@ def test_parameter_scores_agree_with_finite_differences(model, images):
     with jax.enable_x64(True):
         model = lenet((28, 28, 1), 10)
         variables = jax.tree.map(
-            lambda v: v.astype(jnp.float64), model.init(jax.random.key(0))
+            lambda v: v.astype(jnp.float64),
+            jax.jit(model.init)(jax.random.key(0)),
         )
 
+        @jax.jit
         def log_prob(variables, x, label):
             a = jax.nn.log_softmax(model.apply(variables, x[None])[0])
             return a[label]
 
-        score = vectors.fisher_vector(
-            *vectors.of_parameters(model, variables), images[0], 7
-        )
+        log_probs_fn, theta = vectors.of_parameters(model, variables)
+        score = jax.jit(
+            lambda theta: vectors.fisher_vector(log_probs_fn, theta, images[0], 7)
+        )(theta)
         direction = jax.tree.map(
             lambda v: jax.random.normal(jax.random.key(v.size), v.shape, v.dtype),
             variables,
@@ -106,7 +106,7 @@ def test_descriptors_agree_with_a_numpy_restatement(model, variables, images, la
         make = given(label) if label_fn == "given" else argmax()
         return descriptors.descriptor(model, variables, image, make, taps=TAPS)
 
-    d = jax.vmap(one)(jnp.asarray(images), jnp.asarray(labels))
+    d = jax.jit(jax.vmap(one))(jnp.asarray(images), jnp.asarray(labels))
     weights = jax.tree.map(lambda v: np.asarray(v, np.float64), variables.parameters)
     for i, image in enumerate(images):
         x = (image[:, :, 0] / 255 - 0.1307) / 0.3081
@@ -156,14 +156,20 @@ def test_a_label_may_follow_from_the_gradient_under_another(model, variables, im
         del log_probs, z
         return (gradient(jnp.int32(4))["logits"].argmax() + 1) % 10
 
-    d = descriptors.descriptor(model, variables, images[0], label_fn, taps=("logits",))
+    d = jax.jit(
+        lambda variables: descriptors.descriptor(
+            model, variables, images[0], label_fn, taps=("logits",)
+        )
+    )(variables)
     assert d.label == 5 and d.g["logits"].argmax() == 5
 
 
 def test_the_gradient_of_the_logits_is_the_residual(model, variables, images):
-    d = descriptors.descriptor(
-        model, variables, images[0], given(jnp.int32(2)), taps=("logits",)
-    )
+    d = jax.jit(
+        lambda variables: descriptors.descriptor(
+            model, variables, images[0], given(jnp.int32(2)), taps=("logits",)
+        )
+    )(variables)
     residual = np.eye(10)[2] - np.exp(d.log_probs)
     np.testing.assert_allclose(d.g["logits"], residual, atol=1e-6)
 
@@ -179,8 +185,7 @@ def test_descriptors_do_not_depend_on_the_other_examples(model, variables, image
     def one(image):
         return descriptors.descriptor(model, variables, image, argmax(), taps=TAPS)
 
-    together = jax.vmap(one)(images)
-    backwards = jax.vmap(one)(images[::-1])
+    together, backwards = map(jax.jit(jax.vmap(one)), (images, images[::-1]))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b[::-1], rtol=1e-5, atol=1e-6),
         together,
@@ -208,7 +213,12 @@ def test_a_subset_has_those_leaves_of_the_whole_gradient(
     whole = vectors.of_parameters(model, variables)
     some = vectors.of_parameters(model, variables, names)
     assert set(by_path(some[1])) == NAMED[names]
-    vector, part = (vectors.fisher_vector(*f, images[0], 3) for f in (whole, some))
+    vector, part = (
+        jax.jit(lambda theta, fn=fn: vectors.fisher_vector(fn, theta, images[0], 3))(
+            theta
+        )
+        for fn, theta in (whole, some)
+    )
     zeroed = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * (path_of(path) in NAMED[names]), vector
     )

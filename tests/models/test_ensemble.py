@@ -9,11 +9,11 @@ from fkjax.acquisition.pseudo_label import given
 from fkjax.acquisition.uncertainty import stochastic_log_probs
 from fkjax.base import log_probs
 from fkjax.fisher.descriptors import descriptor
-from fkjax.models import lenet
 from fkjax.models.ensemble import each_member, ensemble
 from fkjax.training import evaluation, fit, pretraining
+from tests.tiny import tiny
 
-MODEL = lenet((8, 8, 1), 4)
+MODEL = tiny((8, 8, 1), 4)
 SCHEDULE = fit.Schedule(epochs=2, batch_size=5)
 KEY = jax.random.key(3)
 
@@ -71,25 +71,27 @@ def test_the_members_differ(fitted):
 
 def test_its_probabilities_are_the_members_mean(fitted, data):
     image = data[0][0]
-    each = [np.exp(log_probs(MODEL, member(fitted[3], i), image)) for i in range(3)]
-    mean = np.exp(log_probs(ensemble(MODEL, 3), fitted[3], image))
+    one = jax.jit(lambda variables: log_probs(MODEL, variables, image))
+    each = [np.exp(one(member(fitted[3], i))) for i in range(3)]
+    of_all = jax.jit(lambda variables: log_probs(ensemble(MODEL, 3), variables, image))
+    mean = np.exp(of_all(fitted[3]))
     np.testing.assert_allclose(mean, np.mean(each, axis=0), rtol=1e-5)
     assert abs(each[0] - each[1]).max() > 1e-3
 
 
 def test_an_ensemble_of_one_predicts_what_the_model_does(fitted, data):
-    one = evaluation.predictions(ensemble(MODEL, 1), fitted[1], data[0])
-    alone = evaluation.predictions(MODEL, fitted[None], data[0])
+    predictions = jax.jit(evaluation.predictions, static_argnums=0)
+    one = predictions(ensemble(MODEL, 1), fitted[1], data[0])
+    alone = predictions(MODEL, fitted[None], data[0])
     np.testing.assert_array_equal(one, alone)
 
 
 def test_every_member_makes_its_own_passes(fitted, data):
     image = data[0][0]
-    passes = stochastic_log_probs(
-        KEY, ensemble(MODEL, 3), fitted[3], image, num_passes=5
-    )
+    draw = jax.jit(stochastic_log_probs, static_argnums=1, static_argnames="num_passes")
+    passes = draw(KEY, ensemble(MODEL, 3), fitted[3], image, num_passes=5)
     assert passes.shape == (15, 4)
-    alone = stochastic_log_probs(KEY, MODEL, fitted[None], image, num_passes=5)
+    alone = draw(KEY, MODEL, fitted[None], image, num_passes=5)
     np.testing.assert_allclose(passes[:5], alone, atol=1e-5)
     assert len(np.unique(np.asarray(passes).round(5), axis=0)) == 15
 
@@ -118,7 +120,11 @@ def test_side_by_side_is_one_after_the_other(fitted, data):
 def test_descriptors_are_of_the_first_member(fitted, data):
     image, label = data[0][0], jnp.int32(2)
     many, alone = (
-        descriptor(model, variables, image, given(label), taps=("fc1",))
+        jax.jit(
+            lambda variables, model=model: descriptor(
+                model, variables, image, given(label), taps=("fc1",)
+            )
+        )(variables)
         for model, variables in (
             (ensemble(MODEL, 3), fitted[3]),
             (MODEL, fitted[None]),

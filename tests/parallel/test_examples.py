@@ -11,12 +11,12 @@ from fkjax.base import Model, Strategy, Variables, View, no_tap
 from fkjax.experiment import pool as pools
 from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, side_by_side
-from fkjax.models import lenet
 from fkjax.parallel.examples import Streamed, stream, take
 from fkjax.parallel.mapping import map_examples
 from fkjax.training.evaluation import predictions
 from fkjax.training.fit import Schedule, fit
 from fkjax.training.pretraining import pretrain
+from tests.tiny import tiny
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
 LABELS = np.arange(60, dtype=np.int32) % 3
@@ -171,7 +171,7 @@ def variables(model):
 
 
 def test_a_fit_is_bit_for_bit_the_arrays(streamed, spy):
-    model = lenet((8, 8, 1), 3)
+    model = tiny((8, 8, 1), 3)
     schedule, variables = Schedule(epochs=2, batch_size=7), jax.jit(model.init)(KEY)
 
     @jax.jit
@@ -196,7 +196,7 @@ def test_a_fit_is_bit_for_bit_the_arrays(streamed, spy):
 
 def test_pretraining_is_bit_for_bit_the_arrays(streamed, spy):
     model = dense(4)
-    start = model.init(KEY)
+    start = jax.jit(model.init)(KEY)
 
     @jax.jit
     def run(images):
@@ -209,7 +209,7 @@ def test_pretraining_is_bit_for_bit_the_arrays(streamed, spy):
 
 
 def test_predictions_are_bit_for_bit_the_arrays(streamed, spy):
-    model = lenet((8, 8, 1), 3)
+    model = tiny((8, 8, 1), 3)
     variables = jax.jit(model.init)(KEY)
     run = jax.jit(lambda images: predictions(model, variables, images, batch_size=25))
     same(run(streamed), run(jnp.asarray(PIXELS)))

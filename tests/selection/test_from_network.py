@@ -12,9 +12,9 @@ import fkjax
 from fkjax.base import UserError
 from fkjax.commands.select import main
 from fkjax.data import columns as arrays
-from fkjax.models import lenet
 from fkjax.selection.choose import choose
 from fkjax.selection.from_network import problem_of_network
+from tests.tiny import TAPS, tiny
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 5)).astype(np.float32)
@@ -56,13 +56,13 @@ def test_nnx_and_linen_with_the_same_weights_give_the_same_picks():
 
 
 def test_a_model_of_fkjax_is_a_network_and_may_have_dropout():
-    model = lenet((8, 8, 1), 3)
-    variables = model.init(jax.random.key(0))
+    model = tiny((8, 8, 1), 3)
+    variables = jax.jit(model.init)(jax.random.key(0))
     images = RNG.integers(0, 256, (30, 8, 8, 1), np.uint8)
     pool = {"images": images[:20], "ids": np.arange(20) + 100}
     known = {"images": images[20:], "labels": np.arange(10) % 3}
     problem = problem_of_network(pool, known, model, variables)
-    assert problem.taps == ("conv1", "conv2", "fc1")
+    assert problem.taps == TAPS
     assert problem.pool.dtype == jnp.uint8
     for strategy in ("fisher_nearest", "bald"):
         found = fkjax.select(
@@ -165,4 +165,4 @@ def test_what_does_not_fit_is_refused_in_a_sentence(pool, validation, options, m
 
 def test_a_model_of_fkjax_needs_its_variables():
     with pytest.raises(UserError, match="needs its variables"):
-        problem_of_network(POOL, VALIDATION, lenet((8, 8, 1), 3))
+        problem_of_network(POOL, VALIDATION, tiny((8, 8, 1), 3))
