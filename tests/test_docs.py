@@ -7,9 +7,13 @@ it names must be there to install; and a block below a line `*Not run by the tes
 reason.*` is skipped for that reason. What is fenced as text is not run.
 """
 
+import ast
 import collections
+import contextlib
+import functools
 import html.parser
 import importlib
+import io
 import pkgutil
 import re
 import shlex
@@ -118,10 +122,49 @@ def check_tutorial(names):
 CHECKS = {"README.md": check_readme, "docs/tutorial.md": check_tutorial}
 
 
-@pytest.mark.parametrize(
-    "page",
-    [p for p, found in ALL.items() if any(b.language in RUNNABLE for b in found)],
-)
+WITH_CODE = [
+    p for p, found in ALL.items() if any(b.language in RUNNABLE for b in found)
+]
+
+
+@functools.cache
+def flags_of(module):
+    """The flags of a command, by its own help."""
+    name = f"{module}.__main__" if module == "fkjax.report" else module
+    main = importlib.import_module(name).main
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with pytest.raises(SystemExit):
+            main(["--help"])
+    return set(re.findall(r"--[a-z][a-z-]*", out.getvalue()))
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_a_page_names_only_what_there_is(page):
+    """Its Python compiles, and every name of fkjax and every flag in it is one."""
+    for block in ALL[page]:
+        if block.language == "python":
+            tree = ast.parse(block.text)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("fkjax"):
+                    module = importlib.import_module(node.module)
+                    for alias in node.names:
+                        path = f"{node.module}.{alias.name}"
+                        if not hasattr(module, alias.name):
+                            importlib.import_module(path)
+                elif isinstance(node, ast.Import):
+                    for alias in node.names:
+                        if alias.name.split(".")[0] == "fkjax":
+                            importlib.import_module(alias.name)
+        elif block.language == "bash":
+            for command in commands(block.text):
+                words = shlex.split(command)
+                if words[:2] == ["python", "-m"] and words[2].startswith("fkjax."):
+                    flags = {w.split("=")[0] for w in words if w.startswith("--")}
+                    assert flags <= flags_of(words[2]), command
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_a_page_runs(page, registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("page")  # where Flax and dataclasses look for a class

@@ -44,8 +44,8 @@ def brute_merge(similarities, centers, budget):
 def problems(draw):
     # Few sizes, so that few programs are compiled.
     num_pool = draw(st.sampled_from([6, 25]))
-    num_validation = draw(st.sampled_from([1, 4, 12]))
-    budget = draw(st.sampled_from([1, 3, 5]))
+    num_validation = draw(st.sampled_from([1, 12]))
+    budget = draw(st.sampled_from([1, 5]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     is_unlabeled = rng.random(num_pool) < draw(st.sampled_from([0.3, 0.7, 1.0]))
     is_unlabeled[rng.permutation(num_pool)[:budget]] = True
@@ -100,9 +100,9 @@ def test_the_first_center_is_a_random_target():
     is_target = jnp.arange(10) >= 6
     firsts = {
         int(
-            matching.farthest_first(
-                jax.random.key(seed), embeddings, is_target, num_centers=1
-            )[0][0]
+            farthest_first(jax.random.key(seed), embeddings, is_target, num_centers=1)[
+                0
+            ][0]
         )
         for seed in range(40)
     }
@@ -126,9 +126,10 @@ def test_rank_major_order_by_hand():
 def test_what_the_lists_do_not_give_is_drawn_at_random():
     neighbors, similarities = jnp.array([[2]]), jnp.array([[1.0]])
     is_unlabeled = jnp.array([True, True, True, False, True, True])
+    merge = jax.jit(matching.rank_major_merge, static_argnames="budget")
     drawn = set()
     for seed in range(30):
-        indices, centers, scores = matching.rank_major_merge(
+        indices, centers, scores = merge(
             jax.random.key(seed), neighbors, similarities, is_unlabeled, budget=3
         )
         assert indices[0] == 2
@@ -149,7 +150,7 @@ def test_permuting_the_pool_permutes_the_query(labelled):
 
     def ask(pool, mask):
         arrays = map(jnp.asarray, (pool, mask, validation))
-        return matching.match(jax.random.key(0), *arrays, ones, budget=5)
+        return match(jax.random.key(0), *arrays, ones, budget=5)
 
     indices, targets, _ = ask(pool, is_unlabeled)
     permuted, permuted_targets, _ = ask(pool[order], is_unlabeled[order])
@@ -162,7 +163,7 @@ def test_all_but_the_budget_labelled():
     is_unlabeled = np.zeros(30, bool)
     is_unlabeled[[4, 9, 21]] = True
     rng = np.random.default_rng(0)
-    indices, *_ = matching.match(
+    indices, *_ = match(
         jax.random.key(0),
         jnp.asarray(rng.normal(size=(30, 4))),
         jnp.asarray(is_unlabeled),
@@ -182,7 +183,7 @@ SEARCHES = [
 
 def brute_match(key, pool, is_unlabeled, validation, is_mistake, budget):
     """Merges all ranks of all lists, with ties broken by position."""
-    centers, is_real = matching.farthest_first(
+    centers, is_real = farthest_first(
         matching.key_for(key, "first center"),
         jnp.asarray(validation),
         jnp.asarray(is_mistake),
@@ -224,7 +225,7 @@ def test_mistakes_that_all_want_the_same_are_searched_to_the_budgets_depth(
     """Reads 600 ranks: a first pass of 16 and three passes of 256."""
     rng = np.random.default_rng(0)
     pool = rng.permutation(900)[:, None].astype(np.float32)
-    indices, targets, _ = matching.match(
+    indices, targets, _ = match(
         jax.random.key(0),
         jnp.asarray(pool),
         jnp.ones(900, bool),
@@ -242,7 +243,7 @@ def test_labelled_examples_are_never_reached_by_a_deep_search():
     is_unlabeled = np.zeros(400, bool)
     is_unlabeled[rng.permutation(400)[:50]] = True
     pool = rng.normal(size=(400, 3)).astype(np.float32)
-    indices, targets, _ = matching.match(
+    indices, targets, _ = match(
         jax.random.key(0),
         jnp.asarray(pool),
         jnp.asarray(is_unlabeled),

@@ -1,5 +1,7 @@
 """Compares the streamed search with `lax.top_k` on the matrix of all similarities."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from fkjax.acquisition.neighbors import top_k_streamed
 
 
+@functools.partial(jax.jit, static_argnames="k")
 def whole(queries, pool, k, mask=None):
     similarities = jnp.matmul(queries, pool.T, precision=jax.lax.Precision.HIGHEST)
     if mask is not None:
@@ -26,9 +29,10 @@ def rows(rng, *shape, levels):
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from([1, 7, 20, 33]),
-    st.sampled_from([1, 2, 7, 20]),
-    st.sampled_from([1, 3, 8, 20, 100]),
+    # Of few sizes, so that few programs are compiled.
+    st.sampled_from([1, 20, 33]),
+    st.sampled_from([1, 7]),
+    st.sampled_from([1, 8, 100]),
     st.sampled_from([1, 2, 5]),
 )
 def test_agrees_with_the_whole_matrix_and_breaks_ties_alike(
@@ -38,7 +42,7 @@ def test_agrees_with_the_whole_matrix_and_breaks_ties_alike(
     rng = np.random.default_rng(seed)
     queries, pool = (rows(rng, n, 3, levels=levels) for n in (4, num_pool))
     mask = jnp.asarray(rng.random(num_pool) < 0.6)
-    for m in (None, mask):
+    for m in (jnp.ones(num_pool, bool), mask):
         found = top_k_streamed(queries, pool, k=k, mask=m, chunk_size=chunk_size)
         np.testing.assert_array_equal(found, whole(queries, pool, k, m))
 

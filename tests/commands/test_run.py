@@ -1,13 +1,7 @@
 """The command from end to end, on the digits."""
 
-import csv
-import dataclasses
-import gzip
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -15,60 +9,19 @@ import numpy as np
 import pytest
 
 import fkjax.commands.run
-from fkjax import models
 from fkjax.data import splits
 from fkjax.experiment import play as experiment
 from fkjax.experiment.config import Config
 from fkjax.experiment.presets import defaults
-from fkjax.models import resnet10
-
-SMALL = (
-    "--seeds 1 --rounds 2 --budget 5 --epochs 2 --pretraining-epochs 1 "
-    "--validation-size 100"
-).split()
-# A test may run with Ctrl-C ignored, as in a shell's background, and inherits that.
-COMMAND = (
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from fkjax.run import main; sys.exit(main())"
+from fkjax.models import MODELS
+from tests.commands.command import (
+    SMALL,
+    finish,
+    read_jsonl,
+    read_queries,
+    start_command,
 )
-
-
-def start_command(*argv, code=COMMAND, **options):
-    env = os.environ | {"FORCE_COLOR": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, argv)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env,
-        **options,
-    )
-
-
-def finish(process, timeout=120):
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
-    return process.returncode, out, err
-
-
-def read_jsonl(folder):
-    text = (folder / "rounds.jsonl").read_text()
-    assert text.endswith("\n")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def read_queries(folder):
-    with (folder / "queries.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def tree(folder):
-    return {
-        path.relative_to(folder): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+from tests.tiny import ARCHITECTURE
 
 
 class Finished:
@@ -218,116 +171,6 @@ def test_a_replay_gives_the_same_bytes_and_shows_no_progress(finished, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 
-def test_noise_selection_and_seeds_reach_the_rounds(digits, tmp_path, capsys):
-    """Runs with labels that are all wrong, and without pretraining."""
-    argv = "--strategies random --label-noise 1 --pretraining none".split()
-    argv += "--checkpoint-selection tuning --tuning-size 20 --seed 3".split()
-    folder = tmp_path / "run"
-    argv += ["--seeds", "2", "--output-dir", str(folder)]
-    assert fkjax.commands.run.main([*SMALL, *argv]) == 0
-    assert capsys.readouterr().err == ""
-    records, queries = read_jsonl(folder), read_queries(folder)
-    assert [r["checkpoint_selection"] for r in records] == ["tuning"] * 4
-    assert [r["seed"] for r in records] == [3, 3, 4, 4]
-    for row in queries:
-        assert int(row["label"]) != digits.train_labels[int(row["id"])]
-    ids = [{row["id"] for row in queries if row["seed"] == s} for s in "34"]
-    assert len(ids[0]) == len(ids[1]) == 10 and ids[0] != ids[1]
-
-
-def test_uncertainty_is_queried_where_there_is_dropout(tmp_path):
-    folder = tmp_path / "run"
-    argv = "--strategies variation_ratio margin --dense-dropout 0.5".split()
-    argv += ["--pretraining", "none", "--output-dir", str(folder)]
-    assert fkjax.commands.run.main([*SMALL, *argv]) == 0
-    records = read_jsonl(folder)
-    assert [(r["strategy"], r["round"], r["num_random"]) for r in records] == [
-        ("variation_ratio", 1, 5),  # the first query is random
-        ("variation_ratio", 2, 0),
-        ("margin", 1, 5),
-        ("margin", 2, 0),
-    ]
-    assert all(record["num_mistakes"] == -1 for record in records)
-
-
-def test_an_ensemble_a_random_share_and_training_on_validation(tmp_path):
-    folder = tmp_path / "run"
-    argv = "--strategies variation_ratio --dense-dropout 0.5 --pretraining none".split()
-    argv += "--ensemble 2 --passes 4 --random-share 0.4 --train-on-validation".split()
-    assert fkjax.commands.run.main([*SMALL, *argv, "--output-dir", str(folder)]) == 0
-    records = read_jsonl(folder)
-    assert [r["num_random"] for r in records] == [5, 2]  # 0.4 of 5
-    for r in records:
-        assert len(r["member_accuracy"]) == 2
-        assert r["member_accuracy"][0] != r["member_accuracy"][1]
-        # 100 validation images teach more than 5 labels can.
-        assert r["test_accuracy"] > 0.15
-
-
-@pytest.fixture
-def own_model():
-    """A user's model, registered by one line."""
-
-    def make(image_shape, num_classes, *, mean, std, conv_dropout, dense_dropout):
-        return resnet10(
-            image_shape,
-            num_classes,
-            mean=mean,
-            std=std,
-            width=2,
-            conv_dropout=conv_dropout,
-            dense_dropout=dense_dropout,
-        )
-
-    models.MODELS["narrow"] = models.Architecture(make, ("stage3", "pool"), 0.0, 0.5)
-    yield "narrow"
-    del models.MODELS["narrow"]
-
-
-def test_a_model_of_ones_own_is_one_entry(own_model, tmp_path):
-    folder = tmp_path / "run"
-    argv = ["--model", own_model, "--pretraining", "none", "--output-dir", str(folder)]
-    assert (
-        fkjax.commands.run.main([*SMALL, *argv, "--strategies", "fisher_nearest"]) == 0
-    )
-    config = json.loads((folder / "config.json").read_text())
-    assert config["taps"] == ["stage3", "pool"] and config["dense_dropout"] == 0.5
-    assert len(read_jsonl(folder)) == 2
-
-
-def test_seeds_side_by_side_are_the_seeds_one_by_one(tmp_path, capsys):
-    """The same queries, labels and pseudo-labels; sums may differ in the last bits."""
-    argv = "--strategies random fisher_oracle --seeds 2".split()
-    found = {}
-    for choice in ("yes", "no"):
-        folder = tmp_path / choice
-        options = ["--side-by-side", choice, "--output-dir", str(folder)]
-        assert fkjax.commands.run.main([*SMALL, *argv, *options]) == 0
-        records = {
-            (r["strategy"], r["seed"], r["round"]): r for r in read_jsonl(folder)
-        }
-        assert len(records) == 8
-        rows = sorted(tuple(row.values()) for row in read_queries(folder))
-        found[choice] = records, rows
-    assert found["yes"][1] == found["no"][1]
-    for position, record in found["no"][0].items():
-        other = found["yes"][0][position]
-        for name in ("queried_per_class", "num_labeled", "num_mistakes", "num_random"):
-            assert record[name] == other[name]
-        assert abs(record["test_accuracy"] - other["test_accuracy"]) < 0.01
-        assert other["seconds"].keys() == record["seconds"].keys()
-    assert capsys.readouterr().err == ""
-
-
-def test_seeds_are_side_by_side_where_that_pays(monkeypatch, digits):
-    config = dataclasses.replace(defaults("digits"), seeds=3, seed=4)
-    assert experiment.groups(config, digits) == [range(4, 5), range(5, 6), range(6, 7)]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert experiment.groups(config, digits) == [range(4, 7)]
-    alone = dataclasses.replace(config, side_by_side="no")
-    assert len(experiment.groups(alone, digits)) == 3
-
-
 def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
@@ -342,160 +185,28 @@ def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-# Errors
+def test_an_interrupt_keeps_whole_rounds_and_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(MODELS, "tiny", ARCHITECTURE)
+    rounds = experiment.play
 
+    def interrupted(*args, **kwargs):
+        yield next(iter(rounds(*args, **kwargs)))
+        raise KeyboardInterrupt
 
-def write_idx(path, array, size=None, magic=None):
-    head = bytes(magic or [0, 0, 8, array.ndim])
-    head += b"".join(n.to_bytes(4, "big") for n in array.shape)
-    body = (head + array.astype(np.uint8).tobytes())[:size]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(body) if path.suffix == ".gz" else body)
-
-
-@pytest.fixture
-def idx_dir(tmp_path):
-    """A data folder with a small dataset named mnist."""
-    for stem, count in (("train", 400), ("t10k", 20)):
-        labels = np.arange(count) % 10
-        images = np.zeros((count, 8, 8)) + labels[:, None, None]
-        folder = tmp_path / "data" / "mnist"
-        write_idx(folder / f"{stem}-images-idx3-ubyte.gz", images)
-        write_idx(folder / f"{stem}-labels-idx1-ubyte", labels)
-    return tmp_path / "data"
-
-
-def refused(capsys, folder, *argv):
-    """Returns the one line of an error, after checking that no file changed."""
-    before = tree(folder)
-    status = fkjax.commands.run.main([*map(str, argv)])
+    monkeypatch.setattr(experiment, "play", interrupted)
+    folder = tmp_path / "run"
+    argv = [*SMALL, "--model", "tiny", "--pretraining", "none"]
+    argv += ["--strategies", "random", "--output-dir", str(folder)]
+    assert fkjax.commands.run.main(argv) == 130
     captured = capsys.readouterr()
-    assert status == 2 and captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("fkjax: ") and "Traceback" not in line
-    assert tree(folder) == before
-    return line
+    assert captured.err == "fkjax: interrupted.\n"
+    assert captured.out.splitlines()[-1] == f"Records and figures are in {folder}."
+    assert [r["round"] for r in read_jsonl(folder)] == [1]
+    assert len(read_queries(folder)) == 5
+    assert (folder / "learning_curve.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("argv", "parts"),
-    [
-        ("--dataset digts", ["'digts'", "did you mean 'digits'?"]),
-        ("--strategies fisher_nearst", ["did you mean 'fisher_nearest'?"]),
-        ("--taps conv1 conv9", ["unknown tap 'conv9' (did you mean 'conv", "logits"]),
-        (
-            "--rounds 50 --budget 50",
-            ["asks for 2500 labels", "has 663 images", "lower either"],
-        ),
-        ("--imbalance-ratio 100000", ["ratio 100000 leaves class 5", "smaller ratio"]),
-        ("--seeds 0", ["--seeds must be 1 or more, got 0."]),
-        ("--rare-classes 3 12", ["rare class 12 is unknown; classes are 0 to 9"]),
-        ("--validation-size 5000", ["balanced subset of 5000 needs 500", "at most"]),
-        ("--tuning-size 240", ["tuning size 240", "below the validation size, 240"]),
-        ("--checkpoint-selection tuning", ["--tuning-size is 0"]),
-        ("--learning-rate nan", ["--learning-rate must be", "got nan."]),
-        ("--strategies random bald", ["needs a model with dropout", "--dense-dropout"]),
-    ],
-)
-def test_what_cannot_run_is_told_in_one_line(argv, parts, capsys, tmp_path):
-    line = refused(capsys, tmp_path, *argv.split(), "--output-dir", tmp_path / "out")
-    for part in parts:
-        assert part in line
-
-
-def test_a_used_folder_is_left_as_it_is(capsys, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    line = refused(capsys, tmp_path, "--output-dir", tmp_path / "out")
-    assert "new, empty or of an earlier run" in line and str(tmp_path / "out") in line
-
-
-@pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
-def test_a_path_at_or_under_a_file_is_refused(below, capsys, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    line = refused(capsys, tmp_path, "--output-dir", tmp_path / "file" / below)
-    assert str(tmp_path / "file") in line and "choose another" in line
-
-
-IMAGES = "train-images-idx3-ubyte.gz"
-
-
-@pytest.mark.parametrize(
-    ("name", "array", "options", "part"),
-    [
-        (
-            IMAGES,
-            np.zeros((400, 8, 8)),
-            {"size": 9000},
-            "declares 25600 bytes and only",
-        ),
-        (
-            IMAGES,
-            np.zeros((400, 8, 8)),
-            {"magic": [0, 0, 9, 3]},
-            "starts with 0x000009",
-        ),
-        (IMAGES, np.zeros((399, 8, 8)), {}, "400 labels for the 399 images"),
-        ("t10k-labels-idx1-ubyte", np.full(20, 10), {}, "label 10 at position 0"),
-        ("train-labels-idx1-ubyte", np.full(400, 255), {}, "label 255 at position 0"),
-    ],
-)
-def test_damaged_idx_files_are_named(
-    name, array, options, part, capsys, tmp_path, idx_dir
-):
-    write_idx(idx_dir / "mnist" / name, array, **options)
-    out = tmp_path / "out"
-    argv = ["--dataset", "mnist", "--data-dir", idx_dir, "--output-dir", out]
-    line = refused(capsys, tmp_path, *argv)
-    assert part in line and name in line
-
-
-def test_idx_files_that_are_whole_are_taken(capsys, tmp_path, idx_dir):
-    """Checks that the errors above are due to the damage."""
-    argv = ["--dataset", "mnist", "--data-dir", idx_dir, "--validation-size", "100"]
-    argv += ["--imbalance-ratio", "2", "--rounds", "1000", "--budget", "1"]
-    line = refused(capsys, tmp_path, *argv)
-    assert "the pool of mnist has 225 images" in line
-
-
-def test_rotations_of_images_that_are_not_square_are_refused(capsys, tmp_path):
-    for stem, count in (("train", 400), ("t10k", 20)):
-        folder = tmp_path / "mnist"
-        write_idx(folder / f"{stem}-images-idx3-ubyte", np.zeros((count, 8, 6)))
-        write_idx(folder / f"{stem}-labels-idx1-ubyte", np.arange(count) % 10)
-    argv = ["--dataset", "mnist", "--data-dir", tmp_path, *SMALL]
-    line = refused(capsys, tmp_path, *argv, "--imbalance-ratio", "2")
-    assert "8 x 6" in line and "--pretraining none" in line
-
-
-def test_without_data_and_network_the_remedies_are_named_soon(tmp_path):
-    code = "from fkjax import tfds; tfds._DOWNLOAD_HOST = 'https://no.invalid'; "
-    since = time.perf_counter()
-    argv = ["--dataset", "mnist", "--data-dir", tmp_path / "data"]
-    status, out, err = finish(
-        start_command(
-            *argv, "--output-dir", tmp_path / "out", code=code + COMMAND, cwd=tmp_path
-        )
-    )
-    assert time.perf_counter() - since < 15
-    (line,) = err.splitlines()
-    assert (status, out) == (2, "") and line.startswith("fkjax: mnist is not in ")
-    for remedy in ("no network", "--data-dir", "idx3-ubyte", "--dataset=digits"):
-        assert remedy in line
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_exit_status_of_the_process_is_2(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "fkjax.run", "--strategies", "fisher_nearst"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    (line,) = result.stderr.splitlines()
-    assert result.returncode == 2 and "did you mean 'fisher_nearest'?" in line
-
-
+@pytest.mark.integration
 def test_ctrl_c_keeps_whole_rounds_and_says_so(tmp_path):
     folder = tmp_path / "run"
     argv = "--seeds 50 --rounds 20 --budget 2 --epochs 2 --pretraining none".split()

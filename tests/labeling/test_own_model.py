@@ -62,7 +62,7 @@ def test_without_labels_the_last_layer_is_fresh(own):
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y),
         jax.tree.map(jnp.shape, problem.variables),
-        jax.tree.map(jnp.shape, model.init(jax.random.key(0))),
+        jax.tree.map(jnp.shape, jax.eval_shape(model.init, jax.random.key(0))),
     )
 
 
@@ -80,15 +80,15 @@ def test_a_tap_that_the_model_lacks_is_told(own):
 def test_a_larger_last_layer_says_the_same_of_the_old_classes(own, ensemble):
     config = dataclasses.replace(CONFIG, ensemble=ensemble)
     small, large = (model_of_images(own, config, num_classes=n) for n in (2, 4))
-    before = small.init(jax.random.key(1))
-    fresh = large.init(jax.random.key(2))
+    before = jax.jit(small.init)(jax.random.key(1))
+    fresh = jax.jit(large.init)(jax.random.key(2))
     after = enlarged(before, fresh)
 
     def logits(model, variables):
         model = model.member or model
         if ensemble == 1:
-            return model.apply(variables, own.images)
-        return jax.vmap(lambda v: model.apply(v, own.images))(variables)
+            return jax.jit(model.apply)(variables, own.images)
+        return jax.jit(jax.vmap(lambda v: model.apply(v, own.images)))(variables)
 
     was, now, new = logits(small, before), logits(large, after), logits(large, fresh)
     np.testing.assert_allclose(now[..., :2], was, rtol=1e-5, atol=1e-6)

@@ -114,7 +114,7 @@ class LinenResNet(nn.Module):
 NETS = [
     (resnet10, "cifar", (16, 16, 3)),
     (resnet10, "imagenet", (41, 33, 3)),
-    (resnet18, "cifar", (9, 12, 1)),
+    pytest.param(*(resnet18, "cifar", (9, 12, 1)), marks=pytest.mark.integration),
 ]
 
 
@@ -331,6 +331,20 @@ def test_a_stage_alone_is_a_subset(model, variables):
         np.testing.assert_allclose(leaf, whole[path], rtol=1e-3, atol=1e-5)
 
 
+def test_a_resnet_is_passed_on_with_its_statistics(model, variables):
+    fresh = randomized(variables, seed=1)
+    passed = pretraining.transfer(model, variables, fresh)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        passed,
+        Variables(
+            {**variables.parameters, "head": fresh.parameters["head"]},
+            variables.statistics,
+        ),
+    )
+
+
+@pytest.mark.integration
 def test_a_resnet_learns_and_is_passed_on_with_its_statistics():
     """Trains on noise of three brightnesses, with an incomplete last batch."""
     model = made(shape=(8, 8, 1), mean=(0.5,), std=(0.25,))

@@ -289,11 +289,10 @@ def test_a_lenet_learns_the_digits(digits):
         )
     )(start)
 
+    @jax.jit
     def loss(variables):
         weights = jnp.ones(150)
-        return float(
-            fit.cross_entropy(variables, KEY, model, images, labels, weights)[0]
-        )
+        return fit.cross_entropy(variables, KEY, model, images, labels, weights)[0]
 
     assert loss(start) > 2 and loss(trained) < 0.5
     test = digits.test_images[:200], digits.test_labels[:200]

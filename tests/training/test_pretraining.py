@@ -39,19 +39,22 @@ def test_rotations_are_learned_without_a_label(digits, model):
         )
     )(jax.random.key(0))
     turned, labels = pretraining.rotated(digits.test_images[:100])
-    start = evaluation.accuracy(model, model.init(jax.random.key(0)), turned, labels)
-    accuracy = evaluation.accuracy(model, trained, turned, labels)
+    accuracy_of = jax.jit(lambda v: evaluation.accuracy(model, v, turned, labels))
+    start = accuracy_of(jax.jit(model.init)(jax.random.key(0)))
+    accuracy = accuracy_of(trained)
     assert float(start) < 0.5 and float(accuracy) > 0.8
 
 
 def test_fewer_images_than_a_batch_are_one_batch(digits, model):
     """Compares one step of gradient descent with the gradient."""
     images = jnp.asarray(digits.train_images[:3])
-    variables = model.init(jax.random.key(0))
+    variables = jax.jit(model.init)(jax.random.key(0))
     schedule = Schedule(epochs=1, learning_rate=0.1)
-    trained = pretraining.pretrain(
-        jax.random.key(1), model, variables, images, schedule=schedule
-    )
+    trained = jax.jit(
+        lambda variables: pretraining.pretrain(
+            jax.random.key(1), model, variables, images, schedule=schedule
+        )
+    )(variables)
 
     def loss(variables):
         turned, labels = pretraining.rotated(images)
@@ -73,8 +76,8 @@ def test_fewer_images_than_a_batch_are_one_batch(digits, model):
 def test_all_layers_but_the_head_are_passed_on(model):
     classifier = lenet((8, 8, 1), 10)
     pretrained, fresh = (
-        model.init(jax.random.key(0)),
-        classifier.init(jax.random.key(1)),
+        jax.jit(model.init)(jax.random.key(0)),
+        jax.jit(classifier.init)(jax.random.key(1)),
     )
     passed = pretraining.transfer(classifier, pretrained, fresh)
     assert set(passed.parameters) == {"conv1", "conv2", "fc1", "fc2"}

@@ -1,0 +1,48 @@
+"""What tests of `python -m fkjax.run` share: how it is started and read."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+SMALL = (
+    "--seeds 1 --rounds 2 --budget 5 --epochs 2 --pretraining-epochs 1 "
+    "--validation-size 100"
+).split()
+# A test may run with Ctrl-C ignored, as in a shell's background, and inherits that.
+COMMAND = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from fkjax.run import main; sys.exit(main())"
+)
+
+
+def start_command(*argv, code=COMMAND, **options):
+    env = os.environ | {"FORCE_COLOR": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        **options,
+    )
+
+
+def finish(process, timeout=120):
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def read_jsonl(folder):
+    text = (folder / "rounds.jsonl").read_text()
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def read_queries(folder):
+    with (folder / "queries.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
