@@ -17,8 +17,8 @@ class _Tiny(nnx.Module):
         self.conv1 = nnx.Conv(
             channels, 4, (3, 3), conv_general_dilated=conv_general_dilated, **made
         )
-        self.fc1 = nnx.Linear(4 * (height // 2) * (width // 2), 8, **made)
-        self.fc2 = nnx.Linear(8, num_classes, **made)
+        self.fc1 = nnx.Linear(4 * (height // 2) * (width // 2), 16, **made)
+        self.fc2 = nnx.Linear(16, num_classes, **made)
 
     def __call__(self, x, tap):
         x = tap("conv1", nnx.relu(max_pool(self.conv1(x))))
@@ -35,7 +35,7 @@ def tiny(
     conv_dropout=0.25,
     dense_dropout=0.5,
 ) -> Model:
-    """Like `lenet`, of one convolution of 4 channels and a dense layer of 8."""
+    """Like `lenet`, of one convolution of 4 channels and a dense layer of 16."""
     model = from_nnx(
         lambda rngs: _Tiny(image_shape, num_classes, rngs),
         taps=("conv1", "fc1", "logits"),
