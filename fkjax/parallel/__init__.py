@@ -1,1 +1,1 @@
-"""Examples in shares: batches, rows on disk, devices, processes."""
+"""Examples in memory or on disk, on one device, several devices or processes."""

@@ -1,11 +1,11 @@
-"""Computing with all devices of all processes: each has a share of the examples.
+"""Computation on all devices of all processes, each with a share of the examples.
 
-A part of a round is one program that all devices run alike, each with all of the small
-arrays and its share of the examples (`on_all_devices`). What they exchange is written
-in the code that reads examples (`fkjax.parallel.examples.Sharded`,
+All devices run the same program, each with all of the small arrays and its share of the
+examples (`on_all_devices`). The communication between devices is written explicitly in
+the code that reads examples (`fkjax.parallel.examples.Sharded`,
 `fkjax.parallel.mapping`) or searches them (`fkjax.acquisition.neighbors`); the compiler
-shards nothing. What they do not share out, such as training, all of them do, on equal
-numbers: so are the results those of one device, bit for bit.
+does not shard anything. Other work, such as training, is repeated on all devices with
+the same inputs. The results are therefore bitwise those of one device.
 """
 
 from collections.abc import Callable
@@ -21,37 +21,39 @@ from fkjax.parallel.examples import Sharded, Streamed
 
 _AXIS = "examples"
 _SMALL, _LARGE = 200, 1600
-"""Shares of small and of large sets are multiples of these, so that they are two or
-more whole batches of most sizes: XLA would take a loop of one step apart."""
+"""Shares of small and large sets are multiples of these numbers, so that they are two
+or more whole batches of most batch sizes: XLA unrolls a loop of one step."""
 
 
 def device_mesh() -> Mesh:
-    """All devices, in a row."""
+    """Creates a mesh of all devices along one axis."""
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def map_shares(
     fn: Callable[[Any, Any, jax.Array], Any], shared: Any, examples: Any, *, mesh: Mesh
 ) -> Any:
-    """`fn(shared, examples, 0)`, computed by every device on its share of the examples.
+    """Computes `fn(shared, examples, 0)` with a share of the examples on each device.
 
-    For an fn that treats examples one by one, such as `fkjax.sketch.embedding.embed`;
-    its gradients are of its own examples, not summed over devices.
+    The rows that `fn` returns must not depend on other examples, as for
+    `fkjax.sketch.embedding.embed`. Gradients within `fn` are of the share's examples;
+    they are not summed over devices.
 
     >>> double = lambda scale, xs, start: scale * xs
     >>> map_shares(double, 2.0, jnp.arange(3.0), mesh=device_mesh())
     Array([0., 2., 4.], dtype=float32)
 
     Args:
-        fn: called as `fn(shared, share, start)`, where start is the position of the
-            share's first example; returns arrays with one row an example.
-        shared: a pytree that every device has whole, such as variables.
-        examples: a pytree with a leading axis N on every leaf.
-        mesh: of one axis, such as `device_mesh()`.
+        fn: function `fn(shared, share, start)` that returns arrays with one row for
+            each example, where `start` is the position of the share's first example.
+        shared: pytree that each device has as a whole, such as variables.
+        examples: pytree with a leading axis N on each leaf.
+        mesh: mesh of one axis, such as `device_mesh()`.
 
     Returns:
-        What fn returns, with a leading axis N. If N is not a multiple of the devices,
-        the last share is filled up with copies of the last example, and cut off again.
+        The arrays that `fn` returns, with a leading axis N. If N is not a multiple of
+        the number of devices, the last share is padded with copies of the last example,
+        and their rows are dropped.
     """
     num = len(jax.tree.leaves(examples)[0])
     share = -(-num // mesh.size)
@@ -63,8 +65,8 @@ def map_shares(
     def local(shared: Any, examples: Any) -> Any:
         return fn(shared, examples, jax.lax.axis_index(axis) * share)
 
-    # Unchecked, a gradient inside is the device's own. Checked, one by anything that is
-    # the same on all devices, such as the parameters, would be summed over them.
+    # With `check_vma`, gradients with respect to values that are the same on all
+    # devices, such as the parameters, would be summed over the devices.
     rows = jax.shard_map(
         local,
         mesh=mesh,
@@ -76,14 +78,15 @@ def map_shares(
 
 
 def shard(examples: Examples, mesh: Mesh) -> Sharded:
-    """Examples of which each device has a share; a process keeps those of its devices.
+    """Distributes examples over the devices; a process keeps those of its own devices.
 
     Args:
-        examples: in this process's memory, or streamed. Shape [N, H, W, channels].
-        mesh: of one axis, such as `device_mesh()`.
+        examples: examples in the memory of this process, or streamed ones. Shape
+            [N, H, W, channels].
+        mesh: mesh of one axis, such as `device_mesh()`.
 
     Returns:
-        The examples, for a program of `on_all_devices`.
+        The examples, for programs from `on_all_devices`.
     """
     num, each = len(examples), -(-len(examples) // mesh.size)
     unit = _LARGE if each >= 8 * _LARGE else _SMALL
@@ -108,7 +111,9 @@ def shard(examples: Examples, mesh: Mesh) -> Sharded:
 
 
 def on_all_devices(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`jax.jit(fn)`, run by every device on the examples it has and on all else whole.
+    """Compiles a function that all devices run, each with its share of the examples.
+
+    The other arguments are the same on all devices.
 
     >>> mesh = device_mesh()
     >>> examples = shard(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), mesh)
@@ -119,12 +124,12 @@ def on_all_devices(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
            [[[1]]]], dtype=uint8)
 
     Args:
-        fn: of pytrees of arrays, equal in all processes, and of `Sharded` examples; it
-            returns arrays that are equal on all devices.
-        mesh: the one by which the examples are sharded.
+        fn: function of `Sharded` examples and of pytrees of arrays that are equal in
+            all processes; it must return arrays that are equal on all devices.
+        mesh: mesh over which the examples are sharded.
 
     Returns:
-        A function of the same arguments, to be called by all processes.
+        A function of the same arguments, which all processes must call.
     """
     (axis,) = mesh.axis_names
 

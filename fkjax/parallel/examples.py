@@ -1,4 +1,4 @@
-"""Examples as a set that is read by position, wherever they are kept."""
+"""Sets of examples that are read by position: in memory, on disk or on devices."""
 
 import dataclasses
 import functools
@@ -12,13 +12,18 @@ import numpy as np
 from fkjax.base import Examples, UserError
 
 Fetch = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""`fetch(ids [B], then [B']) -> examples` of shape [B, H, W, channels]. `then` are the
-ids that will likely be fetched next. It runs on the host, within a compiled program: it
-must not call JAX."""
+"""A function `fetch(ids, then) -> examples` that returns the examples with some ids.
+
+The ids have shape [B], the examples [B, H, W, channels]. `then`, of shape [B'], are the
+ids that will likely be fetched next. The function is called on the host from a compiled
+program, so it must not call JAX."""
 
 
 class Source:
-    """Where streamed examples come from; equal to itself alone, and static in `jit`."""
+    """The source of streamed examples.
+
+    A source is a static value under `jit`, and is only equal to itself.
+    """
 
     def __init__(
         self,
@@ -26,22 +31,22 @@ class Source:
         example_shape: tuple[int, int, int],
         dtype: np.dtype | type = np.uint8,
     ):
-        """Reads examples of shape (H, W, channels) by `fetch`."""
+        """Creates a source of examples of shape (H, W, channels), read by `fetch`."""
         self.example_shape = example_shape
         self.dtype = np.dtype(dtype)
         self.failure: BaseException | None = None
-        """What the user is to be told of the last failure; JAX wraps it in its own."""
+        """The last exception of `read`; JAX replaces it by an exception of its own."""
         self._fetch = fetch
 
     def read(self, ids: np.ndarray, then: np.ndarray) -> np.ndarray:
-        """The examples of some ids.
+        """Reads the examples with some ids.
 
         Args:
-            ids: of any shape.
-            then: the ids to be read next, or -1 for none. Of any shape.
+            ids: ids of the examples, of any shape.
+            then: ids that will be read next, or -1 for none, of any shape.
 
         Returns:
-            Shape [*ids.shape, H, W, channels].
+            The examples. Shape [*ids.shape, H, W, channels].
         """
         ids, then = np.asarray(ids), np.asarray(then)
         try:
@@ -57,16 +62,16 @@ class Source:
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-    """N examples that are fetched when they are used, a batch at a time.
+    """A set of N examples that are fetched when they are used, one batch at a time.
 
-    It stands where an array [N, H, W, channels] may stand, is cut by
-    `examples[indices]` without fetching any, and is read by `take` and
-    `fkjax.parallel.mapping`. In a compiled program its ids are an argument: other
-    examples of the same source, as many, compile nothing anew.
+    It can be used in place of an array [N, H, W, channels]. `examples[indices]` selects
+    examples without fetching them; `take` and `fkjax.parallel.mapping` read them. The
+    ids are an argument of a compiled program, so that it need not be compiled again for
+    the same number of other examples of the source.
 
     Attributes:
-        source: where they come from.
-        ids: what the source knows each by. Shape [N] int32.
+        source: source of the examples.
+        ids: id of each example in the source. Shape [N] int32.
     """
 
     source: Source
@@ -74,31 +79,32 @@ class Streamed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, H, W, channels)."""
+        """The shape (N, H, W, channels)."""
         return (*self.ids.shape, *self.source.example_shape)
 
     @property
     def ndim(self) -> int:
-        """4."""
+        """The number of axes, 4."""
         return len(self.shape)
 
     @property
     def dtype(self) -> np.dtype:
-        """uint8, or that of an array's rows."""
+        """The dtype of the examples."""
         return self.source.dtype
 
     def __len__(self) -> int:
-        """N."""
+        """Returns the number of examples, N."""
         return len(self.ids)
 
     def __getitem__(self, indices: Any) -> "Streamed":
-        """Those at some positions, streamed as well."""
+        """Returns the examples at some positions, streamed as well."""
         return Streamed(self.source, self.ids[indices])
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuses: all of them may not fit in memory."""
+        """Raises a TypeError, because the examples may not fit in memory."""
         raise TypeError(
-            "streamed examples are read by take() or map_examples(), in part"
+            "streamed examples cannot be converted to an array, as they may not fit "
+            "in memory; read them by take() or map_examples()"
         )
 
 
@@ -108,12 +114,21 @@ def stream(
     example_shape: tuple[int, int, int],
     dtype: np.dtype | type = np.uint8,
 ) -> Streamed:
-    """The examples of a dtype that `fetch` knows by 0 .. N-1.
+    """Creates a set of N streamed examples, with the ids 0 to N-1.
 
     >>> zeros = lambda ids, then: np.zeros((len(ids), 2, 2, 1), np.uint8)
     >>> examples = stream(zeros, 1_000_000, (2, 2, 1))
     >>> examples[10:30].shape, take(examples, jnp.array([5, 7, 5])).shape
     ((20, 2, 2, 1), (3, 2, 2, 1))
+
+    Args:
+        fetch: function that reads examples by their ids.
+        num_examples: number of examples, N.
+        example_shape: shape of one example, (H, W, channels).
+        dtype: dtype of the examples.
+
+    Returns:
+        The examples.
     """
     source = Source(fetch, example_shape, dtype)
     return Streamed(source, np.arange(num_examples, dtype=np.int32))
@@ -126,19 +141,19 @@ def stream(
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sharded:
-    """Examples of which each device of a mesh has a share (`fkjax.parallel.devices`).
+    """A set of examples of which each device has a share (`fkjax.parallel.devices`).
 
-    It stands where an array may stand, in a program that `shard_map` runs on all
-    devices alike: there, `take` and what is cut by `examples[indices]` are the same on
-    all of them, and `map_examples` lets each work on its own share.
+    It can be used in place of an array in a program that `shard_map` runs on all
+    devices. There, `take` and `examples[indices]` return the same examples on all
+    devices, and `map_examples` maps the share of each device on that device.
 
     Attributes:
-        rows: in the program this device's share of the N examples; outside, all shares,
-            one after the other. The last is filled up. An array or `Streamed`.
-        ids: the positions of the examples that are meant among the N; None for all.
-            Shape [n].
-        num: N.
-        axis: of the mesh.
+        rows: share of the N examples of this device, within the program; outside, all
+            shares concatenated. The last share is padded. An array or `Streamed`.
+        ids: positions among the N examples of those in this set; None for all. Shape
+            [n].
+        num: number of examples, N.
+        axis: name of the axis of the mesh.
     """
 
     rows: Any
@@ -148,15 +163,19 @@ class Sharded:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, H, W, channels)."""
+        """The shape (n, H, W, channels)."""
         return (len(self), *self.rows.shape[1:])
 
     def __len__(self) -> int:
-        """The number of examples, n or N."""
+        """Returns the number of examples, n or N."""
         return self.num if self.ids is None else len(self.ids)
 
     def __getitem__(self, indices: Any) -> Any:
-        """Those at some positions, streamed if these are, else on every device."""
+        """Returns the examples at some positions.
+
+        They are sharded if the examples are streamed, and an array on each device
+        otherwise.
+        """
         ids = jnp.arange(self.num) if self.ids is None else self.ids
         chosen = dataclasses.replace(self, ids=ids[indices])
         if isinstance(self.rows, Streamed):
@@ -169,7 +188,10 @@ class Sharded:
         return jax.lax.axis_index(self.axis) * len(self.rows)
 
     def take(self, indices: jax.Array, then: jax.Array | None) -> jax.Array:
-        """`take`: every device gives what it has of it, to all."""
+        """Returns the examples at some positions on all devices; see `take`.
+
+        Each device contributes the examples of its share.
+        """
 
         def own(indices: jax.Array, otherwise: int) -> tuple[jax.Array, jax.Array]:
             at = indices if self.ids is None else self.ids[indices]
@@ -189,16 +211,16 @@ class Sharded:
 def take(
     examples: Examples, indices: jax.Array, then: jax.Array | None = None
 ) -> jax.Array:
-    """The examples at some positions.
+    """Returns the examples at some positions.
 
     Args:
-        examples: Shape [N, H, W, channels].
-        indices: Shape [B].
-        then: the positions that will be taken next, or -1 for none: streamed examples
-            are read ahead. Shape [B'].
+        examples: the set of examples. Shape [N, H, W, channels].
+        indices: positions of the examples. Shape [B].
+        then: positions that will be taken next, or -1 for none, so that streamed
+            examples can be read ahead. Shape [B'].
 
     Returns:
-        Shape [B, H, W, channels].
+        The examples. Shape [B, H, W, channels].
     """
     if isinstance(examples, Sharded):
         return examples.take(indices, then)
@@ -213,15 +235,15 @@ def take(
         ),
         ids[indices],
         jnp.where(then < 0, -1, ids[then]),
-        vmap_method="broadcast_all",  # so that a mapped batch is one call
+        vmap_method="broadcast_all",  # one call for a batch under `vmap`
     )
 
 
 def concatenated(first: Examples, second: Examples) -> Examples:
-    """Both, one after the other; of streamed ones, both from one source.
+    """Concatenates two sets of examples, both in memory or both from one source.
 
     Raises:
-        ValueError: if they are streamed from two sources, or only one of them is.
+        ValueError: if only one of them is streamed, or they have different sources.
     """
     if isinstance(first, Sharded) and isinstance(first.rows, Streamed):
         if isinstance(second, Sharded) and isinstance(second.rows, Streamed):
@@ -234,11 +256,14 @@ def concatenated(first: Examples, second: Examples) -> Examples:
             return Streamed(first.source, jnp.concatenate(ids))
     elif isinstance(first, jax.Array) and isinstance(second, jax.Array):
         return jnp.concatenate([first, second])
-    raise ValueError("examples are put together that come from two sources")
+    raise ValueError(
+        "examples to concatenate must both be arrays or be streamed from one source, "
+        f"got {type(first).__name__} and {type(second).__name__}"
+    )
 
 
 def _interleaved(first: Sharded, second: Sharded) -> Sharded:
-    """Each device has its share of the first, and after it its share of the second."""
+    """Concatenates two sharded sets: on each device, its shares of both."""
     sizes = len(first.rows), len(second.rows)
 
     def ids(part: Sharded, size: int, before: int) -> jax.Array:

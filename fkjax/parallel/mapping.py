@@ -1,4 +1,4 @@
-"""A function of one example, mapped over sets of examples in bounded memory."""
+"""Mapping a function of one example over a set of examples in bounded memory."""
 
 from collections.abc import Callable
 from typing import Any, TypeGuard
@@ -14,21 +14,21 @@ from fkjax.parallel.rows import Rows, rows_of
 def map_examples(
     fn: Callable[..., Any], examples: Examples, *others: Any, batch_size: int
 ) -> Any:
-    """`fn(example, *others)` of each example, some at a time: `vmap` in bounded memory.
+    """Maps `fn(example, *others)` over examples, as `vmap` does, one batch at a time.
 
-    The last batch is filled up with copies of the last example. Smaller, it would stand
-    outside of the loop over the others; XLA fuses what does with what surrounds it, and
-    then the last bits of an example's result depend on that.
+    The last batch is padded with copies of the last example. A smaller last batch would
+    be outside of the loop over the others, where XLA fuses it with the code around it,
+    so that the last bits of its results depend on that code.
 
     Args:
-        fn: of one example.
-        examples: Shape [N, H, W, channels].
+        fn: function of one example.
+        examples: the examples. Shape [N, H, W, channels].
         *others: pytrees of arrays with the same leading axis.
-        batch_size: how many at a time; it changes the speed, not the result. Streamed
-            examples are read in such batches too, one ahead.
+        batch_size: number of examples in a batch; it changes the speed, not the result.
+            Streamed examples are read in the same batches, one batch ahead.
 
     Returns:
-        What `fn` returns, with a leading axis N.
+        The values that `fn` returns, with a leading axis N.
     """
     if _is_shared_out(examples, batch_size):
         rows = _share(fn, examples, others, batch_size)
@@ -52,12 +52,20 @@ def map_examples(
 def map_rows(
     fn: Callable[..., Any], examples: Examples, *others: Any, batch_size: int
 ) -> Rows:
-    """`map_examples` of which a part at a time is read, and each device has a share.
+    """Maps a function over examples, as `map_examples` does, and returns `Rows`.
 
-    Of examples in memory the rows are in memory, too. Of streamed examples they are
-    made whenever they are read, and only then: those of all may not fit.
+    The rows of examples in memory are computed once and are in memory, too. The rows
+    of streamed examples are computed each time that they are read, as they may not fit
+    in memory. Each device has the rows of its share of sharded examples.
 
-    Args and returns are those of `map_examples`, but for the kind of the result.
+    Args:
+        fn: function of one example.
+        examples: the examples. Shape [N, H, W, channels].
+        *others: pytrees of arrays with the same leading axis.
+        batch_size: number of examples in a batch.
+
+    Returns:
+        The values that `fn` returns, as N rows.
     """
     if _is_shared_out(examples, batch_size):
         rows = _share(fn, examples, others, batch_size)
@@ -69,10 +77,11 @@ def map_rows(
 
 
 def _is_shared_out(examples: Examples, batch_size: int) -> TypeGuard[Sharded]:
-    """Whether each device maps its own share: whole batches, as one device has them.
+    """Returns whether each device maps its own share, which takes whole batches.
 
-    Otherwise all devices map all batches, which they take from each other: then an
-    example's batch is the same on any number of devices as well, and so are its bits.
+    Otherwise, all devices map all batches, with examples of all shares. In both cases
+    the batch of an example is the same for any number of devices, and so are the bits
+    of its result.
     """
     return (
         isinstance(examples, Sharded)
@@ -96,7 +105,7 @@ def _share(
 def _reader(
     fn: Callable[..., Any], examples: Examples, others: tuple, batch_size: int
 ) -> Callable[[int | jax.Array, int], Any]:
-    """`Rows.read` of rows that are made when they are read."""
+    """Returns the `Rows.read` of rows that are computed when they are read."""
 
     def read(at: int | jax.Array, size: int) -> Any:
         if size == len(examples):
@@ -109,19 +118,19 @@ def _reader(
 
 
 def map_apart(fn: Callable[[Any], Any], xs: Any, *, batch_size: int) -> Any:
-    """`vmap` whose result is finished before anyone reads it.
+    """Maps a function as `vmap` does, without fusing it with later computations.
 
-    XLA on CPU fuses what is computed into what reads it, and computes it anew for each
-    value of a convolution or of a product that does; no barrier stops it from that. A
-    loop does, if it has two steps or more.
+    On CPUs, XLA fuses a computation into a convolution or matrix product that reads its
+    result, and then repeats it for each value of the product. Optimization barriers do
+    not prevent this, but a loop of two or more steps does.
 
     Args:
-        fn: of one example.
-        xs: a pytree of arrays with the same leading axis.
-        batch_size: the most at a time.
+        fn: function of one example.
+        xs: pytree of arrays with the same leading axis.
+        batch_size: largest number of examples in a step.
 
     Returns:
-        What `fn` returns, with that leading axis.
+        The values that `fn` returns, with the same leading axis.
     """
     half = len(jax.tree.leaves(xs)[0]) // 2
     return jax.lax.map(fn, xs, batch_size=max(1, min(batch_size, half)))

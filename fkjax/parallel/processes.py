@@ -1,9 +1,10 @@
-"""Several processes as one run: how they meet, what they agree on, and if one dies.
+"""Runs of several processes: connecting them, broadcasting values, and failures.
 
-Every process runs the same command; the first alone writes and speaks. They meet by
-`jax.distributed`. A process that dies is noticed at once by those that exchange
-something with it on CPU, where its connections break, and by all others when its
-heartbeats are missed. They cannot go on without it: each says so, and stops.
+All processes run the same command, and are connected by `jax.distributed`. Only the
+first one writes files and prints. If a process dies, processes that communicate with it
+on CPUs notice at once, because its connections break; all others notice when its
+heartbeats are missing. They cannot continue without it, so each of them stops with a
+message.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from jax.experimental import multihost_utils
 from fkjax.base import UserError
 
 PEER_LOST = 3
-"""The exit status of a process that stops because another one did."""
+"""The exit status of a process that stops because another process stopped."""
 
 _CLIENT = "get_distributed_runtime_client"
 _HEARTBEAT_SECONDS = 30
@@ -38,39 +39,41 @@ _stopping = threading.Lock()
 def connect(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Meets the other processes; to be called before JAX computes anything.
+    """Connects to the other processes; must be called before JAX computes anything.
+
+    An argument that is None is read from the environment variable below. If that is not
+    set either, JAX detects the value on clusters that it supports, such as Slurm's.
 
     Args:
-        coordinator: HOST:PORT of the first process, at which they meet. Else from the
-            environment's JAX_COORDINATOR_ADDRESS, or as JAX finds it in a cluster of a
-            kind that it knows, such as Slurm's; so are the other two.
-        num_processes: else JAX_NUM_PROCESSES.
-        process_id: from 0, of the first, on; else JAX_PROCESS_ID.
+        coordinator: address HOST:PORT of the first process, or None for
+            JAX_COORDINATOR_ADDRESS.
+        num_processes: number of processes, or None for JAX_NUM_PROCESSES.
+        process_id: number of this process, 0 for the first, or None for JAX_PROCESS_ID.
 
     Raises:
-        UserError: if one of them is not known or cannot be, or the others do not come.
+        UserError: if a value is missing or invalid, or the processes cannot be
+            connected.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     num_processes = _number(num_processes, "JAX_NUM_PROCESSES")
     process_id = _number(process_id, "JAX_PROCESS_ID")
     if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
         raise UserError(
-            "--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got "
-            f"{coordinator}."
+            f"--coordinator must be HOST:PORT, such as 10.0.0.1:1234, got {coordinator}"
         )
     if num_processes is not None and process_id is not None:
         if not 0 <= process_id < num_processes:
             raise UserError(
-                "--process-id must be from 0 to below --num-processes, got "
-                f"{process_id} of {num_processes}."
+                "--process-id must be 0 or more and less than --num-processes, got "
+                f"{process_id} of {num_processes}"
             )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JAX's own answer to a lost process is to abort, with a page of C++ calls.
+    # By default, JAX aborts if a process is lost, with a long C++ stack trace.
     runtime, name = importlib.import_module("jaxlib._jax"), _CLIENT
     client = functools.partial(
         getattr(runtime, name), missed_heartbeat_callback=_peer_lost
     )
-    # jaxlib 0.10 cannot turn the callback's argument into Python: C++ then terminates.
+    # jaxlib 0.10 cannot convert the callback's argument to Python, and C++ terminates.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(_TERMINATE)
     try:
@@ -85,24 +88,28 @@ def connect(
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"The processes did not meet ({reason}): give each --coordinator HOST:PORT "
-            "of the first one, --num-processes, and its own --process-id from 0 on."
+            f"the processes could not be connected ({reason}); give each of them "
+            "--coordinator HOST:PORT of the first one, --num-processes, and its own "
+            "--process-id, starting at 0"
         ) from error
-    with _quiet_stdout():  # Gloo tells there that it is connected
+    with _quiet_stdout():  # Gloo prints that it is connected
         agreed(lambda: None)
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Returns whether this is the first process, which writes files and prints."""
     return jax.process_index() == 0
 
 
 def agreed(make: Callable[[], Any]) -> Any:
-    """What `make` gives in the first process, in all of them; to be called by all.
+    """Broadcasts a value from the first process to all; must be called by all of them.
 
     Args:
-        make: gives nested dicts and lists of numbers, strings and arrays. It is called
-            in the first process only.
+        make: function that returns the value: nested dicts and lists of numbers,
+            strings and arrays. It is called only in the first process.
+
+    Returns:
+        The value, in each process.
     """
     if jax.process_count() == 1:
         return make()
@@ -115,10 +122,10 @@ def agreed(make: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def stopping_together() -> Iterator[None]:
-    """Within it, whatever stops one of several processes stops all, and soon.
+    """Stops all processes soon if an exception stops one of them within the context.
 
-    A process that fails leaves without the farewell for which JAX would let it wait for
-    the others, who wait for it.
+    A process that fails exits at once. Otherwise, JAX would have it wait at the end for
+    the others, which are waiting for it.
     """
     try:
         yield
@@ -137,8 +144,8 @@ def stopping_together() -> Iterator[None]:
 def _peer_lost(*_: Any) -> NoReturn:
     _stop(
         "fkjax: another process of this run stopped or cannot be reached, so this one "
-        "stops too: start all of them again by the same commands to go on after the "
-        "last finished round.",
+        "stops, too; start all of them again with the same commands to resume after "
+        "the last finished round",
         PEER_LOST,
     )
 
@@ -147,7 +154,7 @@ _TERMINATE = ctypes.CFUNCTYPE(None)(_peer_lost)
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    _stopping.acquire()  # for good: the first thread to stop is the one that speaks
+    _stopping.acquire()  # never released, so that only one thread prints a message
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
@@ -158,7 +165,7 @@ def _number(given: int | None, name: str) -> int | None:
     if given is not None or text is None:
         return given
     if not text.isdecimal():
-        raise UserError(f"{name} must be a whole number, but it is {text!r}: mend it.")
+        raise UserError(f"{name} must be a whole number, got {text!r}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""What is computed of each of N examples, as rows that are read a part at a time."""
+"""Rows computed from each of N examples, which are read a part at a time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,19 +7,21 @@ import jax
 
 
 class Rows(NamedTuple):
-    """N rows, of which this device reads a share: all of them, if it is alone.
+    """A set of N rows, of which this device reads its share.
 
-    They may lie in memory, or be made whenever they are read, such as the embeddings of
-    a pool that does not fit there.
+    A single device reads all of them. The rows are in memory, or are computed each time
+    that they are read, such as the embeddings of a pool that do not fit in memory.
 
     Attributes:
-        num: N.
-        read: `read(at, size)`: the share's rows from `at` on: a pytree of arrays with
-            a leading axis `size`. Those at position N and beyond are not real.
-        size: of the share.
-        step: a part of the share begins and ends at multiples of it.
-        start: the position of the share's first row.
-        axis: of the mesh along which the shares lie; None if there is one share.
+        num: number of rows, N.
+        read: function `read(at, size)` that returns rows of the share from position
+            `at` in it on, as a pytree of arrays with a leading axis `size`. Rows at
+            position N of the set and beyond are padding.
+        size: number of rows in the share.
+        step: number of which `at` and `at + size` must be multiples.
+        start: position of the share's first row in the set.
+        axis: name of the axis of the mesh over which the rows are shared; None for one
+            share.
     """
 
     num: int
@@ -30,15 +32,22 @@ class Rows(NamedTuple):
     axis: str | None = None
 
     def map(self, fn: Callable[[Any], Any]) -> "Rows":
-        """The rows that `fn` makes of these, some at a time."""
+        """Returns rows computed by `fn` from these when they are read."""
         return self._replace(read=lambda at, size: fn(self.read(at, size)))
 
     def kept(self) -> "Rows":
-        """The same, computed once and held in memory."""
+        """Computes the rows once, and returns them as rows in memory."""
         return self._replace(read=_reader(self.read(0, self.size)), step=1)
 
     def gathered(self, share: Any) -> Any:
-        """All N rows on every device, of what each has one row of its share of."""
+        """Gathers all N rows on each device.
+
+        Args:
+            share: pytree of arrays with one row for each row of this device's share.
+
+        Returns:
+            The pytree with a leading axis N.
+        """
         if self.axis is not None:
             axis = self.axis
             share = jax.tree.map(
@@ -48,7 +57,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(arrays: Any) -> Rows:
-    """The rows of arrays with the same leading axis N.
+    """Returns the rows of arrays with the same leading axis N.
 
     >>> rows_of(jnp.arange(5)).read(2, 3).tolist()
     [2, 3, 4]

@@ -117,7 +117,7 @@ def test_two_processes_meet_share_out_and_stop_together():
         ("--process-id 0", "give them with --distributed"),
         ("--distributed --coordinator here", "must be HOST:PORT"),
         ("--distributed --num-processes 2 --process-id 2", "got 2 of 2"),
-        ("--distributed", "The processes did not meet"),
+        ("--distributed", "the processes could not be connected"),
     ],
 )
 def test_flags_that_cannot_be_are_told(argv, message, capsys, monkeypatch):
