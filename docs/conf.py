@@ -6,6 +6,7 @@ The build uses no network, and the pages load nothing from other servers.
 import inspect
 import itertools
 import re
+import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 from types import ModuleType
@@ -113,14 +114,25 @@ def imported_names(module: ModuleType) -> list[str]:
     lines = []
     for name in sorted(getattr(module, "__all__", ()), key=str.lower):
         value = getattr(module, name)
-        home = getattr(value, "__module__", None) or ""
-        if not home.startswith("fkjax.") or home == module.__name__:
-            continue
+        home, summary = home_of(name, value)
+        if home and home != module.__name__:
+            first = escaped(summary.partition("\n")[0])
+            lines.append(f"- :py:obj:`{name} <{home}.{name}>`: {first}")
+    return ["", "Names from its modules:", "", *lines] if lines else []
+
+
+def home_of(name: str, value: Any) -> tuple[str, str]:
+    """Returns the module that defines and documents a value, and its docstring."""
+    if inspect.isfunction(value) or inspect.isclass(value):
+        home = value.__module__
         of_data = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", name))
-        summary = of_data[0] if of_data else (inspect.getdoc(value) or "")
-        first = escaped(summary.partition("\n")[0])
-        lines.append(f"- :py:obj:`{name} <{home}.{name}>`: {first}")
-    return ["", "From other modules:", "", *lines] if lines else []
+        return home, of_data[0] if of_data else (inspect.getdoc(value) or "")
+    for home, module in sorted(sys.modules.items()):
+        if home.startswith("fkjax.") and vars(module).get(name) is value:
+            of_data = ModuleAnalyzer.for_module(home).find_attr_docs().get(("", name))
+            if of_data:
+                return home, of_data[0]
+    return "", ""
 
 
 def escaped(line: str) -> str:
