@@ -44,14 +44,15 @@ def main() -> None:
 
     init, apply, plan = fkjax.fisher_sketch(log_probs, theta, xs[0], rank=512)
     print(plan)  # one line for each array of theta: its sketch, and why
-    state = init(jax.random.key(1))
-    sketches = apply(state, theta, xs, labels)  # [60, 512]
+    state = jax.jit(init)(jax.random.key(1))
+    sketches = jax.jit(apply)(state, theta, xs, labels)  # [60, 512]
     estimated = np.asarray(sketches @ sketches.T)
 
     # The definition, possible here because theta is small: [60, 9907] numbers.
-    vectors = fkjax.fisher_vectors(log_probs, theta, xs, labels)
-    rows = jnp.concatenate([u.reshape(60, -1) for u in jax.tree.leaves(vectors)], 1)
-    exact = np.asarray(rows @ rows.T)
+    vectors = jax.jit(fkjax.fisher_vectors, static_argnums=0)
+    leaves = jax.tree.leaves(vectors(log_probs, theta, xs, labels))
+    rows = np.concatenate([np.reshape(leaf, (60, -1)) for leaf in leaves], axis=1)
+    exact = rows @ rows.T
     error = np.linalg.norm(estimated - exact) / np.linalg.norm(exact)
     print(f"{rows.shape[1]:,} numbers became {sketches.shape[1]}: error {error:.3f}")
 
