@@ -27,7 +27,7 @@ from hypothesis import settings
 
 from fkjax.data import datasets, splits
 
-# No deadlines: a busy machine is no failure. `test_hostile.py` looks for hangs itself.
+# No deadlines: a busy machine is no failure. `tests/hostile.py` looks for hangs itself.
 settings.register_profile("usual", deadline=None)
 settings.load_profile("usual")
 settings.register_profile("thorough", max_examples=5_000, deadline=None)

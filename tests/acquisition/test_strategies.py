@@ -20,7 +20,6 @@ from fkjax.acquisition import (
 from fkjax.acquisition.perturbation import copies
 from fkjax.base import Query, Strategy, View, key_for
 from fkjax.fisher import descriptors
-from fkjax.models import MODELS
 from fkjax.training import evaluation, fit
 from tests.tiny import TAPS, tiny
 
@@ -380,28 +379,3 @@ def test_the_taps_are_what_is_compared(model, world, ask):
     query = jax.jit(strategy.query)(jax.random.key(0), kept)
     assert float(abs(query.scores).max()) <= 49.01  # one block of 50: n - 1
     assert ask("feature_match", world).scores.max() > 49.01
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_every_strategy_works_on_a_residual_network(name):
-    """The strategy is only traced, which is enough to find what the model lacks."""
-    architecture = MODELS["resnet10"]
-    model = architecture.make(
-        (32, 32, 3),
-        5,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        conv_dropout=architecture.conv_dropout,
-        dense_dropout=architecture.dense_dropout,
-    )
-    made = make_strategy(
-        STRATEGIES[name], model, dataclasses.replace(SETTINGS, taps=architecture.taps)
-    )
-    images = jax.ShapeDtypeStruct((20, 32, 32, 3), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((20,), jnp.int32)
-    is_so = jax.ShapeDtypeStruct((20,), bool)
-    variables = jax.eval_shape(model.init, jax.random.key(0))
-    view = View(variables, images, is_so, images, labels, is_so, labels)
-    kept = access.restrict(view, made, hidden_labels=lambda: labels)
-    query = jax.eval_shape(made.query, jax.random.key(0), kept)
-    assert all(part.shape == (BUDGET,) for part in query[:4])

@@ -1,86 +1,20 @@
-"""Factored gradients, materialised, against plain automatic differentiation."""
+"""Factors of layers, and what falls back to a plain gradient."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax import lax
 
-from fkjax.base import path_of
 from fkjax.fisher import capture, layers, vectors
-from fkjax.models import convolution, lenet
-
-C = 3
+from fkjax.models import convolution
+from tests.fisher.captures import C, check, classify, close, normal
 
 
 @pytest.fixture(autouse=True)
 def float64():
     with jax.enable_x64(True):
         yield
-
-
-def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
-
-
-def randomized(theta, seed=0):
-    """The same tree with every leaf drawn anew, in float64: no zero, no one."""
-    leaves, treedef = jax.tree.flatten(theta)
-    drawn = [normal(seed + i, *leaf.shape) * 0.3 for i, leaf in enumerate(leaves)]
-    return treedef.unflatten(drawn)
-
-
-def classify(y):
-    """Three classes' log-probabilities of anything, unevenly curved."""
-    y = jnp.tanh(y).reshape(-1)
-    weights = jnp.sin(jnp.arange(C * y.size)).reshape(C, y.size)
-    return jax.nn.log_softmax(weights @ y)
-
-
-def close(actual, desired, tolerance=1e-12):
-    def check(path, a, d):
-        name = path_of(path)
-        assert a.shape == d.shape and a.dtype == d.dtype, name
-        scale = float(abs(d).max())
-        assert scale > 0, f"{name} has no gradient to compare"
-        np.testing.assert_allclose(a, d, rtol=0, atol=tolerance * scale, err_msg=name)
-
-    jax.tree_util.tree_map_with_path(check, actual, desired)
-
-
-def check(log_probs_fn, theta, xs, covered, *, tolerance=1e-12):
-    """One by one, mapped, and for all classes; `covered` are the paths in factors."""
-    plan = capture.plan(log_probs_fn, theta, jax.tree.map(lambda x: x[0], xs))
-    assert set(plan.uses) == set(covered)
-    assert set(plan.uses) | set(plan.rest) == set(plan.paths)
-    num = len(jax.tree.leaves(xs)[0])
-    labels = jnp.arange(num) % C
-    expected = jax.jit(
-        lambda: vectors.fisher_vectors(log_probs_fn, theta, xs, labels)
-    )()
-
-    def one(x, label):
-        captured = capture.capture(log_probs_fn, theta, x, label)
-        for path, uses in plan.uses.items():
-            for use, (a, d) in zip(uses, captured.factors[path], strict=True):
-                assert a.shape == (use.positions, use.num_inputs)
-                assert d.shape == (use.positions, use.num_outputs)
-        return capture.gradient(plan, captured)
-
-    close(jax.jit(jax.vmap(one))(xs, labels), expected, tolerance)
-    first = jax.tree.map(lambda x: x[0], xs)
-    close(jax.jit(one)(first, 0), jax.tree.map(lambda g: g[0], expected), tolerance)
-
-    @jax.jit
-    def all_classes(x):
-        captured = capture.capture_all_classes(log_probs_fn, theta, x)
-        jacobian = jax.jacrev(lambda theta: log_probs_fn(theta, x))(theta)
-        return capture.gradient(plan, captured), jacobian
-
-    close(*all_classes(first), tolerance)
-    return plan
 
 
 def test_a_dense_layer_has_its_closed_form():
@@ -319,102 +253,6 @@ def test_kernels_kept_in_other_shapes_and_dtypes():
         log_probs_fn, normal(0, 4, 6), normal(1, 3, 5, 2, 3), [""], tolerance=1e-6
     )
     assert plan.uses[""][0][:4] == ("dense", 5, 6, 4)
-
-
-class LinenNet(nn.Module):
-    """Strides, padding, 1 x 1 and grouped convolutions, norms; a residual net."""
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(4, (3, 3), use_bias=False, name="stem")(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=True, name="norm")(x))
-        y = nn.Conv(8, (3, 3), strides=2, padding="SAME", name="down")(x)
-        y = nn.LayerNorm(name="layer_norm")(y)
-        y = nn.Conv(8, (3, 3), feature_group_count=2, name="grouped")(nn.relu(y))
-        x = y + nn.Conv(8, (1, 1), strides=2, use_bias=False, name="shortcut")(x)
-        return nn.Dense(C, name="head")(nn.relu(x).mean((1, 2)))
-
-
-def test_a_linen_residual_net():
-    net = LinenNet()
-    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    theta = randomized(variables["params"])
-    statistics = {"norm": {"mean": normal(5, 4), "var": normal(6, 4) ** 2}}
-
-    def log_probs_fn(theta, x):
-        logits = net.apply({"params": theta, "batch_stats": statistics}, x[None])
-        return jax.nn.log_softmax(logits[0])
-
-    kernels = [f"{name}/kernel" for name in ("stem", "down", "shortcut", "head")]
-    check(log_probs_fn, theta, normal(7, 4, 8, 8, 3), kernels)
-
-
-class NNXNet(nnx.Module):
-    def __init__(self, rngs):
-        self.conv = nnx.Conv(3, 4, (3, 3), strides=2, rngs=rngs)
-        self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(
-            2, 4, decode=False, deterministic=True, rngs=rngs
-        )
-        self.head = nnx.Linear(4, C, rngs=rngs)
-
-    def __call__(self, x):
-        x = nnx.relu(self.norm(self.conv(x)))
-        x = self.attention(x.reshape(1, -1, 4))
-        return self.head(x.mean(1))
-
-
-def test_an_nnx_module_with_attention():
-    graph, parameters, rest = nnx.split(NNXNet(nnx.Rngs(0)), nnx.Param, ...)
-    theta = randomized(nnx.to_pure_dict(parameters))
-
-    def log_probs_fn(theta, x):
-        module = nnx.merge(graph, nnx.State(theta), rest)
-        return jax.nn.log_softmax(module(x[None])[0])
-
-    # The key's bias shifts all attention logits alike: its true gradient is 0.
-    xs = normal(1, 3, 6, 6, 3)
-    plan = capture.plan(log_probs_fn, theta, xs[0])
-    expected = {
-        "conv/kernel",
-        "head/kernel",
-        *(f"attention/{part}/kernel" for part in ("query", "key")),
-        *(f"attention/{part}/kernel" for part in ("value", "out")),
-    }
-    assert set(plan.uses) == expected
-
-    @jax.jit
-    def both(x, label):
-        captured = capture.capture(log_probs_fn, theta, x, label)
-        plain = vectors.fisher_vector(log_probs_fn, theta, x, label)
-        return capture.gradient(plan, captured), plain
-
-    actual, expected = jax.vmap(both)(xs, jnp.arange(3))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14),
-        actual,
-        expected,
-    )
-
-
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_lenet_by_its_fast_and_by_its_plain_convolutions(backend, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    model = lenet((16, 16, 1), C, mean=(0,), std=(1,))
-    variables = randomized(jax.eval_shape(model.init, jax.random.key(0)))
-    variables = jax.tree.map(lambda leaf: leaf * 0.3, variables)
-    log_probs_fn, theta = vectors.of_parameters(model, variables)
-    names = ("conv1", "conv2", "fc1", "fc2")
-    kernels = [f"{name}/kernel" for name in names]
-    # Exact in the float32 in which images are scaled.
-    images = np.random.default_rng(0).integers(-2, 3, (3, 16, 16, 1))
-    plan = check(log_probs_fn, theta, jnp.asarray(255.0 * images), kernels)
-    assert [plan.uses[path][0][:4] for path in kernels] == [
-        ("convolution", 144, 25, 10),
-        ("convolution", 4, 250, 20),
-        ("dense", 1, 20, 50),
-        ("dense", 1, 50, C),
-    ]
 
 
 def test_no_kernels_gradient_is_computed():
