@@ -1,1 +1,1 @@
-"""Measurements and reproductions, each a command: `python -m benchmarks.NAME`."""
+"""Benchmarks and reproductions, run by `python -m benchmarks.NAME`."""

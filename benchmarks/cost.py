@@ -1,9 +1,9 @@
 """Times one query of each strategy: `python -m benchmarks.cost --device cpu`.
 
-At the sizes of the MNIST experiment unless told otherwise, with 125 labelled and a
-model trained on them. `passes` counts images through the network forwards; a gradient
-descriptor's pass also goes backwards once, and VAAL's are those of its training and
-its scores.
+By default, the sizes are those of the MNIST experiment, with 125 labeled images and a
+model trained on them. `passes` is the number of images in forward passes of the
+network. A gradient descriptor also takes one backward pass. The passes of VAAL are
+those of its training and its scores.
 """
 
 import dataclasses
@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("--pool-size", type=int, default=25_852)
     parser.add_argument("--validation-size", type=int, default=10_000)
     parser.add_argument("--strategies", nargs="+", default=list(DEFAULT))
-    parser.add_argument("--passes", type=int, default=128, help="and copies of each")
+    parser.add_argument(
+        "--passes", type=int, default=128, help="number of passes, and of copies"
+    )
     arguments = parser.parse_args()
     harness.start(arguments)
     if arguments.smoke:
@@ -50,7 +52,7 @@ def main() -> None:
 
 
 def queries(arguments) -> None:
-    """One query of each strategy in turn, on the same pool and model."""
+    """Times one query of each strategy in turn, on the same pool and model."""
     num_pool, num_validation = arguments.pool_size, arguments.validation_size
     work = workload.load(arguments, size=num_pool + num_validation, epochs=1)
     rows = np.arange(num_pool + num_validation) % len(work.labels)
@@ -90,7 +92,10 @@ def queries(arguments) -> None:
 def contender(
     name: str, work: workload.Workload, view: View, settings: Settings
 ) -> Contender:
-    """A strategy, after whose name may stand the size of an ensemble: E4."""
+    """Returns the contender of a strategy, such as "entropy", or "entropy E4".
+
+    E4 is an ensemble of four models.
+    """
     plain, _, members = name.partition(" E")
     model, size = work.model, int(members or 1)
     if size > 1:
@@ -109,7 +114,7 @@ def contender(
 
 
 def passes(name: str, view: View, settings: Settings, size: int) -> int:
-    """Images that one query puts through a network."""
+    """Returns the number of images in forward passes of one query."""
     num_pool, num_validation = len(view.pool), len(view.validation)
     if name == "random":
         return 0
@@ -117,8 +122,8 @@ def passes(name: str, view: View, settings: Settings, size: int) -> int:
         return num_pool * settings.num_passes * size
     if name in ("margin", "least_confidence"):
         return num_pool
-    if name == "vaal":  # two batches of 64 a step, through encoder and decoder
-        return num_pool + settings.vaal_steps * 128
+    if name == "vaal":  # two batches of 64 in each step, through encoder and decoder
+        return num_pool + settings.num_steps * 128
     if name in ("fisher_covariance", "fisher_information"):
         return num_pool * (1 + settings.num_copies) + num_validation
     return num_pool + num_validation

@@ -1,12 +1,13 @@
-"""Times a query by one and by two processes, and how memory grows with the pool.
+"""Times queries by one and by two processes, and measures memory by pool size.
 
-`python -m benchmarks.distributed --folder DIR --device cpu`. Each process has a core of
-its own and queries by `fisher_nearest` with the paper's LeNet: first 20,000 images of
-28 x 28 in memory, by one process and by two in turn; then pools of 8 x 8 images,
-streamed from a memory-mapped file, which is made in DIR and removed at the end. Those
-seconds are of one query, with its compilation. `anonymous_mb` is the peak of the larger
-process without the pages of the file, which the system takes back when it needs them;
-`anonymous_before_mb` is what it held before the query.
+`python -m benchmarks.distributed --folder DIR --device cpu`. Each process has its own
+core and queries by `fisher_nearest` with the LeNet of the paper. The first pool
+consists of 20,000 images of 28 x 28 in memory, with one process and with two in turn.
+The other pools consist of 8 x 8 images, streamed from a memory-mapped file, which is
+created in DIR and removed at the end; their times are those of one query including its
+compilation. `anonymous_mb` is the peak memory of the larger process without the pages
+of the file, which the system reclaims when needed; `anonymous_before_mb` is the value
+before the query.
 """
 
 import argparse
@@ -38,12 +39,12 @@ BUDGET = 125
 def main() -> None:
     parser = harness.options("One and two processes: time and memory.")
     parser.add_argument(
-        "--folder", type=Path, required=True, help="for the pool's file"
+        "--folder", type=Path, required=True, help="folder of the pool's file"
     )
     parser.add_argument(
         "--pools", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000]
     )
-    parser.add_argument("--no-speed", action="store_true", help="memory alone")
+    parser.add_argument("--no-speed", action="store_true", help="only measure memory")
     for flag in ("worker", "processes", "port", "core"):
         parser.add_argument(f"--{flag}", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Both clusters are kept, and query in turn."""
+    """Times one and two processes in turn, which are started once."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("the speed of two processes needs two cores")
@@ -100,7 +101,7 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def memory(arguments: argparse.Namespace, file: Path, num: int, processes: int) -> None:
-    """One query, of which the first run compiles; its peak, of the larger process."""
+    """Measures time and peak memory of one query, including its compilation."""
     cores = sorted(os.sched_getaffinity(0))
     workers = start_workers(arguments, processes, cores, file)
     said = query(workers)
@@ -122,7 +123,7 @@ def memory(arguments: argparse.Namespace, file: Path, num: int, processes: int) 
 
 
 def make_pool(file: Path, num: int) -> None:
-    """Noise about ten patterns, some at a time."""
+    """Writes a pool of ten patterns with noise, in parts."""
     rng = np.random.default_rng(0)
     images = np.lib.format.open_memmap(file, "w+", np.uint8, (num, 8, 8, 1))
     patterns = rng.integers(0, 128, (10, 8, 8, 1), np.uint8)
@@ -177,7 +178,7 @@ def stop(workers: list[subprocess.Popen]) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """One process: a query, timed, for every line that it is told."""
+    """Runs a worker process, which times one query for each line of its input."""
     os.sched_setaffinity(0, {arguments.core})
     address = f"127.0.0.1:{arguments.port}"
     if arguments.processes > 1:
@@ -220,16 +221,16 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 class Watch:
-    """The peak of this process's memory beside the pages of files, in MB."""
+    """A monitor of the peak memory of this process without pages of files, in MB."""
 
     def __init__(self) -> None:
-        """Begins to look."""
+        """Starts the monitor."""
         self._peak, self._done = anonymous_mb(), threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def stop(self) -> int:
-        """Gives the peak."""
+        """Stops the monitor and returns the peak."""
         self._done.set()
         self._thread.join()
         return self._peak
@@ -248,7 +249,7 @@ def anonymous_mb() -> int:
 
 def environment() -> dict[str, Any]:
     said = harness.environment()
-    del said["peak_memory_mb"]  # of the process that only starts the others
+    del said["peak_memory_mb"]  # that of the process that starts the workers
     return said
 
 

@@ -1,8 +1,8 @@
-"""Draws the test set as the model sees it: `python -m benchmarks.embedding_picture`.
+"""Draws embeddings of the test set: `python -m benchmarks.embedding_picture`.
 
-t-SNE of the paper's descriptors z of test images at 500 labels, for random queries and
-for `fisher_nearest`, its mistakes marked (as in Gudovskiy et al. 2020, Fig. 6). The
-runs are made anew, one seed: the pictures need the models.
+The figure shows a t-SNE of the descriptors z of test images at 500 labels, with the
+mistakes marked, for random queries and for `fisher_nearest` (as in Gudovskiy et al.
+2020, Fig. 6). The models are trained again, for one seed, since runs do not keep them.
 """
 
 import argparse
@@ -33,20 +33,24 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--results-dir", default="docs/results")
     parser.add_argument("--seed", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=4, help="of 125 labels")
-    parser.add_argument("--shown", type=int, default=2500, help="test images drawn")
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="number of rounds of 125 labels"
+    )
+    parser.add_argument(
+        "--shown", type=int, default=2500, help="number of test images drawn"
+    )
     arguments = parser.parse_args()
     dataset = datasets.load("mnist", data_dir=arguments.data_dir)
     model, trained = train(dataset, arguments.seed, arguments.rounds)
     path = Path(arguments.results_dir) / "mnist-100x-embedding.png"
     draw(path, dataset, model, trained, arguments)
-    print(f"{path} is written.")
+    print(f"wrote {path}")
 
 
 def train(
     dataset: datasets.Dataset, seed: int, num_rounds: int
 ) -> tuple[Model, dict[str, Variables]]:
-    """The model after some rounds of each strategy, as `fkjax.run` trains it."""
+    """Trains the model for some rounds of each strategy, as `fkjax.run` does."""
     config, key = defaults("mnist"), jax.random.key(seed)
     parts = splits.split(
         key,
@@ -106,7 +110,7 @@ def draw(
     trained: dict[str, Variables],
     arguments: argparse.Namespace,
 ) -> None:
-    """A panel for each strategy: colours are true classes, crosses are mistakes."""
+    """Draws a panel for each strategy, with true classes as colors."""
     import matplotlib
     from matplotlib.figure import Figure
     from sklearn.manifold import TSNE

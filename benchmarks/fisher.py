@@ -1,10 +1,10 @@
-"""Times Fisher vectors: descriptors of LeNet, projected gradients of it and of ResNets.
+"""Times Fisher vectors: descriptors of a LeNet, projected gradients of it and ResNets.
 
-`python -m benchmarks.fisher --device cpu`, beside PyTorch (autograd for the
-descriptors, `torch.func.vmap(grad)` with a dense Gaussian projection for the gradients)
-on the same threads where it is installed. Beside each projection's speed stands its
-error on a trained LeNet: of the cosines between 1,000 Fisher vectors, and how much of
-each one's ten nearest neighbours it keeps.
+`python -m benchmarks.fisher --device cpu`. PyTorch, if installed, is timed on the same
+threads: autograd for the descriptors, and `torch.func.vmap(grad)` with a dense Gaussian
+projection for the gradients. The error of each projection is measured on a trained
+LeNet: that of the cosines between 1,000 Fisher vectors, and the share of the ten
+nearest neighbors that is kept.
 """
 
 import jax
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def pooled(arguments, work: workload.Workload) -> None:
-    """Feature and gradient descriptors z, g of conv1, conv2 and fc1 (L = 80)."""
+    """Times the descriptors z and g of conv1, conv2 and fc1 (L = 80)."""
     images, labels = jnp.asarray(work.images), jnp.asarray(work.labels)
 
     def descriptors(variables, images, labels):
@@ -75,7 +75,7 @@ def pooled(arguments, work: workload.Workload) -> None:
 
 
 def projected(arguments, work: workload.Workload, *, rank: int) -> None:
-    """All parameters' gradients, projected as they are made."""
+    """Times gradients of all parameters that are projected as they are computed."""
     num = len(work.labels) // 5
     images, labels = jnp.asarray(work.images[:num]), jnp.asarray(work.labels[:num])
     log_probs_fn, theta = fisher.of_parameters(work.model, work.variables)
@@ -136,10 +136,10 @@ def projected(arguments, work: workload.Workload, *, rank: int) -> None:
 
 
 def residual(arguments, name: str, make) -> None:
-    """Residual networks at 32 x 32, on images of noise, which take as long as any.
+    """Times residual networks at 32 x 32, on images of noise.
 
-    A batch is one call, and `memory_mb_per_example` what its compiled program needs
-    beside its arguments. `vmap(grad)` holds the gradients of a whole batch.
+    Each batch is one call, and `memory_mb_per_example` is the memory that its compiled
+    program needs besides its arguments. `vmap(grad)` keeps the gradients of a batch.
     """
     batch, width, rank = (2, 4, 16) if arguments.smoke else (16, 64, 512)
     num_batches = 1 if arguments.smoke else 4
@@ -206,7 +206,7 @@ def residual(arguments, name: str, make) -> None:
 
 
 def quality(exact: np.ndarray, embeddings: np.ndarray) -> dict[str, float]:
-    """Error of the cosines, and the share of ten nearest neighbours that is kept."""
+    """Returns the error of cosines and the share of ten nearest neighbors kept."""
     true, found = _cosines(exact), _cosines(embeddings)
     off_diagonal = ~np.eye(len(true), dtype=bool)
     rmse = np.sqrt(np.mean((true - found)[off_diagonal] ** 2))

@@ -1,8 +1,9 @@
-"""How everything here is timed: side by side, in turn, warm, with the spread.
+"""Timing of contenders in turn, after compilation, with the spread of the times.
 
-The contenders of one race take turns, so that a machine whose speed drifts drifts for
-all of them. Each runs once before the clock starts (which compiles it; that time is
-told apart), and each result is waited for. One JSON line is printed a contender.
+The contenders of a race take turns, so that a drift in the speed of the machine affects
+all of them. Each runs once before the timed runs, which compiles it; this time is
+reported separately. Each run includes waiting for its result. One JSON line is printed
+for each contender.
 """
 
 import argparse
@@ -23,13 +24,13 @@ PACKAGES = ("jax", "torch", "opacus", "backpack-for-pytorch", "traker", "jax-pri
 
 
 class Contender(NamedTuple):
-    """One side of a race.
+    """An implementation to time.
 
     Attributes:
-        name: of the implementation.
-        run: does the work once and returns what must be waited for.
-        facts: what else to print beside its time, such as its error.
-        examples: how many one run handles, where that is not the race's number.
+        name: name of the implementation.
+        run: function that does the work once and returns the arrays to wait for.
+        facts: further entries of its row, such as its error.
+        examples: number of examples in one run, if it differs from that of the race.
     """
 
     name: str
@@ -39,16 +40,18 @@ class Contender(NamedTuple):
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """The flags that all benchmarks share."""
+    """Returns a parser with the flags that all benchmarks have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
-    parser.add_argument("--repeats", type=int, default=11, help="timed runs of each")
+    parser.add_argument("--smoke", action="store_true", help="run with tiny sizes")
+    parser.add_argument(
+        "--repeats", type=int, default=11, help="number of timed runs of each"
+    )
     return parser
 
 
 def start(arguments: argparse.Namespace) -> None:
-    """Selects the device; fails at once if JAX has none of that kind."""
+    """Selects the device; raises an error if JAX has none of that kind."""
     jax.config.update(
         "jax_platforms", {"gpu": "cuda"}.get(arguments.device, arguments.device)
     )
@@ -64,16 +67,19 @@ def race(
     baseline: str,
     **setting: Any,
 ) -> list[dict[str, Any]]:
-    """Times the contenders in turn, prints and returns one row each.
+    """Times the contenders in turn, and prints and returns one row for each.
 
     Args:
-        task: what is timed.
-        contenders: who does it.
-        examples: how many examples one run handles.
-        repeats: timed runs of each.
-        baseline: the contender whose time an example the ratios are to: above 1 is
+        task: name of the work that is timed.
+        contenders: the implementations.
+        examples: number of examples in one run.
+        repeats: number of timed runs of each contender.
+        baseline: name of the contender to which the speeds are relative: above 1 is
             faster.
-        **setting: sizes and chunks to print.
+        **setting: further entries of each row, such as sizes.
+
+    Returns:
+        The rows.
     """
     compile_seconds = {}
     for contender in contenders:
@@ -111,7 +117,7 @@ def race(
 
 
 def environment() -> dict[str, Any]:
-    """Date, device, threads, versions and the process's peak memory so far."""
+    """Returns date, device, threads, versions and the peak memory of the process."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -128,7 +134,7 @@ def environment() -> dict[str, Any]:
 
 
 def torch_or_none() -> Any:
-    """PyTorch on the same threads, if it is installed (extra `bench`)."""
+    """Returns PyTorch, set to the same threads; None if it is not installed."""
     try:
         import torch
     except ImportError:

@@ -1,9 +1,9 @@
-"""Times kernels: exact and sketched Gram matrices, and the streamed nearest neighbours.
+"""Times kernels: exact and sketched Gram matrices, and streamed nearest neighbors.
 
-`python -m benchmarks.kernel --device cpu`. The exact Gram of LeNet's Fisher vectors,
-from factors, stands beside the product of the gradients written out; the Gram of
-sketches beside the fastest matrix product that JAX and PyTorch reach here; the streamed
-neighbours beside all similarities and one top-k.
+`python -m benchmarks.kernel --device cpu`. The exact Gram matrix of the Fisher vectors
+of a LeNet, computed from factors, is compared with the product of explicit gradients;
+the Gram matrix of sketches with the fastest matrix products of JAX and PyTorch; and the
+streamed search for nearest neighbors with one top-k of all similarities.
 """
 
 import jax
@@ -22,7 +22,7 @@ RANK = 512
 
 
 def main() -> None:
-    parser = harness.options("Exact and sketched Gram matrices, nearest neighbours.")
+    parser = harness.options("Exact and sketched Gram matrices, nearest neighbors.")
     arguments = workload.add_data_dir(parser).parse_args()
     harness.start(arguments)
     size = 60 if arguments.smoke else 8000
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def exact(arguments, work: workload.Workload) -> None:
-    """All parameters; half of the images against the other half."""
+    """Times the exact Gram matrix of all parameters, of two halves of the images."""
     log_probs_fn, theta = of_parameters(work.model, work.variables)
     images, labels = jnp.asarray(work.images), jnp.asarray(work.labels)
     plan = capture.plan(log_probs_fn, theta, images[0])
@@ -88,10 +88,10 @@ def exact(arguments, work: workload.Workload) -> None:
 
 
 def sketched(arguments, *, sizes: tuple[int, int]) -> None:
-    """Rows of K numbers; an example is an addition or a multiplication.
+    """Times Gram matrices of sketches, where an example is one arithmetic operation.
 
-    The larger result no longer fits what the allocator keeps: every page of it is new.
-    What that costs is shown by filling as much memory with ones.
+    The larger result does not fit in the memory that the allocator keeps: all of its
+    pages are new. The cost of these is measured by filling as much memory with ones.
     """
     side = 128 if arguments.smoke else 4096
     square = jax.random.normal(jax.random.key(0), (side, side))
@@ -134,7 +134,7 @@ def sketched(arguments, *, sizes: tuple[int, int]) -> None:
 
 
 def neighbors(arguments, *, num: int) -> None:
-    """The 100 nearest of N rows to each of 1,000 targets."""
+    """Times the search for the 100 nearest of N rows to each of 1,000 targets."""
     k, num_targets = (10, 20) if arguments.smoke else (100, 1000)
     keys = jax.random.split(jax.random.key(0))
     targets = jax.random.normal(keys[0], (num_targets, RANK))

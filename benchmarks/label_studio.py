@@ -1,13 +1,13 @@
-"""A labelling in two rounds by way of a real Label Studio server on this machine.
+"""Labels two rounds with a real Label Studio server on this machine.
 
     python -m venv ls && ls/bin/pip install label-studio
     python -m benchmarks.label_studio --executable ls/bin/label-studio
 
-makes a folder of digits, asks with `fkjax.run --oracle file`, starts the server on
-127.0.0.1 with everything of its own in a temporary folder, gives it what fkjax wrote,
-annotates by its API, and goes on with what it exports: the first round's as JSON, the
-second's, with both rounds in it, as JSON-MIN. Each step is printed; one that fails ends
-it with an error.
+This creates a folder of digits, queries with `fkjax.run --oracle file`, starts the
+server on 127.0.0.1 with all its files in a temporary folder, imports the tasks that
+fkjax wrote, annotates them by the API, and continues with the exports: that of the
+first round as JSON, that of both rounds as JSON-MIN. Each step is printed; the first
+failure raises an error.
 """
 
 import argparse
@@ -43,7 +43,7 @@ NAMES = ("zero", "one", "two")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--executable", required=True, help="label-studio, in its environment"
+        "--executable", required=True, help="path of label-studio in its environment"
     )
     executable = parser.parse_args().executable
     with tempfile.TemporaryDirectory(prefix="fkjax-label-studio-") as home:
@@ -60,7 +60,7 @@ def _check(executable: str, home: Path) -> None:
         print(f"Label Studio {version['release']} answers at {url}")
         _import_embedded(server, _project(server, out), home, out)
         project = _project(server, out)
-        print(f"it takes config.xml: project {project}")
+        print(f"imported config.xml: project {project}")
         server.post(
             "/api/storages/localfiles",
             {
@@ -78,7 +78,7 @@ def _check(executable: str, home: Path) -> None:
 
 
 def _make_images(home: Path) -> dict[str, str]:
-    """Writes digits and labels.csv; gives the true classes."""
+    """Writes digits and labels.csv; returns the true classes."""
     digits = datasets.load("digits")
     truth, rows = {}, ["file,label"]
     for c, name in enumerate(NAMES):
@@ -101,7 +101,7 @@ def _project(server: "_Server", out: Path) -> int:
 
 
 def _import_embedded(server: "_Server", project: int, home: Path, out: Path) -> None:
-    """Imports tasks that hold their images, and has the others written again."""
+    """Imports tasks with embedded images, then writes the usual tasks again."""
     _run(home, out, "--label-studio", "embedded")
     tasks = json.loads((out / "label_studio" / "tasks.json").read_text())
     server.post(f"/api/projects/{project}/import", tasks)
@@ -109,9 +109,7 @@ def _import_embedded(server: "_Server", project: int, home: Path, out: Path) -> 
     found = {task["data"]["file"]: task["data"]["image"] for task in there}
     wanted = {task["data"]["file"]: task["data"]["image"] for task in tasks}
     assert found == wanted and all(i.startswith("data:") for i in found.values())
-    print(
-        f"it takes {len(found)} tasks with embedded images, and gives them back whole"
-    )
+    print(f"imported {len(found)} tasks with embedded images, returned unchanged")
     _run(home, out)
 
 
@@ -133,7 +131,7 @@ def _run(home: Path, out: Path, *more: str) -> None:
 
 
 class _Server:
-    """Its API."""
+    """A client of the API of Label Studio."""
 
     def __init__(self, url: str):
         self._url = url
@@ -145,7 +143,7 @@ class _Server:
         return json.loads(self.fetch(path, json.dumps(value).encode())[1])
 
     def fetch(self, path: str, data: bytes | None = None, token: str = TOKEN) -> Any:
-        """The status, the body and the type of what is there."""
+        """Returns the status, the body and the content type of a response."""
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Token {token}"} if token else {}
         asked = urllib.request.Request(self._url + path, data, headers)
@@ -168,11 +166,11 @@ def _label_round(
     truth: dict[str, str],
     kind: str,
 ) -> None:
-    """Imports a round's tasks, looks at them, annotates them, and exports."""
+    """Imports, checks, annotates and exports the tasks of a round."""
     tasks = json.loads((out / "label_studio" / "tasks.json").read_text())
     imported = server.post(f"/api/projects/{project}/import", tasks)
     print(
-        f"round {number}: it takes tasks.json: {imported['task_count']} tasks with "
+        f"round {number}: imported tasks.json, {imported['task_count']} tasks with "
         f"{imported['prediction_count']} predictions"
     )
     assert imported["task_count"] == imported["prediction_count"] == len(tasks)
@@ -187,9 +185,9 @@ def _label_round(
         assert body == (out.parent / "my images" / file).read_bytes(), file
         refused = server.fetch(image, token="")[0]
         print(
-            f"  {file}: {guess['model_version']} says {value} with score "
-            f"{guess['score']:.3f}; GET {image} gives {status}, {content}, the file's "
-            f"bytes ({refused} to a stranger)"
+            f"  {file}: {guess['model_version']} predicts {value} with score "
+            f"{guess['score']:.3f}; GET {image} returns {status}, {content}, the bytes "
+            f"of the file ({refused} without the token)"
         )
         assert status == 200 and refused in (401, 403)
         choice = CANNOT_TELL if place == 0 else truth[file]
@@ -202,8 +200,8 @@ def _label_round(
     export = out / "label_studio" / "export.json"
     export.write_bytes(server.fetch(path)[1])
     print(
-        f"  annotated; its export as {kind} has {len(read_export(export))} answers, "
-        "one of this round with can't tell"
+        f"  annotated; the export as {kind} has {len(read_export(export))} answers, "
+        "of which one of this round is can't tell"
     )
 
 
@@ -213,12 +211,12 @@ def _require_taken(out: Path, number: int, truth: dict[str, str]) -> None:
     unknown = [row for row in rows if row["label"] == CANNOT_TELL]
     assert len(rows) == BUDGET and len(unknown) == 1, rows
     assert all(truth[r["file"]] == r["label"] for r in rows if r not in unknown), rows
-    print(f"round {number}: fkjax took {len(rows)} answers, all as they were given")
+    print(f"round {number}: fkjax read {len(rows)} answers, all of them correctly")
 
 
 @contextlib.contextmanager
 def _serving(executable: str, home: Path) -> Iterator[str]:
-    """A server on a free port; it ends with the block."""
+    """Runs a server on a free port until the end of the context."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -248,7 +246,7 @@ def _serving(executable: str, home: Path) -> Iterator[str]:
             yield url
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)  # its own group, no other
+                os.killpg(process.pid, signal.SIGTERM)  # only the group of the server
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:

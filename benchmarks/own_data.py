@@ -1,12 +1,13 @@
-"""How many rare images each way into `fkjax.select` finds, beside random picks.
+"""Counts the rare images that `fkjax.select` finds with each kind of input.
 
 `python -m benchmarks.own_data --folder DIR`. Saves a biased pool of 25,000 MNIST images
 as PNG files in DIR: 4,950 of each of the digits 0 to 4, and 50 of each of 5 to 9. 125
-of them, drawn at random, have a label, and so has a balanced validation set of 1,000.
-LeNet is trained on the 125. Then 125 more are chosen, three times by each way: from
-LeNet's features and logits; by LeNet itself, as a plain Flax module; and from the
-folder, on which the command trains a model of its own. If PyTorch is installed, it
-computes the same LeNet's features and logits too, and how many picks agree is counted.
+random images of the pool are labeled, and so is a balanced validation set of 1,000
+images. A LeNet is trained on the 125 images. Then 125 more are selected, for three
+seeds and each kind of input: the features and logits of the LeNet; the LeNet as a plain
+Flax module; and the folder of images, on which the command trains its own model. They
+are compared with random picks. If PyTorch is installed, it computes the features and
+logits of the same LeNet, too, and the number of equal picks is counted.
 """
 
 import argparse
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data-dir")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--without-images", action="store_true", help="leave 1c out")
+    parser.add_argument(
+        "--without-images", action="store_true", help="leave out the folder of images"
+    )
     arguments = parser.parse_args()
     dataset = datasets.load("mnist", data_dir=arguments.data_dir)
     for seed in range(arguments.seeds):
@@ -94,7 +97,7 @@ def rows(dataset: Any, folder: Path, seed: int, without_images: bool):
         command += [f"{folder}/validation.npz", "--strategy", path]
         return command_picks(command, folder / "picks.csv")
 
-    yield count("by lot", chosen("random"))
+    yield count("random", chosen("random"))
     by_arrays = chosen("fisher_nearest")
     yield count("1a: features and logits", by_arrays)
     selection = fkjax.select(
@@ -133,10 +136,10 @@ def trained(images: np.ndarray, labels: np.ndarray, seed: int):
 
 
 class Plain(nnx.Module):
-    """LeNet as one would write it who does not know fkjax."""
+    """A LeNet written without fkjax."""
 
     def __init__(self, weights: Any):
-        """With given weights."""
+        """Creates the LeNet with the given weights."""
         rngs = nnx.Rngs(0)
         self.conv1 = nnx.Conv(1, 10, (5, 5), padding="VALID", rngs=rngs)
         self.conv2 = nnx.Conv(10, 20, (5, 5), padding="VALID", rngs=rngs)
@@ -147,23 +150,23 @@ class Plain(nnx.Module):
             getattr(self, name).bias[...] = layer["bias"]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Gives the logits of images in 0..255."""
+        """Returns the logits of images in 0..255."""
         return self.head(self.features(x))
 
     def features(self, x: jax.Array) -> jax.Array:
-        """Gives the input of the last layer."""
+        """Returns the input of the last layer."""
         x = (x.astype(jnp.float32) / 255 - 0.1307) / 0.3081
         for conv in (self.conv1, self.conv2):
             x = nnx.relu(nnx.max_pool(conv(x), (2, 2), strides=(2, 2)))
         return nnx.relu(self.fc1(x.reshape(len(x), -1)))
 
     def head(self, x: jax.Array) -> jax.Array:
-        """Gives the logits."""
+        """Returns the logits of inputs of the last layer."""
         return self.fc2(x)
 
 
 def torch_run(weights: Any):
-    """The same network in PyTorch: features and logits of a batch; or None."""
+    """Returns the features and logits of a batch by PyTorch, or None without it."""
     torch = harness.torch_or_none()
     if torch is None:
         return None
@@ -186,7 +189,7 @@ def torch_run(weights: Any):
 
 
 def command_picks(arguments: list[str], output: Path) -> list[str]:
-    """The ids that `python -m fkjax.select` chooses."""
+    """Returns the ids that `python -m fkjax.select` selects."""
     command = [sys.executable, "-m", "fkjax.select", *arguments]
     command += ["--budget", str(BUDGET), "--output", str(output)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

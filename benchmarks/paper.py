@@ -1,9 +1,10 @@
-"""The paper's MNIST curves, read off its plots by eye: about one point either way.
+"""The MNIST curves of the paper, read off its plots by eye to about one point.
 
-Source: Gudovskiy et al. 2020 (arXiv:2003.00393), means over seeds of the test accuracy
-in percent, of the epoch that was best on the test set. Rotation-pretrained; E is the
-number of models in an ensemble, L the length of a descriptor. Each curve: labels to
-percent.
+The curves map the number of labels to the mean over seeds of the test accuracy, in
+percent, of the epoch that was best on the test set. The models are pretrained on
+rotations. E is the number of models in an ensemble, L the length of a descriptor.
+
+Source: Gudovskiy et al. 2020 (arXiv:2003.00393).
 """
 
 _LABELS = (125, 250, 375, 500, 625, 1250)
@@ -37,4 +38,4 @@ RARE_AT_500 = {
     "fisher_nearest L80": 75,
     "fisher_oracle L20": 89,
 }
-"""Mean accuracy of classes 5, 8 and 9 at 500 labels, 100x: of its confusion figure."""
+"""Mean accuracy of classes 5, 8 and 9 at 500 labels, 100x, from the confusion plots."""

@@ -1,4 +1,4 @@
-"""The same LeNet and the same work in PyTorch, as its users would write it."""
+"""The same networks and computations in PyTorch, as its users would write them."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from fkjax.base import Variables, path_of
 
 
 class TorchLeNet:
-    """LeNet's forward pass from the variables of `fkjax.models.lenet`."""
+    """The LeNet of `fkjax.models.lenet` in PyTorch, with given variables."""
 
     def __init__(self, torch: Any, variables: Variables, *, mean=0.1307, std=0.3081):
-        """Copies the variables into PyTorch's layouts."""
+        """Copies the variables into the layouts of PyTorch."""
         self.torch, self.mean, self.std = torch, mean, std
         self.functional = torch.nn.functional
         self.parameters = {}
         for name, layer in variables.parameters.items():
             kernel = np.array(layer["kernel"])
-            if name == "fc1":  # it sees (C, H, W) flattened, not (H, W, C)
+            if name == "fc1":  # its input is (C, H, W) flattened, not (H, W, C)
                 kernel = kernel.reshape(4, 4, 20, -1).transpose(2, 0, 1, 3)
                 kernel = kernel.reshape(320, -1)
             axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
@@ -28,12 +28,12 @@ class TorchLeNet:
             self.parameters[f"{name}.bias"] = torch.tensor(np.array(layer["bias"]))
 
     def images(self, images: np.ndarray) -> Any:
-        """Normalised and in PyTorch's layout, once, outside the clock."""
+        """Normalizes images and converts their layout, which is not timed."""
         x = self.torch.tensor(np.asarray(images).transpose(0, 3, 1, 2).copy())
         return (x.float() / 255 - self.mean) / self.std
 
     def activations(self, p: dict[str, Any], x: Any) -> tuple[Any, ...]:
-        """conv1, conv2 (after pool and relu), fc1 (after relu), logits."""
+        """Returns conv1 and conv2 (after pool and ReLU), fc1 (after ReLU), logits."""
         f = self.functional
         a1 = f.relu(f.max_pool2d(f.conv2d(x, p["conv1.weight"], p["conv1.bias"]), 2))
         if not a1.requires_grad and self.torch.is_grad_enabled():
@@ -43,7 +43,7 @@ class TorchLeNet:
         return a1, a2, a3, f.linear(a3, p["fc2.weight"], p["fc2.bias"])
 
     def logits(self, p: dict[str, Any], x: Any) -> Any:
-        """The last of `activations`, without its taps."""
+        """Returns the logits."""
         f = self.functional
         a = f.relu(f.max_pool2d(f.conv2d(x, p["conv1.weight"], p["conv1.bias"]), 2))
         a = f.relu(f.max_pool2d(f.conv2d(a, p["conv2.weight"], p["conv2.bias"]), 2))
@@ -51,7 +51,7 @@ class TorchLeNet:
         return f.linear(a, p["fc2.weight"], p["fc2.bias"])
 
     def pooled_descriptors(self, x: Any, labels: Any, *, chunk: int) -> list[Any]:
-        """Z and g of conv1, conv2 and fc1 by one backward pass a chunk."""
+        """Computes z and g of conv1, conv2 and fc1 by one backward pass per chunk."""
         torch, out = self.torch, []
         for xs, ys in zip(x.split(chunk), labels.split(chunk), strict=True):
             *taps, logits = self.activations(self.parameters, xs)
@@ -68,7 +68,10 @@ class TorchLeNet:
     def projected_gradients(
         self, x: Any, labels: Any, projection: Any, *, chunk: int
     ) -> list[Any]:
-        """torch.func.vmap(grad) over all parameters, then a dense [P, K] projection."""
+        """Computes gradients by torch.func.vmap(grad), then projects them densely.
+
+        The projection has shape [P, K].
+        """
         torch = self.torch
 
         def log_prob(p: dict[str, Any], x: Any, y: Any) -> Any:
@@ -86,7 +89,7 @@ class TorchLeNet:
         return out
 
     def dropped_logits(self, p: dict[str, Any], x: Any) -> Any:
-        """`logits` with the dropout that fkjax's LeNet trains with."""
+        """Returns the logits with the dropout of fkjax's LeNet in training."""
         f = self.functional
         a = f.relu(f.max_pool2d(f.conv2d(x, p["conv1.weight"], p["conv1.bias"]), 2))
         a = f.dropout(a, 0.25)
@@ -96,7 +99,7 @@ class TorchLeNet:
         return f.linear(f.dropout(a, 0.5), p["fc2.weight"], p["fc2.bias"])
 
     def train(self, x: Any, labels: Any, *, batch_size: int, lr=0.05, momentum=0.5):
-        """One epoch of stochastic gradient descent in a fixed order, with dropout."""
+        """Trains for one epoch of SGD in a fixed order, with dropout."""
         torch = self.torch
         p = {k: v.clone().requires_grad_(True) for k, v in self.parameters.items()}
         optimizer = torch.optim.SGD(p.values(), lr=lr, momentum=momentum)
@@ -108,16 +111,16 @@ class TorchLeNet:
         return p
 
     def predict(self, x: Any, *, chunk: int) -> list[Any]:
-        """The most probable classes."""
+        """Returns the most probable classes."""
         with self.torch.no_grad():
             return [self.logits(self.parameters, xs).argmax(1) for xs in x.split(chunk)]
 
 
 class TorchResNet10:
-    """The forward pass of `fkjax.models.resnet10` at 32 x 32, by torch.func."""
+    """The network of `fkjax.models.resnet10` at 32 x 32 in PyTorch."""
 
     def __init__(self, torch: Any, variables: Variables):
-        """Copies the variables into PyTorch's layouts, under their paths."""
+        """Copies the variables into the layouts of PyTorch, by their paths."""
         self.torch = torch
         self.parameters, self.statistics = (
             {
@@ -128,7 +131,7 @@ class TorchResNet10:
         )
 
     def logits(self, p: dict[str, Any], x: Any) -> Any:
-        """Of images [N, 3, 32, 32], normalised by the running statistics."""
+        """Returns the logits of images [N, 3, 32, 32], with running statistics."""
         f, statistics = self.torch.nn.functional, self.statistics
 
         def conv(x: Any, name: str, stride: int = 1) -> Any:
@@ -151,7 +154,7 @@ class TorchResNet10:
         return f.linear(x.mean((2, 3)), p["head/kernel"], p["head/bias"])
 
     def gradients(self, x: Any, labels: Any) -> dict[str, Any]:
-        """torch.func.vmap(grad) of the log-probabilities of the labels."""
+        """Computes gradients of log p(label) by torch.func.vmap(grad)."""
         torch = self.torch
 
         def log_prob(p: dict[str, Any], x: Any, y: Any) -> Any:
@@ -164,7 +167,7 @@ class TorchResNet10:
             )
 
     def sketches(self, x: Any, labels: Any, hashes: dict[str, Any], rank: int) -> Any:
-        """Count sketches of the gradients: `hashes` has rows and signs by path."""
+        """Computes count sketches of gradients; `hashes` has rows and signs by path."""
         out = self.torch.zeros(len(labels), rank)
         for path, gradient in self.gradients(x, labels).items():
             rows, signs = hashes[path]

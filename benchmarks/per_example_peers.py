@@ -1,12 +1,12 @@
-"""What other libraries offer for per-example gradients, on the same LeNet and images.
+"""Per-example gradients by other libraries, for the same LeNet and images.
 
-Each takes the gradients of log p(label | x) by all 21,840 parameters, a chunk of
-examples at a time, as its own documentation does. TRAK brings a projection to K
-numbers; those that bring none are followed by a dense Gaussian matrix; jax-privacy
-gives no single example's gradient away, only the sum of the clipped ones.
+Each library computes the gradients of log p(label | x) with respect to all 21,840
+parameters, in chunks of examples, as in its documentation. TRAK includes a projection
+to K numbers; for the others, a dense Gaussian projection follows. jax-privacy does not
+return the gradients of single examples, only the sum of clipped gradients.
 
-Images are normalised beforehand. PyTorch's libraries run on the CPU's threads, whatever
-JAX runs on. A library that is not installed is left out, and stderr says why.
+Images are normalized before the timing. The PyTorch libraries run on CPU, whatever the
+device of JAX is. A library that is not installed is left out, with a note on stderr.
 """
 
 import collections
@@ -29,16 +29,16 @@ from benchmarks.workload import Workload, torch_labels
 
 
 class Peer(NamedTuple):
-    """One library's way.
+    """The implementation by one library.
 
     Attributes:
-        name: of the library and of what it does.
-        run: handles all images and returns what must be waited for.
-        gradients: `gradients(few)`: those of the first few images, laid out as
-            fkjax's variables are, with a leading axis on every leaf; their sum,
-            without that axis, where the library gives no more.
-        project: `project(few)`: what `run` makes of the first few images. Shape
-            [few, K]. None where the library gives only a sum.
+        name: name of the library and the method.
+        run: function that processes all images and returns the arrays to wait for.
+        gradients: `gradients(few)`: returns the gradients of the first few images in
+            the layout of fkjax's variables, with a leading axis on every leaf; or
+            their sum without that axis if the library only returns a sum.
+        project: `project(few)`: returns the result of `run` for the first few images.
+            Shape [few, K]. None if the library only returns a sum.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Peer(NamedTuple):
 def contenders(
     work: Workload, images: Any, labels: Any, *, rank: int, chunk: int = 100
 ) -> list[Peer]:
-    """The peers that are installed.
+    """Returns the implementations by the installed libraries.
 
     Args:
-        work: gives the weights.
-        images: Shape [N, 28, 28, 1], of 0..255.
-        labels: Shape [N].
-        rank: K.
-        chunk: how many gradients are held at a time.
+        work: workload with the weights of the LeNet.
+        images: images in 0..255. Shape [N, 28, 28, 1].
+        labels: labels of the images. Shape [N].
+        rank: number of columns of the projection, K.
+        chunk: number of gradients in memory at a time.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     inputs = (jnp.asarray(images / np.float32(255)) - 0.1307) / 0.3081
@@ -75,7 +75,7 @@ def contenders(
             ("trak", _trak),
             ("trak", functools.partial(_trak, one_block=True)),
         ):
-            if _imports(package):  # each marks the module that it is given
+            if _imports(package):  # each library modifies its module
                 module = _torch_module(torch, lenet.parameters)
                 way = make(torch, module, rank)
                 peers.append(_torch_peer(torch, *way, x, y, chunk))
@@ -83,7 +83,7 @@ def contenders(
 
 
 class _LeNet(nn.Module):
-    """`fkjax.models.lenet` as Flax's documentation would write it, of one image."""
+    """`fkjax.models.lenet` for one image, written as in the documentation of Flax."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -99,7 +99,7 @@ def _log_prob(variables: Any, x: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def _plain_jax(variables: Any, x: Any, y: Any, rank: int, chunk: int) -> Peer:
-    """`vmap(grad)` of Flax's own layers, then a matrix product."""
+    """Returns the implementation by `vmap(grad)` of Flax layers and a product."""
     size = sum(leaf.size for leaf in jax.tree.leaves(variables))
     dense = jax.random.normal(jax.random.key(0), (size, rank)) / rank**0.5
 
@@ -111,7 +111,7 @@ def _plain_jax(variables: Any, x: Any, y: Any, rank: int, chunk: int) -> Peer:
         return jax.vmap(one)(x, y)
 
     def project(num: int) -> jax.Array:
-        # A loop in Python: in XLA's own, a convolution has one thread on CPU.
+        # A loop in Python: in a loop of XLA, convolutions have one thread on CPU.
         starts = range(0, num, chunk)
         parts = [(x[i : i + chunk], y[i : i + chunk]) for i in starts]
         return jnp.concatenate(
@@ -131,7 +131,10 @@ def _plain_jax(variables: Any, x: Any, y: Any, rank: int, chunk: int) -> Peer:
 
 
 def _jax_privacy(variables: Any, x: Any, y: Any, chunk: int) -> Peer:
-    """The clipped sum and every gradient's norm; its chunks must divide N."""
+    """Returns the implementation by jax-privacy: clipped sum and norms of gradients.
+
+    The size of its chunks must divide N.
+    """
     from jax_privacy import clipped_grad
 
     def clipped_sum(bound: float, num: int) -> Callable[..., Any]:
@@ -153,13 +156,13 @@ def _jax_privacy(variables: Any, x: Any, y: Any, chunk: int) -> Peer:
     )
 
 
-# How a PyTorch library does it: its name, `gradients(x, y)` by parameter name, and
-# what brings them to K numbers.
+# The implementation by a PyTorch library: its name, `gradients(x, y)` by parameter
+# name, and the projection of gradients to K numbers.
 _Way = tuple[str, Callable[..., dict[str, Any]], Callable[[dict[str, Any]], Any]]
 
 
 def _opacus(torch: Any, module: Any, rank: int) -> _Way:
-    """The gradients that `GradSampleModule` leaves on each parameter."""
+    """Returns the gradients that `GradSampleModule` stores in each parameter."""
     from opacus import GradSampleModule
 
     model = GradSampleModule(module, loss_reduction="sum")
@@ -174,7 +177,7 @@ def _opacus(torch: Any, module: Any, rank: int) -> _Way:
 
 
 def _backpack(torch: Any, module: Any, rank: int) -> _Way:
-    """The gradients that the `BatchGrad` extension leaves on each parameter."""
+    """Returns the gradients that the `BatchGrad` extension stores in each parameter."""
     from backpack import backpack, extend
     from backpack.extensions import BatchGrad
 
@@ -191,11 +194,11 @@ def _backpack(torch: Any, module: Any, rank: int) -> _Way:
 
 
 def _trak(torch: Any, module: Any, rank: int, one_block: bool = False) -> _Way:
-    """TRAK's gradients and projector, as `TRAKer.featurize` puts them together.
+    """Returns the gradients and the projector of TRAK, as in `TRAKer.featurize`.
 
-    The entries are normal, which TRAKer takes on CPU. Of more than 100 columns the
-    projector draws its matrix anew for every chunk, 100 at a time, unless `one_block`
-    has it keep all of it.
+    The entries are normal, as TRAKer uses them on CPU. For more than 100 columns, the
+    projector draws its matrix again for every chunk, 100 columns at a time, unless
+    `one_block` is set, which keeps the whole matrix.
     """
     from trak.gradient_computers import FunctionalGradientComputer
     from trak.modelout_functions import AbstractModelOutput
@@ -213,7 +216,7 @@ def _trak(torch: Any, module: Any, rank: int, one_block: bool = False) -> _Way:
             return log_p[0].gather(0, label[None])[0]
 
         def get_out_to_loss_grad(self, *args: Any) -> Any:
-            raise NotImplementedError  # of the attribution score, which nobody asks for
+            raise NotImplementedError  # only needed for attribution scores
 
     size = sum(p.numel() for p in module.parameters())
     computer = FunctionalGradientComputer(module, LogProb(), size, torch.float32, "cpu")
@@ -227,7 +230,7 @@ def _trak(torch: Any, module: Any, rank: int, one_block: bool = False) -> _Way:
     )
 
     def gradients(x: Any, y: Any) -> dict[str, Any]:
-        with torch.no_grad():  # no graph of the parameters' own
+        with torch.no_grad():  # without a graph of the parameters
             return computer.compute_per_sample_grad(batch=(x, y))
 
     return (
@@ -238,7 +241,7 @@ def _trak(torch: Any, module: Any, rank: int, one_block: bool = False) -> _Way:
 
 
 def _dense(torch: Any, rank: int) -> Callable[[dict[str, Any]], Any]:
-    """The gradients side by side, times a Gaussian matrix."""
+    """Returns the product of concatenated gradients and a Gaussian matrix."""
     generator = torch.Generator().manual_seed(0)
     dense = torch.randn(21_840, rank, generator=generator) / rank**0.5
     return lambda gradients: (
@@ -263,7 +266,7 @@ def _torch_peer(
 
 
 def _torch_module(torch: Any, parameters: dict[str, Any]) -> Any:
-    """`TorchLeNet` as a module."""
+    """Returns `TorchLeNet` as a module."""
     layers = torch.nn
     module = layers.Sequential(
         collections.OrderedDict(
@@ -284,14 +287,14 @@ def _torch_module(torch: Any, parameters: dict[str, Any]) -> Any:
 
 
 def _flax_layout(gradients: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """`TorchLeNet`'s change of layout, backwards, behind a leading axis."""
+    """Inverts the change of layout in `TorchLeNet`, with a leading axis."""
     out: dict[str, dict[str, np.ndarray]] = {}
     for name, gradient in gradients.items():
         layer, kind = name.split(".")
         array = gradient.detach().numpy()
         if kind == "weight":
             array = array.transpose((0, 3, 4, 2, 1) if array.ndim == 5 else (0, 2, 1))
-        if name == "fc1.weight":  # of (C, H, W) flattened, not (H, W, C)
+        if name == "fc1.weight":  # its input is (C, H, W) flattened, not (H, W, C)
             array = array.reshape(-1, 20, 4, 4, 50).transpose(0, 2, 3, 1, 4)
             array = array.reshape(-1, 320, 50)
         out.setdefault(layer, {})[{"weight": "kernel"}.get(kind, kind)] = array
@@ -302,7 +305,7 @@ def _flax_layout(gradients: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 def _imports(package: str) -> bool:
     try:
         importlib.import_module(package)
-    except Exception as error:  # a broken installation may raise anything
+    except Exception as error:  # a broken installation may raise any exception
         print(f"left out: {package}: {error}", file=sys.stderr)
         return False
     return True

@@ -1,4 +1,4 @@
-"""Pictures that only the reproduction draws."""
+"""Pictures of the reproduction."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from fkjax.report import curves as curves_module
 
 VALIDATION_SIZES = (50, 100, 500, 2000, 10_000)
 TRAINED = "random, trained on validation"
-STYLES = {  # colours for the eye with any colour vision, and dashes for kin
+STYLES = {  # colors that are distinct with any color vision; dots for variants
     "random": ("#777777", "-"),
     TRAINED: ("#000000", "-"),
     "margin": ("#CC79A7", "-"),
@@ -28,10 +28,11 @@ SHOWN_LABELS = (250, 500, 1250)
 def draw_validation_sizes(
     records: list[dict[str, Any]], folder: Path, name: str
 ) -> list[tuple[str, str]]:
-    """Accuracy over the size of the validation set, a panel for each number of labels.
+    """Draws the accuracy over the size of the validation set.
 
-    A column is called "strategy, size". Lines are means, bands reach from the lowest
-    to the highest seed.
+    There is a panel for each number of labels. Lines are means, and bands extend from
+    the lowest to the highest seed. The columns of the records are named "strategy,
+    size".
     """
     from matplotlib.figure import Figure
 

@@ -1,10 +1,10 @@
-"""Times sketches alone, on gradients that are there already.
+"""Times sketches of gradients that are already computed.
 
-`python -m benchmarks.projection --device cpu`, beside a dense product and TRAK's
-projector on the same threads where they are installed. First rows of P numbers, as of
-a small convolution; then the two factors of a large dense layer, whose 2,048,000
-gradients an example are written out only by the sketches that must. Beside each
-speed stands the error of the inner products, in units of |x| |y|.
+`python -m benchmarks.projection --device cpu`. A dense product and the projector of
+TRAK, if installed, are timed on the same threads. The first inputs are rows of P
+numbers, as of a small convolution; the second are the two factors of a large dense
+layer, whose 2,048,000 gradients per example are computed only for sketches that need
+them. The error of the inner products is given in units of |x| |y|.
 """
 
 import sys
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def rows(arguments, rank: int, *, num: int, size: int) -> None:
-    """[N, P] to [N, K], a hundred at a time."""
+    """Times sketches from [N, P] to [N, K], a hundred rows at a time."""
     x = jax.random.normal(jax.random.key(0), (num, size))
     exact = np.asarray(similarity(x, x))
     contenders = []
@@ -76,7 +76,7 @@ def rows(arguments, rank: int, *, num: int, size: int) -> None:
 
 
 def torch_rows(x: jax.Array, rank: int, exact: np.ndarray) -> list[Contender]:
-    """TRAK's projector with its matrix kept; the same by PyTorch's product alone."""
+    """Returns the projector of TRAK, which keeps its matrix, and a PyTorch product."""
     torch = harness.torch_or_none()
     if not torch:
         return []
@@ -102,7 +102,7 @@ def torch_rows(x: jax.Array, rank: int, exact: np.ndarray) -> list[Contender]:
 
 
 def factors(arguments, rank: int, *, num: int, shape: tuple[int, int]) -> None:
-    """[N, m] and [N, n] to [N, K]; the baseline writes the gradients out."""
+    """Times sketches of factors [N, m] and [N, n]; the baseline computes gradients."""
     keys = jax.random.split(jax.random.key(0))
     a = jax.nn.relu(jax.random.normal(keys[0], (num, 1, shape[0])))
     d = jax.random.normal(keys[1], (num, 1, shape[1]))
@@ -137,7 +137,7 @@ def factors(arguments, rank: int, *, num: int, shape: tuple[int, int]) -> None:
 
 
 def error(exact: np.ndarray, embeddings) -> dict[str, float]:
-    """Root mean square over pairs of different rows."""
+    """Returns the root mean square error over pairs of different rows."""
     found = np.asarray(embeddings) @ np.asarray(embeddings).T
     norms = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
     off_diagonal = ~np.eye(len(exact), dtype=bool)

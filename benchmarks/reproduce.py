@@ -1,8 +1,8 @@
 """Reproduces a figure of the paper: `python -m benchmarks.reproduce --figure NAME`.
 
-Makes the runs that are not yet under `--runs-dir`, seed by seed, then writes the table
-beside the paper's and the pictures to `--results-dir`. A run that was stopped goes on
-when the command is given again; finished ones are read.
+Executes the runs that are missing in `--runs-dir`, seed by seed, then writes a table,
+which includes the values of the paper, and pictures to `--results-dir`. If the command
+is repeated, interrupted runs are resumed and finished runs are read.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from fkjax.report import figures
 Records = list[dict[str, Any]]
 Reference = dict[str, dict[int, float]]
 Pictures = Callable[[Records, Path, str], list[tuple[str, str]]]
-"""`pictures(records, folder, name)`: writes files; their captions and names."""
+"""`pictures(records, folder, name)`: writes files, returns their captions and names."""
 
 L20 = ("feature_match", "fisher_argmax", "fisher_nearest", "fisher_oracle")
 L80 = ("random", "fisher_nearest", "fisher_oracle")
@@ -35,15 +35,15 @@ ESTIMATORS = ("fisher_covariance", "fisher_information")
 
 
 class Figure(NamedTuple):
-    """What a figure shows.
+    """The contents of a figure.
 
     Attributes:
-        title: the heading.
-        parts: the runs behind it.
-        reference: the paper's curves, by column.
-        seeds: how many, if nothing else is said.
-        draw: makes its pictures.
-        facts: makes what else stands below the table, in Markdown.
+        title: heading of the page.
+        parts: the runs of the figure.
+        reference: curves of the paper, by column.
+        seeds: default number of seeds.
+        draw: function that draws the pictures.
+        facts: function that returns the text below the table, in Markdown.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Figure(NamedTuple):
 
 
 def _named(strategies: Sequence[str], length: int, note: str = "") -> dict[str, str]:
-    """The columns of some strategies, of which all but random have descriptors."""
+    """Returns the columns of strategies; all but random have descriptors."""
     return {s: (s if s == "random" else f"{s} L{length}") + note for s in strategies}
 
 
@@ -78,7 +78,7 @@ RARE = (5, 8, 9)
 
 
 def _labels_needed(records: Records, reference: Reference) -> list[str]:
-    """The labels at which a curve of means first reaches an accuracy."""
+    """Returns a table of the number of labels at which curves reach an accuracy."""
     rows = [["labels to reach", *(f"{t} %" for t in TARGETS)]]
     rows.append(["---", *["---:"] * len(TARGETS)])
     for name, curve in curves_module.learning_curves(records).items():
@@ -94,7 +94,7 @@ def _labels_needed(records: Records, reference: Reference) -> list[str]:
             cells = (f"*{n}*" if label and n != "–" else n for n in shown)
             rows.append([label or name, *cells])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    return ["Read off the curves, straight between their points:\n", table]
+    return ["Interpolated linearly between the points of the curves:\n", table]
 
 
 def _facts_100x(records: Records, reference: Reference) -> list[str]:
@@ -132,7 +132,7 @@ def _curves_and_confusion(
 
 
 def _of_size(size: int) -> list[Part]:
-    """What is run with a validation set of one size."""
+    """Returns the runs with a validation set of one size."""
     folder, own = f"validation-size/{size}", {"validation_size": size}
 
     def columns(*strategies: str, note: str = "") -> dict[str, str]:
@@ -151,7 +151,7 @@ def _of_size(size: int) -> list[Part]:
             own,
         ),
     ]
-    if size <= 100:  # the guard is for few
+    if size <= 100:  # a random share is for small validation sets
         half = columns(*MATCHING, note=" half random")
         parts.append(Part(f"{folder}-half-random", half, own | {"random_share": 0.5}))
     return parts
@@ -212,7 +212,7 @@ FIGURES = {
             ),
             *(
                 Part(f"mnist-100x/{name}", _named((name,), 20), {"taps": ("conv2",)}, 1)
-                for name in ESTIMATORS  # by far the dearest
+                for name in ESTIMATORS  # by far the most expensive
             ),
         ),
         paper.MNIST_100X,
@@ -231,25 +231,25 @@ FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Reproduces a figure of the paper on MNIST, beside the paper's."""
+    """Reproduces a figure of the paper on MNIST."""
 
     figure: Literal["mnist-100x", "mnist-1x", "mnist-ablation", "validation-size"] = (
         "mnist-100x"
     )
-    """Which: the curves at 100x or 1x imbalance; the paper's ablations; or every
-    strategy over the size of the validation set, which is not in the paper."""
+    """The figure: the curves at 100x or 1x imbalance; the ablations of the paper; or
+    every strategy over the size of the validation set, which is not in the paper."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Holds mnist/*-ubyte[.gz]; else $FKJAX_DATA_DIR."""
+    """Folder that contains mnist/*-ubyte[.gz]; by default $FKJAX_DATA_DIR."""
     runs_dir: str = "docs/results/runs"
-    """Where the runs are kept; finished ones are used again, committed ones too."""
+    """Folder of the runs. Finished runs, including committed ones, are reused."""
     results_dir: str = "docs/results"
-    """Where FIGURE.md and its pictures go."""
+    """Folder of FIGURE.md and its pictures."""
     seeds: int | None = None
-    """Seeds of every column; 5 at 100x, 3 elsewhere."""
+    """Number of seeds of every column; by default 5 at 100x, otherwise 3."""
     seed: int = 6
-    """The first of them. Dropout and initialisation were chosen on seeds 0 to 5."""
+    """The first seed. Dropout and initialization were chosen on seeds 0 to 5."""
     draw_only: bool = False
-    """Run nothing: show the columns and seeds that are finished."""
+    """Do not run anything; show the columns and seeds that are finished."""
 
 
 def main() -> int:
@@ -267,7 +267,10 @@ def main() -> int:
             )
         )
         if not records:
-            raise UserError(f"{options.runs_dir} holds no finished run: run some.")
+            raise UserError(
+                f"{options.runs_dir} contains no finished run of this figure: leave "
+                "out --draw-only"
+            )
         results = Path(options.results_dir)
         results.mkdir(parents=True, exist_ok=True)
         records = _in_order(figure, [*records, *_members(records)])
@@ -280,10 +283,10 @@ def main() -> int:
             f"# {figure.title}\n",
             f"Made by `python -m benchmarks.reproduce --figure {options.figure} "
             "--data-dir DIR`. How to read it: [README.md](README.md).\n",
-            f"{_stamp()}, seeds from {options.seed}; test accuracy in percent, last "
-            "epoch unless said, mean ± standard deviation over seeds; *in italics* the "
-            "paper's, read off its plots by eye to about one point, of the epoch that "
-            "was best on the test set.\n",
+            f"{_stamp()}, seeds from {options.seed}; test accuracy in percent of the "
+            "last epoch unless stated otherwise, mean ± standard deviation over seeds; "
+            "*in italics* the values of the paper, read off its plots by eye to about "
+            "one point, of the epoch that was best on the test set.\n",
             *(f"![{caption}]({file})\n" for caption, file in made),
             table(records, figure.reference),
             *figure.facts(records, figure.reference),
@@ -298,7 +301,7 @@ MEMBER = ", a member"
 
 
 def _members(records: Records) -> Records:
-    """What an ensemble's queries do for one model: the mean accuracy of its members."""
+    """Returns records of the mean accuracy of the members of ensembles."""
     return [
         r
         | {
@@ -317,7 +320,7 @@ def _in_order(figure: Figure, records: Records) -> Records:
 
 
 def table(records: Records, reference: Reference) -> str:
-    """A row for each column of the figure, the paper's numbers below fkjax's."""
+    """Returns a table with the values of fkjax and, below each, those of the paper."""
     curves = curves_module.learning_curves(records)
     labels = sorted({n for c in curves.values() for n in c.num_labeled.tolist()})
     header = ["", "seeds", *(f"{n:,}" for n in labels)]

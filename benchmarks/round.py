@@ -1,9 +1,9 @@
 """Times training, evaluation, pretraining and one whole round of the MNIST protocol.
 
-`python -m benchmarks.round --device cpu`, beside PyTorch on the same threads where it
-is installed. The round is that of `fkjax.run`: mistakes, descriptors of pool and
-validation set, pseudo-labels, selection, 50 epochs from the last weights, evaluation on
-the test set. Both train with the same dropout.
+`python -m benchmarks.round --device cpu`. PyTorch, if installed, is timed on the same
+threads and trains with the same dropout. The round is that of `fkjax.run`: mistakes,
+descriptors of the pool and the validation set, pseudo-labels, selection, 50 epochs from
+the last weights, and evaluation on the test set.
 """
 
 import jax
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def training(arguments, work: workload.Workload, *, size: int) -> None:
-    """One epoch, batches of 25."""
+    """Times one epoch of training in batches of 25."""
     schedule = Schedule(epochs=1)
     images, labels = jnp.asarray(work.images[:size]), jnp.asarray(work.labels[:size])
     epoch = jax.jit(
@@ -67,7 +67,7 @@ def training(arguments, work: workload.Workload, *, size: int) -> None:
 
 
 def evaluating(arguments, work: workload.Workload, *, size: int) -> None:
-    """The predictions of `size` images."""
+    """Times the predictions of `size` images."""
     images = jnp.asarray(work.images[:size])
     predict = jax.jit(lambda v, x: evaluation.predictions(work.model, v, x))
     contenders = [Contender("fkjax", lambda: predict(work.variables, images))]
@@ -91,7 +91,7 @@ def evaluating(arguments, work: workload.Workload, *, size: int) -> None:
 
 
 def rotating(arguments, work: workload.Workload, *, size: int) -> None:
-    """One epoch of rotation pretraining, batches of 25 images in four rotations."""
+    """Times one epoch of rotation pretraining in batches of 25 images."""
     schedule = Schedule(epochs=1)
     images = jnp.asarray(work.images[:size])
     contenders = []
@@ -130,7 +130,7 @@ def rotating(arguments, work: workload.Workload, *, size: int) -> None:
 
 
 def whole_round(arguments, work: workload.Workload, *, num_labeled: int) -> None:
-    """Phase by phase, the round that ends with `num_labeled` labels."""
+    """Times the phases of the round that ends with `num_labeled` labels."""
     budget = 25 if arguments.smoke else 125
     parts = (40, 50, 50) if arguments.smoke else (10_000, 25_852, 10_000)
     validation, pool, test = np.split(np.arange(sum(parts)), np.cumsum(parts)[:2])
@@ -167,11 +167,11 @@ def whole_round(arguments, work: workload.Workload, *, num_labeled: int) -> None
             bought,
         )
     )
-    if num_labeled > budget:  # start from weights that were trained on those labels
+    if num_labeled > budget:  # start from weights that were trained on these labels
         state = rounds.update(
             state, arrays, jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.int32)
         )
-    phases: dict[str, float] = {}  # of the last run
+    phases: dict[str, float] = {}  # seconds of the last run
 
     def play() -> None:
         _, record = driver.play_round(

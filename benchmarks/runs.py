@@ -1,4 +1,4 @@
-"""Runs of `fkjax.run` that figures are made of: made once, kept, and used again."""
+"""Runs of `fkjax.run` for figures, which are executed once, kept and reused."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,13 @@ from fkjax.runs.folder import RunFolder
 
 
 class Part(NamedTuple):
-    """The columns of a figure that one call of `fkjax.run` makes, seed by seed.
+    """The columns of a figure that one call of `fkjax.run` computes for each seed.
 
     Attributes:
-        folder: of its runs, below the folder of all runs.
-        columns: the column's name by strategy.
-        changes: to the configuration of MNIST.
-        max_seeds: of what takes too long for more.
+        folder: folder of its runs, in the folder of all runs.
+        columns: name of the column, by strategy.
+        changes: changes of the default configuration of MNIST.
+        max_seeds: maximum number of seeds, for runs that take long.
     """
 
     folder: str
@@ -28,7 +28,7 @@ class Part(NamedTuple):
     max_seeds: int | None = None
 
     def config(self, seed: int, *, data_dir: str | None, output_dir: Path) -> Config:
-        """What `fkjax.run` is told."""
+        """Returns the configuration of a run."""
         return dataclasses.replace(
             defaults("mnist"),
             data_dir=data_dir,
@@ -48,19 +48,20 @@ def records_of(
     data_dir: str | None,
     draw_only: bool,
 ) -> Iterator[dict[str, Any]]:
-    """The records of all parts, under the names of their columns.
+    """Yields the records of all parts, with the names of their columns.
 
     Args:
-        parts: which runs.
-        seeds: of every part.
-        runs_dir: finished runs are read from it and new ones kept in it.
-        data_dir: as in `fkjax.run`.
-        draw_only: leave out what is not finished; else it is run now.
+        parts: the runs.
+        seeds: seeds of every part.
+        runs_dir: folder of the runs.
+        data_dir: see `fkjax.run`.
+        draw_only: whether to leave out runs that are not finished; otherwise, they are
+            executed.
 
     Raises:
-        UserError: if a folder holds the run of another configuration.
+        UserError: if a folder contains a run of another configuration.
     """
-    # Seed by seed: stopped early, all columns have the first ones.
+    # Seed by seed, so that all columns have the first seeds after an interruption.
     for number, seed in enumerate(seeds):
         for part in parts:
             if part.max_seeds is not None and number >= part.max_seeds:
@@ -69,7 +70,7 @@ def records_of(
             config = part.config(seed, data_dir=data_dir, output_dir=path)
             records = _finished(path, config)
             if records is None and not draw_only:
-                records = run(config)  # or what is left of it
+                records = run(config)  # resumes the run if it exists
             for record in records or ():
                 if record["strategy"] in part.columns:
                     yield record | {"strategy": part.columns[record["strategy"]]}
@@ -78,11 +79,11 @@ def records_of(
 _ELSEWHERE = {
     *("data_dir", "output_dir", "overwrite", "strategies", "side_by_side", "preset")
 }
-"""Settings that do not change what a strategy does."""
+"""Settings that do not affect the results of a strategy."""
 
 
 def _finished(path: Path, config: Config) -> list[dict[str, Any]] | None:
-    """The records of a run with all its rounds, or nothing."""
+    """Returns the records of a run if it has all its rounds, else None."""
     if not (path / "config.json").exists():
         return None
     folder = RunFolder.open(path)
@@ -91,8 +92,8 @@ def _finished(path: Path, config: Config) -> list[dict[str, Any]] | None:
         value = list(wanted[name]) if isinstance(wanted[name], tuple) else wanted[name]
         if was[name] != value:
             raise UserError(
-                f"{path} was run with {name} {was[name]}, and {value} is wanted: move "
-                "it away to run it again."
+                f"{path} was run with {name} {was[name]}, but {value} is needed: move "
+                "it away to run it again"
             )
     records = folder.read_records() if (path / "rounds.jsonl").exists() else []
     found = {(r["strategy"], r["round"]) for r in records}

@@ -1,10 +1,10 @@
-"""Times the selection of a query, and how its time and memory grow.
+"""Times the selection of a query, and measures how its time and memory grow.
 
-`python -m benchmarks.selection --device cpu`. One of pool, targets and budget is
-doubled at a time from a base; then 12,500 are selected from 1,000,000 rows of 512
-numbers against 10,000 targets. Rows are in order of size, so that the peak memory
-of the process, which each row states, is that row's. Embeddings are unit vectors about
-100 random centres; every target is a mistake.
+`python -m benchmarks.selection --device cpu`. The size of the pool, the number of
+targets and the budget are doubled separately. Then 12,500 examples are selected from
+1,000,000 rows of 512 numbers for 10,000 targets. The rows are sorted by size, so that
+the peak memory of the process belongs to the current row. The embeddings are unit
+vectors around 100 random centers; every target is a mistake.
 """
 
 import resource
@@ -22,7 +22,7 @@ RANK = 512
 def main() -> None:
     parser = harness.options("Selection: growth in pool, targets and budget.")
     parser.add_argument(
-        "--no-full", action="store_true", help="leave out 1,000,000 x 512"
+        "--no-full", action="store_true", help="leave out the pool of 1,000,000 x 512"
     )
     arguments = parser.parse_args()
     harness.start(arguments)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def embeddings(purpose: int, num: int) -> jax.Array:
-    """Shape [num, K]; made a part at a time, to leave no peak of memory behind."""
+    """Returns embeddings of shape [num, K], computed in parts to limit the memory."""
 
     def row(i):
         key = jax.random.fold_in(jax.random.key(purpose), i)
@@ -57,7 +57,7 @@ def embeddings(purpose: int, num: int) -> jax.Array:
 
 
 def reducing(arguments, *, scale: int) -> None:
-    """Farthest-first: fewer centres than targets."""
+    """Times `farthest_first` with fewer centers than targets."""
     for num_targets, num_centers in ((5000, 250), (10_000, 250), (5000, 500)):
         m, centers = num_targets // scale, num_centers // scale
         targets = embeddings(1, m)
@@ -78,7 +78,7 @@ def reducing(arguments, *, scale: int) -> None:
 
 
 def selecting(arguments, n: int, m: int, budget: int, *, repeats: int) -> None:
-    """All M targets are mistakes."""
+    """Times `match`, where all M targets are mistakes."""
     pool, targets = embeddings(0, n), embeddings(1, m)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 

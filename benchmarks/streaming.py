@@ -1,9 +1,10 @@
-"""Memory and time of `fkjax.select` on a pool that stays on disk.
+"""Measures memory and time of `fkjax.select` on a pool that stays on disk.
 
-`python -m benchmarks.streaming --folder DIR`. Makes a pool of `--pools` rows of 512
-float32 features and 10 logits in DIR, as .npy files, and a validation set of 1,000;
-runs the command on it, and removes them. `anonymous_mb` is the peak of the command's
-memory without the pages of the files, which the system takes back when it needs them.
+`python -m benchmarks.streaming --folder DIR`. Writes a pool of `--pools` rows of 512
+float32 features and 10 logits to DIR, as .npy files, and a validation set of 1,000
+examples; runs the command on them, and removes the files. `anonymous_mb` is the peak
+memory of the command without the pages of the files, which the system reclaims when
+needed.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 from benchmarks.distributed import environment
 
 WIDTH, CLASSES, VALIDATION, BUDGET = 512, 10, 1000, 125
-PART = 100_000  # rows that are made at a time
+PART = 100_000  # number of rows written at a time
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def make(num: int, features: Path, logits: Path, validation: Path) -> None:
-    """Noise about ten centres, of which the pool has the last ones rarely."""
+    """Writes noise around ten centers, of which the last ones are rare in the pool."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(CLASSES, WIDTH)).astype(np.float32)
     head = rng.normal(size=(WIDTH, CLASSES)).astype(np.float32) / WIDTH**0.5

@@ -1,6 +1,6 @@
-"""Writes benchmarks/README.md from the measurements that docs/results keeps.
+"""Writes benchmarks/README.md from the measurements in docs/results.
 
-`python -m benchmarks.tables`. A measurement is made and kept by, for example,
+`python -m benchmarks.tables`. A measurement is made, for example, by
 
     python -m benchmarks.fisher --device cpu --data-dir DIR > docs/results/fisher.jsonl
 """
@@ -22,9 +22,9 @@ _NOISE = {"peak_memory_mb", "peak_memory_before_mb", "data", "chunk", "last_phas
 
 HEAD = """# Benchmarks
 
-Made by `python -m benchmarks.tables` from the JSON lines in
-[docs/results](../docs/results), which hold more: compile times, threads, versions and
-peak memory of every row. To measure:
+Written by `python -m benchmarks.tables` from the JSON lines in
+[docs/results](../docs/results), which also contain compile times, threads, versions and
+the peak memory of every row. To measure:
 
 ```
 pip install '.[bench]'
@@ -33,13 +33,14 @@ python -m benchmarks.distributed --folder DIR --device cpu
 python -m benchmarks.streaming --folder DIR
 ```
 
-All sides of a race take turns in one process, warm, and each result is waited for. A
-ratio is the baseline's time over the row's, turn by turn: its median, and the lowest
-and highest in brackets. Above 1 is faster than the baseline, whose own row says 1.
-Seconds are medians; on a shared machine only ratios mean anything, and seconds without
-a ratio, of `streaming` and of memory, were taken beside other work. Without
-`--data-dir` the images are noise, which changes errors and not times. `--smoke` runs
-everything at a tiny size. What is not installed is left out, and stderr says why.
+All contenders take turns in one process, after compilation, and each run includes
+waiting for its result. A ratio is the time of the baseline divided by that of the row
+in the same turn: the median, and the lowest and highest in brackets. Above 1 is faster
+than the baseline, whose own ratio is 1. Seconds are medians. On a shared machine, only
+ratios are reliable; seconds without a ratio, those of `streaming` and of memory, were
+measured while other programs ran. Without `--data-dir`, the images are noise, which
+affects errors but not times. `--smoke` runs each benchmark with tiny sizes. Libraries
+that are not installed are left out, with a note on stderr.
 """
 
 
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def page(folder: Path) -> str:
-    """The whole page, of the files that are there."""
+    """Returns the page of all measurements in a folder."""
     parts = [HEAD]
     for name in NAMES:
         path = folder / f"{name}.jsonl"
@@ -71,12 +72,15 @@ def _tables(rows: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def _table(task: str, rows: list[dict[str, Any]]) -> str:
-    """Of one race; or of one contender at several sizes, with its peak memory."""
+    """Returns the table of a race, or of one contender at several sizes.
+
+    The latter includes the peak memory.
+    """
     baseline = next((k for k in rows[0] if k.startswith("speed_over_")), "")
     known = _ROW | _STAMP | _NOISE | {baseline, "strategy"}
     facts = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in known]
     is_race = bool(baseline) and len({row["name"] for row in rows}) > 1
-    titles = ["", "seconds", "examples a second"]
+    titles = ["", "seconds", "examples per second"]
     if is_race:
         titles.append(f"over {baseline.removeprefix('speed_over_')}")
     else:

@@ -1,8 +1,8 @@
-"""Follows docs/tutorial.md as a new user would, and says how long each block takes.
+"""Runs docs/tutorial.md in a new environment, and times each block.
 
-`python -m benchmarks.tutorial`. Copies the committed sources to a temporary folder, has
-a fresh virtual environment there, and runs the blocks of the page in order: commands as
-they are printed, Python in one namespace. Prints a table in Markdown.
+`python -m benchmarks.tutorial`. Copies the committed sources to a temporary folder,
+creates a virtual environment there, and runs the blocks of the page in order: commands
+as printed, Python in one namespace. Prints a table in Markdown.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Runs within the virtual environment: the blocks after the one that installs.
+# Runs the blocks after the installation, in the virtual environment.
 FOLLOW = """
 import json, subprocess, sys, time
 names = {}
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def follow(blocks: list[tuple[str, str]], sources: Path, venv: Path) -> list[float]:
-    """The seconds of each block."""
+    """Returns the seconds of each block."""
     since = time.perf_counter()
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     unwanted = ("VIRTUAL_ENV", "PYTHONPATH", "JAX_COMPILATION_CACHE_DIR")

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: MNIST where it is at hand, random images elsewhere."""
+"""The workload of the benchmarks: MNIST if available, otherwise random images."""
 
 import argparse
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from fkjax.training.fit import Schedule, fit
 
 
 class Workload(NamedTuple):
-    """LeNet and images; `source` says which images these are."""
+    """A LeNet and images; `source` is the name of the dataset."""
 
     model: Model
     variables: Variables
@@ -24,7 +24,7 @@ class Workload(NamedTuple):
 
 
 def load(arguments: argparse.Namespace, *, size: int, epochs: int = 0) -> Workload:
-    """LeNet, trained for `epochs` on 1,250 of `size` images drawn at random."""
+    """Returns `size` random images, and a LeNet trained on 1,250 of them."""
     rng = np.random.default_rng(0)
     try:
         mnist = datasets.load("mnist", data_dir=arguments.data_dir)
@@ -49,13 +49,14 @@ def load(arguments: argparse.Namespace, *, size: int, epochs: int = 0) -> Worklo
 
 
 def add_data_dir(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The flag that says where MNIST is."""
+    """Adds the flag of the folder that contains MNIST."""
     parser.add_argument(
-        "--data-dir", help="holds mnist/*-ubyte[.gz]; else $FKJAX_DATA_DIR; else noise"
+        "--data-dir",
+        help="folder of mnist/*-ubyte[.gz]; by default $FKJAX_DATA_DIR, or noise",
     )
     return parser
 
 
 def torch_labels(torch: Any, labels: np.ndarray) -> Any:
-    """Labels as PyTorch wants them."""
+    """Converts labels to a PyTorch tensor of int64."""
     return torch.tensor(labels.astype(np.int64))

@@ -24,7 +24,6 @@ NOT_YET = (
     "selection",
     "labeling",
     "commands",
-    "benchmarks",
     "docs",
 )
 

@@ -1,4 +1,4 @@
-"""The libraries that the benchmarks race against compute what fkjax computes."""
+"""Compares the results of the other libraries in the benchmarks with fkjax."""
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def peer(request, peers):
 
 
 def test_gradients_are_fisher_vectors(peer, exact):
-    if peer.project is None:  # it gives their sum
+    if peer.project is None:  # the library only returns the sum
         exact = jax.tree.map(lambda leaf: leaf.sum(0), exact)
     found = peer.gradients(8)
     assert jax.tree.structure(found) == jax.tree.structure(exact)

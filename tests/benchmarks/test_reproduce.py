@@ -1,4 +1,4 @@
-"""Figures from kept runs: what is made, what is used again, what is refused."""
+"""Figures from runs that are executed, reused or rejected."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ PART = Part("a", {"random": "chance", "vaal": "vaal"}, {"rounds": 2, "budget": 3
 
 @pytest.fixture
 def made(monkeypatch):
-    """The configurations that were run, by a stand-in that writes what a run does."""
+    """The configurations that were run, by a replacement that writes records."""
     configs = []
 
     def run(config):
@@ -72,16 +72,16 @@ def test_a_stopped_run_goes_on(made, tmp_path):
     path.write_text("".join(lines[:3]))
     assert records(tmp_path, [6], draw_only=True) == []
     assert len(records(tmp_path, [6])) == 4
-    assert made[1] == made[0]  # `fkjax.run` sees what is there already
+    assert made[1] == made[0]  # `fkjax.run` resumes the run
 
 
 def test_a_run_of_another_configuration_is_refused(made, tmp_path):
     records(tmp_path, [6])
     other = PART._replace(changes=PART.changes | {"budget": 4})
-    with pytest.raises(UserError, match="run with budget 3, and 4 is wanted"):
+    with pytest.raises(UserError, match="run with budget 3, but 4 is needed"):
         records(tmp_path, [6], part=other)
     assert len(made) == 1
-    fewer = PART._replace(columns={"vaal": "v"})  # the others change nothing for it
+    fewer = PART._replace(columns={"vaal": "v"})  # independent of other strategies
     assert {r["strategy"] for r in records(tmp_path, [6], part=fewer)} == {"v"}
 
 

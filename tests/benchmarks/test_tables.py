@@ -1,4 +1,4 @@
-"""The benchmarks run at their smallest size, and print what they promise."""
+"""Runs the benchmarks with tiny sizes, and tests the page of results."""
 
 import importlib
 import json
