@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.pycode import ModuleAnalyzer
@@ -38,7 +39,6 @@ autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
     "ignore-module-all": True,  # names are documented where they are defined
-    "no-value": True,
 }
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
@@ -116,8 +116,9 @@ def imported_names(module: ModuleType) -> list[str]:
         value = getattr(module, name)
         home, summary = home_of(name, value)
         if home and home != module.__name__:
-            first = escaped(summary.partition("\n")[0])
-            lines.append(f"- :py:obj:`{name} <{home}.{name}>`: {first}")
+            words = " ".join(summary.partition("\n\n")[0].split())
+            sentence = escaped(re.split(r"(?<=\.) ", words)[0])
+            lines.append(f"- :py:obj:`{name} <{home}.{name}>`: {sentence}")
     return ["", "Names from its modules:", "", *lines] if lines else []
 
 
@@ -181,6 +182,32 @@ def skip_fields(
     return True if type(value).__name__ == "_tuplegetter" else None
 
 
+def on_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    value: Any,
+    options: Any,
+    arguments: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Shows functions that are defaults by their names."""
+    del app, what, name, value, options
+    shown = re.sub(r"<function ([\w.]+)[^>]*>", r"\1", arguments or "")
+    return shown or arguments, returns
+
+
+def hide_long_values(
+    app: Sphinx, domain: str, kind: str, content: addnodes.desc_content
+) -> None:
+    """Leaves the value of a registry or an alias out; its docstring describes it."""
+    del app
+    if (domain, kind) in (("py", "data"), ("py", "attribute")):
+        for part in list(content.parent.findall(addnodes.desc_annotation)):
+            if part.astext().startswith(" = ") and len(part.astext()) > 40:
+                part.parent.remove(part)
+
+
 def setup(app: Sphinx) -> None:
     """Connects the functions above to the build."""
     app.connect("source-read", on_source_read)
@@ -189,4 +216,6 @@ def setup(app: Sphinx) -> None:
             field.label = "Attributes"
     before_napoleon = 400
     app.connect("autodoc-process-docstring", on_docstring, before_napoleon)
+    app.connect("autodoc-process-signature", on_signature)
+    app.connect("object-description-transform", hide_long_values)
     app.connect("autodoc-skip-member", skip_fields)
