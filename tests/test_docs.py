@@ -301,6 +301,13 @@ def test_the_reference_has_every_module():
     assert set(listed) - public == {"fkjax"}
 
 
+def test_the_tests_that_pages_name_exist():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for name in re.findall(r"\btests/[\w/]+(?:\.py)?", page.read_text()):
+            is_form = "FORMAT" in name or "NAME" in name
+            assert is_form or (ROOT / name).exists(), f"{page.name}: {name}"
+
+
 def test_the_figures_of_the_guides_stand_in_the_results():
     folders = ROOT / "docs" / "results", ROOT / "benchmarks"
     results = "\n".join(p.read_text() for f in folders for p in f.glob("*.md"))
