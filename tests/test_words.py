@@ -31,11 +31,16 @@ AVOIDED = re.compile(
     r"""\b(
     by\ lot | dear(er|est)? | mend\w* | told | tells | go(es|ing)?\ on
     | begins?\ anew | plays | played\ again | thin(ner|nest)? | who\ is\ asked
-    | nobody | alike | whoever | aught | (un|re|mis)?labell(ed|ing|ers?)
+    | nobody | alike | whoever | aught | spares? | of\ one's\ own | as\ it\ lies
+    | (un|re|mis)?labell(ed|ing|ers?)
+    | colour(s|ed)? | neighbours? | behaviours? | cent(re|res|red)
+    | (un)?(normal|initial|optim|maxim|minim|summar|material|penal|general|organ
+      |serial|standard|regular|random|quant|parallel)is(e|es|ed|er|ing|ations?)
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""Words of which another one is plainer, and the British spelling of "labeled"."""
+"""Words for which there is a plainer one, and British spellings: the project's texts,
+like those of the libraries that it builds on, are in American English."""
 
 ALLOWED: dict[str, str] = {
     # Purposes of `key_for`, which determine the random draws.
@@ -138,6 +143,7 @@ def test_every_exception_to_the_words_is_needed():
     [
         *("drawn by lot", "the Dearest", "mended", "it is told", "tells", "goes on"),
         *("going\non", "begins anew", "a thin pool", "unlabelled", "labelling"),
+        *("colour", "a Neighbour", "normalised", "initialisation", "centred"),
     ],
 )
 def test_words_to_avoid_are_found(tmp_path, text, monkeypatch):
@@ -301,3 +307,57 @@ def test_exceptions_say_when_they_are_raised():
     for name, (path, docstring) in EXCEPTIONS.items():
         if part_of(path) not in NOT_YET:
             assert docstring.startswith("Raised "), f"{path}: {name}"
+
+
+def defined(body):
+    """The names that statements define, with the statements: name -> node."""
+    found = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.AnnAssign):
+            found[ast.unparse(node.target)] = node
+        elif isinstance(node, ast.Assign):
+            found |= {ast.unparse(target): node for target in node.targets}
+        elif isinstance(node, ast.If):
+            found |= defined(node.body)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name: node for alias in node.names}
+    return found
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): (
+        ast.parse(path.read_text()).body
+    )
+    for path in PACKAGE
+}
+
+
+def exists(name):
+    """Whether `fkjax.a.b.C.d` is a module or is defined in one."""
+    parts = name.split(".")
+    cuts = range(len(parts), 0, -1)
+    cut = next((i for i in cuts if ".".join(parts[:i]) in MODULES), None)
+    if cut is None:
+        return False
+    body = MODULES[".".join(parts[:cut])]
+    for part in parts[cut:]:
+        node = defined(body).get(part)
+        if node is None:
+            return False
+        body = getattr(node, "body", [])
+    return True
+
+
+def test_names_in_texts_exist():
+    for path in SOURCES + PAGES:
+        for _, text in texts(path):
+            for name in re.findall(r"`(fkjax(?:\.\w+)+)(?=`|\()", text):
+                assert exists(name), f"{path}: {name}"
+
+
+def test_names_that_do_not_exist_are_found():
+    assert exists("fkjax.base.Model.apply") and exists("fkjax.sketch.base")
+    for name in ("fkjax.basis", "fkjax.base.Models", "fkjax.base.Model.no"):
+        assert not exists(name), name

@@ -41,7 +41,7 @@ def em_prior(pool_probs: Any, validation_prior: Any) -> Estimate:
 
     The quotient p(y | x) / p_y is proportional to p(x | y) only if p(y | x) is
     calibrated. Models are often overconfident, and then q is wrong for a pool of any
-    size. Pass probabilities from `fkjax.label_shift.calibration.calibrated`, as
+    size. Pass probabilities from `fkjax.label_shift.calibrated`, as
     `fkjax.label_shift.bias` does.
 
     >>> probs = np.array([[0.9, 0.1]] * 80 + [[0.1, 0.9]] * 20)
