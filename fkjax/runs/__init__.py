@@ -1,1 +1,1 @@
-"""The folder that a run leaves on disk."""
+"""Run folders: the configuration, records and checkpoints of a run on disk."""

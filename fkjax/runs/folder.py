@@ -1,12 +1,12 @@
-"""The files that a run leaves behind: its configuration, its records, its queries.
+"""The files of a run: its configuration, its records and its queries.
 
-A record is one round of one run, a plain dict: dataset, strategy, seed, round,
-num_labeled, test_accuracy, balanced_accuracy, class_accuracy [C], queried_per_class
-[C], confusion [C, C] (rows are the true class), checkpoint_selection,
-num_random, num_mistakes; seconds and peak_memory_mb (by phase, the only entries that
-differ when the same run is made again); of an ensemble, member_accuracy [E]; under a
-stop rule, held_out_accuracy and, in the last record, stop. Accuracies are fractions.
-Where a (strategy, seed, round) comes twice, the later record counts.
+A record is a dict that describes one round of one strategy and seed. Its fields are
+dataset, strategy, seed, round, num_labeled, test_accuracy, balanced_accuracy,
+class_accuracy [C], queried_per_class [C], confusion [C, C] (a row for each true class),
+checkpoint_selection, num_random and num_mistakes; seconds and peak_memory_mb (by phase,
+the only fields that differ if a run is repeated); member_accuracy [E] for an ensemble;
+held_out_accuracy and, in the last record, stop if there is a stop rule. Accuracies are
+fractions. If a strategy, seed and round occurs twice, the later record counts.
 """
 
 import csv
@@ -27,8 +27,13 @@ from fkjax.runs.record import Record, flaw
 
 _DATA = ("rounds.jsonl", "queries.csv")
 FIGURES = ("learning_curve.png", "confusion.png")
+"""The names of the figures of a run."""
+
 CHECKPOINTS = "checkpoints"
+"""The name of the folder of checkpoints of a run."""
+
 QUERY_COLUMNS = "strategy seed round id label pseudo_label target_id".split()
+"""The columns of queries.csv."""
 
 
 class RunFolder(NamedTuple):
@@ -42,10 +47,11 @@ class RunFolder(NamedTuple):
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> "RunFolder":
-        """Makes an empty folder, with its parents.
+        """Creates an empty folder and its parents.
 
         Raises:
-            UserError: if something is already there, or it cannot be written.
+            UserError: if the path exists and is not an empty folder, or the folder
+                cannot be created.
         """
         path = Path(path)
         folders.make_output_folder(path)
@@ -53,40 +59,40 @@ class RunFolder(NamedTuple):
 
     @classmethod
     def holds_run(cls, path: str | os.PathLike[str]) -> bool:
-        """Whether `open` would find a run there."""
+        """Returns whether a folder contains a run that `open` can open."""
         path = Path(path) / "config.json"
         return exists(path) and path.is_file()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunFolder":
-        """Opens the folder of an earlier run, to read it or to go on.
+        """Opens the folder of an earlier run, to read or resume the run.
 
         Raises:
-            UserError: if there is no run in it.
+            UserError: if the folder contains no run.
         """
         path = Path(path)
         if not cls.holds_run(path):
             raise UserError(
-                f"The folder of an earlier run holds a config.json, but {path} has "
-                "none: check the path."
+                f"a run folder contains a config.json, but {path} has none: check the "
+                "path"
             )
         return cls(path)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keeps other processes from writing here; the lock ends with the process.
+        """Locks the folder against writes by other processes, until this one ends.
 
         Raises:
-            UserError: if another process has it.
+            UserError: if another process has locked the folder.
         """
         return folders.locked(self.path)
 
     def clear(self) -> None:
-        """Removes what a run writes, and nothing else."""
-        # The configuration last: it marks a run.
+        """Removes the files that a run writes, and nothing else."""
+        # The configuration is removed last, because it marks a run.
         folders.clear(self.path, CHECKPOINTS, *_DATA, *FIGURES, "config.json")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes config.json whole or not at all, its keys sorted."""
+        """Writes config.json with sorted keys, completely or not at all."""
         text = json.dumps(
             plain(config),
             indent=2,
@@ -100,26 +106,27 @@ class RunFolder(NamedTuple):
         """Reads config.json.
 
         Raises:
-            UserError: if it cannot be read or is no JSON object.
+            UserError: if the file cannot be read or is not a JSON object.
         """
         path = self.path / "config.json"
         config = _from_json(read_bytes(path))
         if not isinstance(config, dict):
             raise UserError(
-                f"A configuration must be a JSON object, but {path} is not: mend it."
+                f"a configuration must be a JSON object, but {path} is not: fix it"
             )
         return config
 
     def append_record(self, record: Record) -> None:
-        """Appends one line to rounds.jsonl; NaN and the infinities become null."""
+        """Appends a record to rounds.jsonl; NaN and infinity are written as null."""
         text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
         _append(self.path / "rounds.jsonl", encoded(text + "\n"))
 
     def read_records(self) -> list[dict[str, Any]]:
-        """Reads the whole lines of rounds.jsonl; a torn last line is left out.
+        """Reads the records in rounds.jsonl, without an incomplete last line.
 
         Raises:
-            UserError: naming the first line that is no record, and why.
+            UserError: if a line is not a record; the message gives the first such line
+                and what is wrong with it.
         """
         path = self.path / "rounds.jsonl"
         records = []
@@ -127,8 +134,8 @@ class RunFolder(NamedTuple):
             record = _from_json(line)
             if what := flaw(record):
                 raise UserError(
-                    f"Each line of {path} must be a round's record, but line {number} "
-                    f"is not ({what}): mend or delete that line."
+                    f"each line of {path} must be the record of a round, but line "
+                    f"{number} is not ({what}): fix or delete that line"
                 )
             records.append(record)
         return records
@@ -144,14 +151,15 @@ class RunFolder(NamedTuple):
         seed: int,
         round: int,
     ) -> None:
-        """Appends the queries of one round to queries.csv; -1 is written as nothing.
+        """Appends the query of one round to queries.csv; -1 becomes an empty cell.
 
         Args:
             ids: dataset ids of the queried examples. Shape [B].
-            labels: what the oracle said. Shape [B].
-            pseudo_labels: what was assumed before, or -1. Shape [B].
-            target_ids: dataset id of the mistake that each answers, or -1. Shape [B].
-            strategy: name of the acquisition strategy.
+            labels: labels given by the oracle, or -1. Shape [B].
+            pseudo_labels: labels assumed by the strategy, or -1. Shape [B].
+            target_ids: dataset ids of the validation mistakes that the examples were
+                matched to, or -1. Shape [B].
+            strategy: name of the strategy.
             seed: seed of the run.
             round: number of the round.
         """
@@ -164,10 +172,10 @@ class RunFolder(NamedTuple):
         _append(path, csv_bytes(rows))
 
     def rewind(self, *, strategy: str, seed: int, round: int) -> None:
-        """Drops what one strategy and seed wrote at `round` and later.
+        """Removes the records and queries of one strategy and seed from `round` on.
 
-        A killed run may have written a round that its checkpoint does not hold yet;
-        call this before that round is done again, or its queries are listed twice.
+        A killed run may have written parts of a round without its checkpoint. This
+        must be called before the round is repeated, so its query is not listed twice.
         """
         path = self.path / "rounds.jsonl"
         if path.exists():
@@ -186,25 +194,25 @@ class RunFolder(NamedTuple):
                 kept = [r for r in rows if r[:2] != mine or int(r[2]) < round]
             except (ValueError, IndexError, csv.Error) as error:
                 raise UserError(
-                    f"The rows of {path} must be as a run wrote them, but one is not "
-                    f"({error}): mend or delete it."
+                    f"the rows of {path} must be as written by the run, but one is not "
+                    f"({error}): fix or delete it"
                 ) from error
             replace_file(path, csv_bytes([first, *kept] if first else []))
 
 
 def _from_json(text: bytes) -> Any:
-    """What it says, or None, which also stands for text that is no JSON."""
+    """Parses JSON; text that is not JSON becomes None."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # of UTF-8 too, and of deep nesting
+    except (ValueError, RecursionError):  # also invalid UTF-8 and deep nesting
         return None
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file up to its last newline; none if there is no file."""
+    """Returns the lines of a file up to its last newline; none if it is missing."""
     return (read_if_exists(path) or b"").split(b"\n")[:-1]
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Adds whole lines, or nothing: whoever reads the file meets no half line."""
+    """Appends complete lines to a file, so a reader never sees half a line."""
     replace_file(path, b"".join(line + b"\n" for line in _whole_lines(path)) + data)

@@ -1,9 +1,9 @@
-"""What a run has committed, and the state from which it goes on.
+"""The committed rounds of a run, and the state from which it resumes.
 
-A round is committed when its line is in rounds.jsonl. Before that come the checkpoint
-of the state that it leaves and its lines in queries.csv; what a killed process wrote of
-them is dropped when the run goes on. Checkpoints are kept of the last two rounds, so
-that a damaged one costs a round, and of what each seed starts from.
+A round is committed when its line is in rounds.jsonl. Its checkpoint and its lines in
+queries.csv are written before that line; those of an uncommitted round are removed when
+the run resumes. The checkpoints of the last two rounds are kept, so a damaged one costs
+a single round. The initial state of each seed is kept, too.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from fkjax.files import checkpoint
 from fkjax.runs.folder import CHECKPOINTS, RunFolder
 
 KEPT = 2
-"""Of how many rounds the checkpoints are kept."""
+"""The number of last rounds whose checkpoints are kept."""
 
 
 class Journal:
-    """The rounds of a run: in memory, and in a folder if there is one.
+    """The committed rounds of a run, in memory and in its folder, if it has one.
 
     Attributes:
-        folder: of the run, or None.
-        records: of all committed rounds, in the order of the run.
+        folder: folder of the run, or None.
+        records: records of all committed rounds, in the order of the run.
     """
 
     def __init__(
@@ -34,13 +34,14 @@ class Journal:
         tell: Callable[[str], None],
         agreed: Callable[[Callable[[], Any]], Any] = lambda make: make(),
     ):
-        """Reads what is committed.
+        """Reads the committed rounds.
 
         Args:
-            folder: of the run; None to keep nothing.
-            tell: called with a sentence where a checkpoint is damaged.
-            agreed: `agreed(make)` is what `make` gives where the folder is, for several
-                processes of which one has it (`fkjax.parallel.processes.agreed`).
+            folder: folder of the run; None to write nothing.
+            tell: function called with a sentence if a checkpoint is damaged.
+            agreed: function `agreed(make)` that returns the result of `make()` in the
+                process that has the folder, in all processes
+                (`fkjax.parallel.processes.agreed`).
 
         Raises:
             UserError: if rounds.jsonl cannot be read.
@@ -53,11 +54,11 @@ class Journal:
         return Track(self, strategy, seeds)
 
     def start(self, seeds: range, make: Callable[[], Any]) -> Any:
-        """What the seeds start from: kept since the run was killed, or made now.
+        """Returns the initial state of seeds: the saved one, or else a new one.
 
         Args:
-            seeds: that are played together.
-            make: gives nested dicts of arrays.
+            seeds: seeds that run together.
+            make: function that computes the state, nested dicts of arrays.
         """
         state = self.agreed(lambda: self._kept_start(seeds))
         if state is None:
@@ -73,7 +74,10 @@ class Journal:
         try:
             return checkpoint.restore(path)
         except checkpoint.DamagedError as error:
-            self.tell(f"The start of {_name(seeds)} is made again: {error} ({path}).")
+            self.tell(
+                f"the initial state of {_name(seeds)} is computed again: {error} "
+                f"({path})"
+            )
             return None
 
     def conclude(self, seeds: range) -> None:
@@ -86,9 +90,9 @@ class Track(NamedTuple):
     """The rounds of one strategy in a journal, on seeds that run together.
 
     Attributes:
-        journal: the journal.
-        strategy: the name of the strategy.
-        seeds: the seeds.
+        journal: journal of the run.
+        strategy: name of the strategy.
+        seeds: seeds that run together.
     """
 
     journal: Journal
@@ -107,14 +111,17 @@ class Track(NamedTuple):
         }
 
     def resume(self, num_rounds: int) -> tuple[int, Any | None]:
-        """The last committed round whose state is whole; all later ones are dropped.
+        """Restores the last committed round with an undamaged state.
+
+        Later rounds are removed.
 
         Args:
-            num_rounds: that all of the seeds have committed, or stopped before.
+            num_rounds: number of rounds that all seeds have committed, or stopped
+                before.
 
         Returns:
-            The number of the round, and nested dicts of arrays as handed to `commit`;
-            0 and None to begin at the start.
+            The number of the round, and its state as given to `commit`; 0 and None if
+            there is no such round.
         """
         number, state, self.journal.records = self.journal.agreed(
             lambda: self._kept_round(num_rounds)
@@ -135,9 +142,9 @@ class Track(NamedTuple):
             if state is not None:
                 break
             self.journal.tell(
-                f"The checkpoint of {self.strategy}, {_name(self.seeds)}, round "
-                f"{number} is not used: {problem} ({path}); going on from round "
-                f"{number - 1}."
+                f"the checkpoint of {self.strategy}, {_name(self.seeds)}, round "
+                f"{number} cannot be used: {problem} ({path}); resuming from round "
+                f"{number - 1}"
             )
             number -= 1
         for seed in self.seeds:
@@ -150,16 +157,16 @@ class Track(NamedTuple):
         state: Any,
         rows: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     ) -> None:
-        """Keeps a round.
+        """Commits a round.
 
         Args:
-            number: of the round, from 1.
-            state: nested dicts of arrays: from which the next round starts.
-            rows: of each seed, its record, and the arguments of
+            number: number of the round, counted from 1.
+            state: state from which the next round starts, nested dicts of arrays.
+            rows: record of each seed, with the arguments of
                 `RunFolder.append_queries`.
 
         Raises:
-            UserError: if it cannot be written; nothing of the earlier rounds is lost.
+            UserError: if a file cannot be written; earlier rounds are not lost.
         """
         folder = self.journal.folder
         if folder is not None:
@@ -172,12 +179,12 @@ class Track(NamedTuple):
         self.journal.records += [record for record, _ in rows]
 
     def conclude(self) -> None:
-        """Removes the checkpoints of the strategy, which is finished."""
+        """Removes the checkpoints of the finished strategy."""
         if self.journal.folder is not None:
             _remove(self._path(self.journal.folder))
 
     def _path(self, folder: RunFolder) -> Path:
-        # "strategy-" keeps apart what may be called "start".
+        # The prefix "strategy-" avoids a conflict with "start".
         return _path(folder, self.seeds) / f"strategy-{quote(self.strategy, safe='')}"
 
 
@@ -187,7 +194,7 @@ def _path(folder: RunFolder, seeds: range) -> Path:
 
 def _remove(path: Path) -> None:
     checkpoint.remove(path)
-    with contextlib.suppress(OSError):  # until it is empty
+    with contextlib.suppress(OSError):  # raised while the folder is not empty
         path.parent.rmdir()
 
 

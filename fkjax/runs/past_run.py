@@ -1,4 +1,4 @@
-"""A run that was made: what its folder holds, and whether it is complete."""
+"""Reading the folder of an earlier run, and whether the run is complete."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +9,12 @@ from fkjax.runs.folder import RunFolder
 
 
 class Run(NamedTuple):
-    """One folder.
+    """The contents of a run folder.
 
     Attributes:
-        folder: where it is.
-        config: what is in its config.json.
-        records: what is in its rounds.jsonl; at least one.
+        folder: folder of the run.
+        config: configuration in config.json.
+        records: records in rounds.jsonl; at least one.
     """
 
     folder: RunFolder
@@ -23,30 +23,30 @@ class Run(NamedTuple):
 
     @property
     def tracks(self) -> set[tuple[str, int]]:
-        """The (strategy, seed) pairs in it."""
+        """The pairs of strategy and seed in the records."""
         return {(record["strategy"], record["seed"]) for record in self.records}
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run's folder.
+    """Reads a run folder.
 
     Args:
-        path: the folder.
+        path: path of the folder.
 
     Raises:
-        UserError: if it is missing or damaged, or has no finished round.
+        UserError: if the folder is missing or damaged, or has no finished round.
     """
     folder = RunFolder.open(path)
     config, records = folder.read_config(), folder.read_records()
     if not isinstance(config.get("dataset"), str):
         raise UserError(
-            f"The file {path / 'config.json'} must name the dataset, but it does not: "
-            "put back the file that the run wrote."
+            f"{path / 'config.json'} must contain the name of the dataset: restore the "
+            "file that the run wrote"
         )
     if not records:
         raise UserError(
-            f"The run in {path} has no finished round yet: leave it out, or let it "
-            "finish one."
+            f"the run in {path} has no finished round yet: leave it out, or let it "
+            "finish a round"
         )
     if config.get("oracle") == "file":  # a person may have named new classes
         records = _with_all_classes(records)
@@ -57,15 +57,15 @@ def read_run(path: Path) -> Run:
         ):
             if found != wanted:
                 raise UserError(
-                    f"The folder {path} must be of one run, but the {what} is {found} "
-                    f"in line {number} of its rounds.jsonl and {wanted} before: put "
-                    "back the files that the run wrote."
+                    f"{path} must contain a single run, but the {what} is {found} in "
+                    f"line {number} of rounds.jsonl and {wanted} before: restore the "
+                    "files that the run wrote"
                 )
     return Run(folder, config, records)
 
 
 def _with_all_classes(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with the classes of the last, of which earlier ones have no count."""
+    """Pads the records to the classes of the last, as classes may have been added."""
     num_classes = max(len(record["confusion"]) for record in records)
     padded = []
     for record in records:
@@ -81,7 +81,14 @@ def _with_all_classes(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def unfinished(run: Run) -> list[str]:
-    """A sentence on what is missing of a run's rounds, if anything is."""
+    """Returns a sentence on the rounds that a run lacks, or nothing if it is complete.
+
+    Args:
+        run: contents of a run folder.
+
+    Returns:
+        A list of one sentence, or an empty list.
+    """
     seeds, rounds = run.config.get("seeds"), run.config.get("rounds")
     strategies = run.config.get("strategies")
     if not (isinstance(seeds, int) and isinstance(rounds, int)):
@@ -97,11 +104,11 @@ def unfinished(run: Run) -> list[str]:
     if complete >= wanted:
         return []
     return [
-        f"{run.folder.path} is unfinished: of {len(strategies)} strategies with "
-        f"{seeds} seeds each, {complete} of {wanted} are complete."
+        f"{run.folder.path} is unfinished: {complete} of {wanted} combinations of "
+        "strategy and seed are complete."
     ]
 
 
 def has_stopped(record: Mapping[str, Any]) -> bool:
-    """Whether a stop rule ended the run after this record."""
+    """Returns whether a stop rule ended the run after this record."""
     return bool(record.get("stop"))

@@ -1,43 +1,43 @@
-"""What a record of a round must hold, for files that a hand may have changed."""
+"""Checks of records read from files, which users may have changed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
 def flaw(record: Any) -> str | None:
-    """Says what is wrong with a record.
+    """Finds the first error in a record.
 
     >>> flaw({"dataset": "digits", "strategy": "random", "seed": "0"})
-    'seed is no whole number'
+    'seed is not a whole number'
 
     Args:
-        record: what JSON held; see `fkjax.runs.folder` for what it must be. Fields that
-            are not named there may be anything.
+        record: parsed JSON. `fkjax.runs.folder` describes the fields of a record;
+            other fields may have any value.
 
     Returns:
-        A few words, or None if nothing is.
+        A short description of the error, or None if the record is valid.
     """
     if not isinstance(record, Mapping):
-        return "it is no object"
+        return "it is not an object"
     for field, (is_right, expected) in _FIELDS.items():
         if field not in record:
             return f"{field} is missing"
         if not is_right(record[field]):
-            return f"{field} is no {expected}"
+            return f"{field} is not {expected}"
     for field, (is_right, expected) in _OPTIONAL.items():
         if field in record and not is_right(record[field]):
-            return f"{field} is no {expected}"
+            return f"{field} is not {expected}"
     num_classes = len(record["class_accuracy"])
     if not num_classes:
-        return "class_accuracy is of no class"
+        return "class_accuracy is empty"
     rows = [record["queried_per_class"], record["confusion"], *record["confusion"]]
     if any(len(row) != num_classes for row in rows):
-        return f"not all of its lists are of the {num_classes} classes"
+        return f"its lists do not all have {num_classes} classes"
     return None
 
 
 def _is_whole(value: Any) -> bool:
-    return type(value) is int and abs(value) < 2**53  # which a float holds
+    return type(value) is int and abs(value) < 2**53  # exact as a float
 
 
 def _is_count(value: Any) -> bool:
@@ -45,7 +45,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """None stands where a number was not finite."""
+    """Returns whether a value is a number or None, written for one not finite."""
     return value is None or (type(value) in (int, float) and abs(value) < 2**53)
 
 
@@ -64,8 +64,8 @@ def _is_times(value: Any) -> bool:
     )
 
 
-_COUNT = (_is_count, "whole number")
-_NUMBER = (_is_number, "number")
+_COUNT = (_is_count, "a whole number")
+_NUMBER = (_is_number, "a number")
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset": (_is_text, "text"),
     "strategy": (_is_text, "text"),
@@ -74,20 +74,21 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_labeled": _COUNT,
     "test_accuracy": _NUMBER,
     "balanced_accuracy": _NUMBER,
-    "class_accuracy": (_list_of(_is_number), "list of numbers"),
-    "queried_per_class": (_list_of(_is_count), "list of whole numbers"),
-    "confusion": (_list_of(_list_of(_is_count)), "table of whole numbers"),
+    "class_accuracy": (_list_of(_is_number), "a list of numbers"),
+    "queried_per_class": (_list_of(_is_count), "a list of whole numbers"),
+    "confusion": (_list_of(_list_of(_is_count)), "a table of whole numbers"),
     "checkpoint_selection": (_is_text, "text"),
     "num_random": _COUNT,
-    "num_mistakes": (_is_whole, "whole number"),  # -1 where nobody looked
-    "seconds": (_is_times, "object of seconds"),
+    "num_mistakes": (_is_whole, "a whole number"),  # -1 if not computed
+    "seconds": (_is_times, "an object of seconds"),
 }
 _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "peak_memory_mb": (_is_times, "object of megabytes"),
-    "member_accuracy": (_list_of(_is_number), "list of numbers"),
+    "peak_memory_mb": (_is_times, "an object of megabytes"),
+    "member_accuracy": (_list_of(_is_number), "a list of numbers"),
     "held_out_accuracy": _NUMBER,
     "stop": (_is_text, "text"),
 }
 
 
 Record = Mapping[str, Any]
+"""A record of one round; see `fkjax.runs.folder`."""

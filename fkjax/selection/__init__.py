@@ -1,1 +1,1 @@
-"""One query of a pool."""
+"""Selection of examples to label: one query of a pool."""

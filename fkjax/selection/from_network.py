@@ -1,4 +1,4 @@
-"""What to label next by a network of one's own, which is run on the examples."""
+"""Problems made from a network, which is run on the examples."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
 from fkjax.selection.problem import Problem, make_problem
 
-_AT_ONCE = 1 << 20  # numbers of the examples of a batch
+_AT_ONCE = 1 << 20  # numbers in the examples of a batch
 
 
 def problem_of_network(
@@ -25,21 +25,21 @@ def problem_of_network(
     classes: Sequence[Any] | None = None,
     tell: Tell | None = None,
 ) -> Problem:
-    """A pool on which a network is run.
+    """Makes a problem from a network and the examples that it takes.
 
     Args:
-        pool: a mapping of arrays, or files as of
+        pool: mapping of arrays, or files as in
             `fkjax.data.column_files.read_columns`, with images [N, ...] as the network
-            takes them, of any shape; and ids [N].
-        validation: likewise, and with labels [M].
-        network: a Flax NNX or Linen module, as of `fkjax.models.from_module`; or a
+            takes them, of any shape, and optionally ids [N].
+        validation: the same for the validation set, with labels [M].
+        network: Flax NNX or Linen module, as in `fkjax.models.from_module`, or
             `fkjax.base.Model`.
-        variables: its variables, where the network does not hold them.
-        taps: names of layers to describe examples by; None finds them, or takes all
-            taps of a `Model` but the last.
-        labeled: ids of the pool that have a label already.
+        variables: variables of the network, if it does not contain them.
+        taps: names of the layers whose activations form the descriptors; if None, they
+            are found, or all taps of a `Model` but the last are used.
+        labeled: ids of the pool's examples that are already labeled.
         classes: names of the classes, in the order of the logits.
-        tell: is told of what is read of a large pool.
+        tell: function called when parts of a large pool have been read.
 
     Raises:
         UserError: if something is missing or does not fit.
@@ -55,7 +55,7 @@ def problem_of_network(
         network, variables, taps = adapted.model, adapted.variables, adapted.taps
     elif not isinstance(variables, Variables):
         raise UserError(
-            "a fkjax Model needs its variables, such as model.init(key) makes, got "
+            "a Model needs its variables, such as those of model.init(key), got "
             f"{type(variables).__name__}"
         )
     chosen = tuple(network.taps[:-1] if taps is None else taps)
@@ -68,8 +68,8 @@ def problem_of_network(
     for part, what in ((images, "pool"), (known, "validation set")):
         if part.shape[1:] != network.image_shape:
             raise UserError(
-                f"the network takes examples of shape {network.image_shape}, but the "
-                f"{what}'s have {part.shape[1:]}"
+                f"the network takes examples of shape {network.image_shape}, but those "
+                f"of the {what} have {part.shape[1:]}"
             )
     return make_problem(
         network,
@@ -86,15 +86,14 @@ def problem_of_network(
 
 
 def _floats(rows: np.ndarray) -> np.ndarray:
-    """As JAX has them: float32, or uint8 for what is."""
+    """Converts examples to float32; uint8 is kept."""
     return rows if rows.dtype == np.uint8 else rows.astype(np.float32)
 
 
 def _images(column: Column, tell: Tell | None, *, is_small: bool = False) -> Examples:
     if len(column.shape) < 2 or 0 in column.shape:
         raise UserError(
-            f"images must have shape [examples, ...], none of them 0, got "
-            f"{column.shape}"
+            f"images must have shape [examples, ...] without a 0, got {column.shape}"
         )
 
     def read(ids: np.ndarray) -> np.ndarray:

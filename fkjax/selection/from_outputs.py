@@ -1,8 +1,9 @@
-"""What to label next from what any network made of the pool: features and logits.
+"""Problems made from the outputs of any network: features and logits.
 
-The last layer's Fisher vectors are exact from these alone; see
-`fkjax.fisher.kernel.last_layer`. So `SUFFICE` can be asked. The others need the
-network: MC-dropout and VAAL run or train one, and perturbed copies are new images.
+They suffice to compute the Fisher vectors of the last layer exactly; see
+`fkjax.fisher.kernel.last_layer`. The strategies in `SUFFICE` need nothing else. The
+others need the network: MC-dropout and VAAL run or train one, and perturbed copies are
+new inputs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,9 +22,9 @@ SUFFICE = (
     *("random", "margin", "least_confidence", "feature_match"),
     *("fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
 )
-"""The strategies for which features and logits suffice."""
+"""The names of the strategies for which features and logits suffice."""
 
-_AT_ONCE = 1 << 24  # similarities to validation examples that a batch holds
+_AT_ONCE = 1 << 24  # similarities to validation examples in a batch
 
 
 def problem_of_outputs(
@@ -34,24 +35,24 @@ def problem_of_outputs(
     classes: Sequence[Any] | None = None,
     tell: Tell | None = None,
 ) -> Problem:
-    """A pool of which features and logits are known.
+    """Makes a problem from the features and logits of the examples.
 
     Args:
-        pool: a mapping of arrays, or files as of
-            `fkjax.data.column_files.read_columns`, with features [N, d], logits [N, C],
-            or log-probabilities in their place, and ids [N] if they are to be called
-            anything but their positions.
-        validation: likewise, and with labels [M]: classes' numbers from 0 on, in the
-            order of the logits, or their names.
-        labeled: the ids of the pool's examples that have a label already.
-        classes: the names of the classes, in the order of the logits.
-        tell: is told of what is read of a large pool.
+        pool: mapping of arrays, or files as in
+            `fkjax.data.column_files.read_columns`, with features [N, d], logits [N, C]
+            or log-probabilities in their place, and optionally ids [N], which are the
+            positions by default.
+        validation: the same for the validation set, with labels [M]: numbers of
+            classes, from 0, in the order of the logits, or names of classes.
+        labeled: ids of the pool's examples that are already labeled.
+        classes: names of the classes, in the order of the logits.
+        tell: function called when parts of a large pool have been read.
 
     Returns:
-        The problem, of whose `fkjax.acquisition.STRATEGIES` the `SUFFICE` may be asked.
+        A problem for the strategies named in `SUFFICE`.
 
     Raises:
-        UserError: if an array is missing or of a wrong shape, or a label or an id is
+        UserError: if an array is missing or has a wrong shape, or a label or an id is
             unknown.
     """
     pool = as_table(pool, needed=(FEATURES, LOGITS), what="pool")
@@ -64,8 +65,8 @@ def problem_of_outputs(
         wide = pool[name].shape[1], validation[name].shape[1]
         if wide[0] != wide[1]:
             raise UserError(
-                f"the pool has {wide[0]} {name} an example and the validation set "
-                f"{wide[1]}: take both from one network"
+                f"the pool has {wide[0]} {name} per example and the validation set "
+                f"{wide[1]}: compute both with the same network"
             )
     num_features, num_classes = pool[FEATURES].shape[1], pool[LOGITS].shape[1]
     return make_problem(
@@ -88,19 +89,21 @@ def _check(part: Table, what: str) -> None:
         column = part[name]
         if len(column.shape) != 2 or 0 in column.shape:
             raise UserError(
-                f"the {what}'s {name} must have shape [examples, numbers], none of "
-                f"them 0, got {column.shape}"
+                f"the {name} of the {what} must have shape [examples, numbers] without "
+                f"a 0, got {column.shape}"
             )
         if not np.issubdtype(column.dtype, np.floating) and not np.issubdtype(
             column.dtype, np.integer
         ):
-            raise UserError(f"the {what}'s {name} must be numbers, got {column.dtype}")
+            raise UserError(
+                f"the {name} of the {what} must be numbers, got {column.dtype}"
+            )
     if part[LOGITS].shape[1] < 2:
-        raise UserError(f"the {what}'s logits must be of 2 or more classes, got 1")
+        raise UserError(f"the logits of the {what} must be of 2 or more classes, got 1")
 
 
 def _rows(part: Table, tell: Tell | None, *, is_small: bool = False) -> Examples:
-    """Features and logits side by side, as images of 1 x 1 pixels."""
+    """Puts features and logits side by side, as images of 1 x 1 pixels."""
     columns = part[FEATURES], part[LOGITS]
     width = sum(column.shape[1] for column in columns)
 

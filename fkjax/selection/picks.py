@@ -1,4 +1,4 @@
-"""The CSV file of the picks, and the ids of examples that have labels."""
+"""The CSV file of picks, and the ids read from CSV files."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def picks_csv(selection: Selection) -> bytes:
-    """The picks as a CSV file."""
+    """Writes the picks as a CSV file."""
     rows: list[Sequence[Any]] = [COLUMNS]
     for pick in selection.picks:
         mistake = pick.answers
@@ -42,10 +42,10 @@ def picks_csv(selection: Selection) -> bytes:
 
 
 def read_ids(path: Path) -> list[str]:
-    """The column `id` of a CSV file.
+    """Reads the column `id` of a CSV file.
 
     Raises:
-        UserError: if the file cannot be read, or has no such column.
+        UserError: if the file cannot be read or has no such column.
     """
     data = read_bytes(path)
     try:
@@ -54,4 +54,4 @@ def read_ids(path: Path) -> list[str]:
             raise UserError(f"{path} must be a CSV file with a column id")
         return [as_it_was(line["id"] or "") for line in lines]
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file ({error}); mend it") from error
+        raise UserError(f"{path} is not a CSV file ({error}): fix it") from error

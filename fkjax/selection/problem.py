@@ -1,4 +1,4 @@
-"""A query's problem: pool, validation set, model and classes."""
+"""The problem that a query solves: pool, validation set, model and classes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,23 +11,24 @@ from fkjax.fisher.kernel import Kernel, multi_scale
 
 
 class Problem(NamedTuple):
-    """All that a query may be made from, whichever way it came in.
+    """A pool, a validation set and a model, from which a query is chosen.
 
     Attributes:
-        model: the classifier.
-        variables: its variables.
-        taps: the activations in the descriptors.
-        pool: Shape [N, H, W, channels].
-        pool_ids: what the user calls each: a sequence of length N.
-        is_unlabeled: what may be queried. Shape [N] bool.
-        validation: Shape [M, H, W, channels].
-        validation_ids: a sequence of length M.
-        validation_labels: the true ones. Shape [M] int.
-        classes: the names of the classes. Length C.
-        kernel: by which Fisher strategies match.
-        batch_size: images described at a time.
-        is_trained: whether the model has learned from labels; if not, and nothing of
-            the pool has one, the uncertain are drawn by lot, as in a first round.
+        model: classifier.
+        variables: variables of the model.
+        taps: names of the layers whose activations form the descriptors.
+        pool: examples of the pool. Shape [N, H, W, channels].
+        pool_ids: ids of the pool's examples, a sequence of length N.
+        is_unlabeled: whether each example can be queried. Shape [N] bool.
+        validation: examples of the validation set. Shape [M, H, W, channels].
+        validation_ids: ids of the validation examples, a sequence of length M.
+        validation_labels: true classes of the validation examples. Shape [M] int.
+        classes: names of the classes. Length C.
+        kernel: kernel by which the Fisher strategies match.
+        batch_size: number of examples described at a time.
+        is_trained: whether the model has been trained on labels. If not, and no example
+            of the pool is labeled, strategies of uncertainty draw at random, as in the
+            first round of an experiment.
     """
 
     model: Model
@@ -59,25 +60,26 @@ def make_problem(
     kernel: Kernel = multi_scale,
     batch_size: int,
 ) -> Problem:
-    """Makes the problem of a trained model on arrays that the user gave.
+    """Makes a problem from a trained model and the arrays given by the user.
 
     Args:
-        model: the classifier.
-        variables: its variables.
-        taps: the activations in the descriptors.
-        pool: the arrays of the pool, with its ids.
+        model: classifier.
+        variables: variables of the model.
+        taps: names of the layers whose activations form the descriptors.
+        pool: arrays of the pool, with ids.
         pool_examples: examples of the pool, as the model takes them. Shape [N, ...].
-        validation: the arrays of the validation set, with its ids and labels.
-        validation_examples: examples of the validation set. Shape [M, ...].
-        labeled: ids of the examples of the pool that have a label already.
-        classes: names of the classes, in the order of the logits; None for their
-            numbers.
+        validation: arrays of the validation set, with ids and labels.
+        validation_examples: examples of the validation set, as the model takes them.
+            Shape [M, ...].
+        labeled: ids of the pool's examples that are already labeled.
+        classes: names of the classes, in the order of the logits; their numbers if
+            None.
         kernel: kernel by which the Fisher strategies match.
         batch_size: number of examples described at a time.
 
     Raises:
-        UserError: if the classes do not fit the model, a label is no class, or an id is
-            unknown.
+        UserError: if the classes do not fit the model, a label is not a class, or an id
+            is unknown.
     """
     names = _class_names(classes, model.num_classes)
     return Problem(
@@ -98,29 +100,29 @@ def make_problem(
 
 
 def _class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
-    """The names of the classes; their numbers, if none are given.
+    """Returns the names of the classes; their numbers if none are given.
 
     Raises:
-        UserError: if they are not C different ones.
+        UserError: if they are not C different names.
     """
     names = [str(c) for c in (range(num_classes) if classes is None else classes)]
     if len(names) != num_classes or len(set(names)) < len(names):
         raise UserError(
-            f"the network has {num_classes} classes: give as many different names, "
+            f"the network has {num_classes} classes and needs as many different names, "
             f"got {len(names)} ({', '.join(names[:10])})"
         )
     return names
 
 
 def _class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The numbers of classes that are given by number or by name. Shape [M] int32.
+    """Converts labels, numbers or names of classes, to numbers. Shape [M] int32.
 
     Raises:
-        UserError: if there is none, or one that is no class.
+        UserError: if there are no labels, or a label is not a class.
     """
     if labels.ndim != 1 or len(labels) == 0:
         raise UserError(
-            f"validation labels must be one for each example, got shape {labels.shape}"
+            f"validation labels must have shape [examples], got {labels.shape}"
         )
     if np.issubdtype(labels.dtype, np.integer):
         bad = np.flatnonzero((labels < 0) | (labels >= len(names)))
@@ -135,29 +137,32 @@ def _class_numbers(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     raise UserError(
         f"validation label {bad[0]} is {labels[bad[0]]!s}, but the classes, in the "
         f"order of the logits, are {', '.join(names[:10])}"
-        f"{', ...' if len(names) > 10 else ''}: mend it, or name the classes"
+        f"{', ...' if len(names) > 10 else ''}: fix it, or give the names of the "
+        "classes"
     )
 
 
 def _is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
-    """Which examples are not among the labelled ones.
+    """Returns which examples are not labeled.
 
     Args:
-        ids: of all, a range or an array. Length N.
-        labeled: ids, which may have become text in a file.
+        ids: ids of all examples, a range or an array. Length N.
+        labeled: ids of the labeled examples, which may be text read from a file.
 
     Returns:
-        Shape [N] bool.
+        A mask of the unlabeled examples. Shape [N] bool.
 
     Raises:
-        UserError: if a labelled id is not in the pool, or ids are not distinct.
+        UserError: if a labeled id is not in the pool, or ids are not distinct.
     """
     labeled, free = list(labeled), np.ones(len(ids), bool)
     if isinstance(ids, range):
         positions = [_number(i, len(ids)) for i in labeled]
     else:
         if len(np.unique(ids)) < len(ids):
-            raise UserError("the pool's ids must be distinct, but one comes twice")
+            raise UserError(
+                "the ids of the pool must be distinct, but one occurs twice"
+            )
         wanted = [str(i) for i in labeled]
         text = ids.astype(str)
         at = np.flatnonzero(np.isin(text, wanted))
@@ -166,8 +171,8 @@ def _is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
     for example, position in zip(labeled, positions, strict=True):
         if position is None:
             raise UserError(
-                f"the labelled example {example} is not in the pool: give ids as the "
-                "pool has them"
+                f"the labeled example {example} is not in the pool: give ids as in the "
+                "pool"
             )
         free[position] = False
     return free

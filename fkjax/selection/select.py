@@ -25,9 +25,9 @@ def select(
     seed: int = 0,
     tell: Tell | None = None,
 ) -> Selection:
-    """Chooses what to label next, by what a network makes of a pool.
+    """Chooses the examples of a pool to label next.
 
-    Either from what the network gave already:
+    From the features and logits of any network:
 
     >>> import numpy as np
     >>> features = np.eye(4, dtype=np.float32)
@@ -38,7 +38,7 @@ def select(
     >>> pick.id, pick.pseudo_label, pick.answers.label, pick.answers.predicted
     (3, '0', '0', '1')
 
-    Or by a Flax network, which is run:
+    With a Flax network, which is run on the examples:
 
     >>> from flax import nnx
     >>> network = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu,
@@ -49,26 +49,28 @@ def select(
     2
 
     Args:
-        pool: the unlabelled pool: a mapping of arrays (NumPy's, PyTorch's or JAX's), or
-            files that hold them: features [N, d], the input of the network's last
-            layer, and logits [N, C], its output; or, if the network is given, images
-            [N, ...] as it takes them. And ids [N], if they are not to be positions.
-        validation: the same of the validation set, and labels [M].
-        budget: B, how many to choose.
-        strategy: a name in `fkjax.acquisition.STRATEGIES`, without a network one of
-            `fkjax.selection.from_outputs.SUFFICE`; or a factory or a strategy of your
+        pool: unlabeled pool, as a mapping of arrays (of NumPy, PyTorch or JAX) or files
+            that contain them: features [N, d], the input of the network's last layer,
+            and logits [N, C], its output; or, if `network` is given, images [N, ...] as
+            it takes them. Optionally ids [N], which are the positions by default.
+        validation: the same for the validation set, with labels [M].
+        budget: number of examples to choose, B.
+        strategy: name in `fkjax.acquisition.STRATEGIES` (without a network, in
+            `fkjax.selection.from_outputs.SUFFICE`), or a factory or strategy of your
             own.
-        network: a Flax NNX or Linen module, or a `fkjax.base.Model`.
-        variables: of the network, where it does not hold them.
-        taps: names of the network's layers to describe examples by; None finds them.
-        labeled: ids of the pool that have a label already.
+        network: Flax NNX or Linen module, or `fkjax.base.Model`.
+        variables: variables of the network, if it does not contain them.
+        taps: names of the network's layers whose activations form the descriptors;
+            found automatically if None.
+        labeled: ids of the pool's examples that are already labeled.
         classes: names of the classes, in the order of the logits.
-        seed: of every random choice.
-        tell: `tell(rows, N)` is called whenever rows of a large pool were read.
+        seed: seed of all random choices.
+        tell: function called as `tell(rows, N)` when rows of a large pool have been
+            read.
 
     Returns:
         The picks, each with its score, its pseudo-label, the validation mistake that it
-        answers, and a sentence on why.
+        was matched to, and the reason in a sentence.
 
     Raises:
         UserError: if something is missing or does not fit.
@@ -87,9 +89,9 @@ def select(
 
 
 def require_sufficient(strategy: str | Strategy | Factory) -> None:
-    """Refuses a strategy that features and logits alone do not allow."""
+    """Raises an error if a strategy needs more than features and logits."""
     if isinstance(strategy, str) and strategy not in SUFFICE:
         raise UserError(
-            f"{strategy} needs the network itself, not only its features and logits: "
-            f"take one of {', '.join(SUFFICE)}, or give the network"
+            f"{strategy} needs the network, not only its features and logits: use one "
+            f"of {', '.join(SUFFICE)}, or give the network"
         )

@@ -85,7 +85,7 @@ def test_the_page_shows_each_part(page):
     text = " ".join("".join(page.text).split())
     for part in (
         "3 strategies compared",
-        "c is unfinished: of 1 strategies with 3 seeds each, 2 of 3 are complete.",
+        "c is unfinished: 2 of 3 combinations of strategy and seed are complete.",
         "random (c): only the 2 rounds that all seeds have reached",
         "kept apart because their settings differ (validation_size: 50, 90).",
         "that takes at least 7 seeds",

@@ -202,8 +202,8 @@ def test_a_damaged_checkpoint_costs_a_round_and_is_told(damage, halfway, whole, 
     DAMAGES[damage](checkpoints(halfway)[-1])
     assert fkjax.commands.run.main([*ARGV, "--output-dir", str(halfway)]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert "margin, seed 0, round 3 is not used" in line
-    assert line.endswith("going on from round 2.")
+    assert "margin, seed 0, round 3 cannot be used" in line
+    assert line.endswith("resuming from round 2")
     assert outcome(halfway) == outcome(whole)
 
 
@@ -213,8 +213,8 @@ def test_without_a_whole_checkpoint_the_strategy_begins_anew(halfway, whole, cap
     flip_a_bit(a_file(halfway / "checkpoints" / "seed-0" / "start.sha256.json"))
     assert fkjax.commands.run.main([*ARGV, "--output-dir", str(halfway)]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert "The start of seed 0 is made again" in lines[0]
-    assert lines[-1].endswith("going on from round 0.") and len(lines) == 4
+    assert "the initial state of seed 0 is computed again" in lines[0]
+    assert lines[-1].endswith("resuming from round 0") and len(lines) == 4
     assert outcome(halfway) == outcome(whole)
 
 

@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_costs_a_round_and_no_question(after, loop, world, 
     state.write_bytes(b"damaged")
     (out / "requests" / "round-2.json").unlink()
     assert world.command(out) == 0
-    assert "round 1 is not used" in capsys.readouterr().err
+    assert "round 1 cannot be used" in capsys.readouterr().err
     assert left_behind(out) == left_behind(loop / "after-1")
 
 

@@ -86,7 +86,7 @@ def test_an_unfinished_run_says_what_is_used(tmp_path):
     found = comparison.read([tmp_path / "run"])
     assert [s.num_labeled for s in found.strategies] == [[100, 200, 300, 400], [100]]
     unfinished, used = found.notes
-    assert "of 2 strategies with 3 seeds each, 5 of 6 are complete" in unfinished
+    assert "5 of 6 combinations of strategy and seed are complete" in unfinished
     assert used.startswith("b: only the one round that") and "seed 2 has" in used
     found = comparison.read([tmp_path / "run"], seeds=[0, 1])
     assert [len(s.num_labeled) for s in found.strategies] == [4, 4]

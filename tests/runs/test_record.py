@@ -27,7 +27,7 @@ def test_every_field_is_needed_and_must_be_of_its_kind(field):
     del lacking[field]
     assert flaw(lacking) == f"{field} is missing"
     for value in (True, {"a": "b"}, [["a"]], b"", 3j):
-        assert flaw(record() | {field: value}).startswith(f"{field} is no ")
+        assert flaw(record() | {field: value}).startswith(f"{field} is not ")
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_impossible_values_are_told(changes):
 
 @pytest.mark.parametrize("what", [None, 3, "text", [], [record()]])
 def test_only_an_object_is_a_record(what):
-    assert flaw(what) == "it is no object"
+    assert flaw(what) == "it is not an object"
