@@ -90,7 +90,7 @@ def test_an_impossible_budget_is_refused(budget):
 
 
 def test_unknown_strategies_and_the_one_that_sees_hidden_labels_are_refused():
-    with pytest.raises(UserError, match="no strategy 'best'"):
+    with pytest.raises(UserError, match="unknown strategy 'best'"):
         choose(PROBLEM, budget=1, strategy="best")
     with pytest.raises(UserError, match="hidden labels"):
         choose(PROBLEM, budget=1, strategy="fisher_oracle")

@@ -166,7 +166,7 @@ def changed(part, **changes):
         ({"features": np.full((400, 6), "a")}, {}, {}, "must be numbers, got <U1"),
         ({}, {"labels": LABELS + 1}, {}, r"is 3, but the classes, .* are 0, 1, 2"),
         ({}, {"labels": LABELS.astype(str)}, {"classes": "abc"}, "are a, b, c"),
-        ({}, {"labels": LABELS[:, None]}, {}, r"got shape \(60, 1\)"),
+        ({}, {"labels": LABELS[:, None]}, {}, r"got \(60, 1\)"),
         ({}, {}, {"classes": ["a", "b"]}, "3 classes"),
         ({}, {}, {"classes": ["a", "b", "b"]}, "3 classes"),
         ({}, {}, {"labeled": [400]}, "400 is not in the pool"),

@@ -119,10 +119,10 @@ def test_ids_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
     ("more", "match"),
     [
         (["--budget", "401"], "from 1 to the 400"),
-        (["--strategy", "bald"], "bald needs the network itself"),
+        (["--strategy", "bald"], "bald needs the network, not"),
         (["--strategy", "fisher_nerest"], "did you mean 'fisher_nearest'"),
         (["--labeled", "none.csv"], "Could not read none.csv"),
-        (["--labeled", "{tmp}/pool.npz"], "no CSV file|column id"),
+        (["--labeled", "{tmp}/pool.npz"], "not a CSV file|column id"),
         (["--classes", "a", "b"], "3 classes"),
         (["--output", "{tmp}/pool.npz"], "was not made by this command"),
         (["--output", "{tmp}/none/picks.csv"], "folder that exists"),
