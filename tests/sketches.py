@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from fkjax.sketch import structured, unstructured
 
@@ -52,3 +53,10 @@ def assert_moments(products, mean, variance):
     deviations = (products - products.mean()) ** 2
     error = deviations.std() / np.sqrt(n)
     assert abs(deviations.mean() - variance) <= 4 * error + 1e-5
+
+
+def primitives(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from primitives(inner)

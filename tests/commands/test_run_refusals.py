@@ -10,9 +10,7 @@ import pytest
 
 import fkjax.commands.run
 from fkjax.data import tfds
-from tests.commands.command import (
-    SMALL,
-)
+from tests.commands.command import SMALL
 
 
 def tree(folder):

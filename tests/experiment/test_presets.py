@@ -1,86 +1,100 @@
-"""Each preset, two tiny rounds from files of the real format, by thin networks."""
+"""The defaults of data sets, of own images and of presets."""
 
-import functools
-import gzip
-import json
+import dataclasses
 
-import numpy as np
 import pytest
-import scipy.io
-from PIL import Image
 
-import fkjax.commands.run
-from fkjax.models import MODELS, resnet10, resnet18
-from tests.tiny import ARCHITECTURE, TAPS
-
-TINY = (
-    "--rounds 2 --budget 4 --seeds 1 --epochs 1 --pretraining-epochs 1 --batch-size 8 "
-    "--validation-size 20 --imbalance-ratio 2"
-).split()
+from fkjax.base import UserError
+from fkjax.commands.run import parse
+from fkjax.experiment import presets
+from fkjax.experiment.checks import check
+from fkjax.experiment.config import Config
+from fkjax.experiment.presets import defaults
+from fkjax.models import MODELS
+from fkjax.training.fit import Schedule
 
 
-def write_mnist(folder):
-    rng = np.random.default_rng(0)
-    for stem, count in (("train", 80), ("t10k", 20)):
-        pixels = rng.integers(0, 256, (count, 28, 28), np.uint8)
-        for kind, array in (("images", pixels), ("labels", np.arange(count) % 10)):
-            head = bytes([0, 0, 8, array.ndim])
-            head += b"".join(n.to_bytes(4, "big") for n in array.shape)
-            name = f"{stem}-{kind}-idx{array.ndim}-ubyte.gz"
-            path = folder / "mnist" / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(gzip.compress(head + array.astype(np.uint8).tobytes()))
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion_mnist"])
+def test_the_defaults_are_accepted(dataset):
+    check(defaults(dataset))
 
 
-def write_svhn(folder):
-    rng = np.random.default_rng(1)
-    (folder / "svhn").mkdir()
-    for part, count in (("train", 50), ("extra", 30), ("test", 20)):
-        pixels = rng.integers(0, 256, (32, 32, 3, count), np.uint8)
-        labels = (1 + np.arange(count) % 10).astype(np.uint8)[:, None]
-        path = folder / "svhn" / f"{part}_32x32.mat"
-        scipy.io.savemat(path, {"X": pixels, "y": labels})
+def test_the_defaults_of_mnist_are_the_papers():
+    mnist = defaults("mnist")
+    assert (mnist.rounds, mnist.budget, mnist.validation_size) == (10, 125, 10_000)
+    assert (mnist.imbalance, mnist.imbalance_ratio) == ("step", 100.0)
+    assert mnist.training() == Schedule(50, 25, 0.05, 0.5, 0.0, 15)
+    assert mnist.rotation_pretraining() == Schedule(8, 25, 0.05, 0.5, 0.0, 3)
+    assert mnist.taps == ("conv1", "conv2", "fc1")
+    assert mnist.checkpoint_selection == "last" and mnist.seeds == 5
 
 
-def write_imagenet(folder):
-    rng = np.random.default_rng(2)
-    for part, count in (("train", 20), ("val", 4)):
-        for c in range(4):
-            of_class = folder / "imagenet" / part / f"n0{c}"
-            of_class.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 256, (40 + i, 50, 3), np.uint8)
-                Image.fromarray(pixels).save(of_class / f"{i}.JPEG")
+def test_the_digits_have_smaller_ones():
+    changed = {
+        field.name
+        for field in dataclasses.fields(Config)
+        if getattr(defaults("digits"), field.name)
+        != getattr(defaults("mnist"), field.name)
+    }
+    names = {"dataset", "rounds", "budget", "imbalance_ratio", "validation_size"}
+    names |= {"conv_dropout", "dense_dropout"}
+    assert changed == names
+
+
+def test_own_images_have_defaults_by_their_size():
+    for argv, model in (
+        (["--images", "d"], "resnet10"),
+        (["--images", "d", "--image-size", "28"], "lenet"),
+        (["--oracle=file", "--image-size=33"], "resnet10"),
+        (["--oracle", "file", "--image_size", "8", "--model", "resnet18"], "resnet18"),
+    ):
+        parsed = parse(argv)
+        assert parsed.model == model and parsed.taps == MODELS[model].taps
+        assert (parsed.seeds, parsed.strategies) == (1, ("fisher_nearest",))
+        assert (parsed.oracle, parsed.dataset) == ("file", "images")
+    assert parse(["--images", "d", "--budget", "7"]).budget == 7
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_the_presets_are_accepted(preset):
+    check(defaults(preset=preset))
+
+
+def test_the_presets_are_the_papers():
+    """Gudovskiy et al. 2020, Sec. 5: rounds, budgets, schedules, validation sets."""
+    mnist, svhn, imagenet = (
+        defaults(preset=f"paper-{name}") for name in ("mnist", "svhn", "imagenet")
+    )
+    assert mnist == dataclasses.replace(
+        defaults("mnist"), preset="paper-mnist", seeds=10
+    )
+    assert (svhn.model, svhn.taps) == ("resnet10_7x7", ("stage3", "pool"))
+    assert (svhn.rounds, svhn.budget, svhn.seeds) == (10, 1250, 5)
+    assert svhn.training() == Schedule(35, 128, 0.1, 0.5, 0.0, 15)
+    assert svhn.rotation_pretraining() == Schedule(8, 128, 0.1, 0.5, 0.0, 3)
+    assert svhn.validation_size == 104_388
+    assert (mnist.copies, svhn.copies, imagenet.copies) == (128, 64, 32)
+    assert (imagenet.model, imagenet.taps) == ("resnet18", ("stage3", "pool"))
+    assert (imagenet.rounds, imagenet.budget, imagenet.seeds) == (10, 64_000, 1)
+    schedule = imagenet.training()._replace(decay_every=0)
+    assert schedule == Schedule(60, 128, 0.1, 0.9, 1e-4, 0)
+    assert imagenet.rotation_pretraining().epochs == 15
+    assert imagenet.validation_size == 50_000
+
+
+def test_a_flag_overrides_its_preset_alone():
+    chosen = parse("--preset paper-svhn --budget 7 --model lenet".split())
+    svhn = defaults(preset="paper-svhn")
+    assert (chosen.budget, chosen.model, chosen.epochs) == (7, "lenet", 35)
+    assert chosen.taps == ("conv1", "conv2", "fc1")  # lenet's, not the preset's
+    assert chosen.dataset == svhn.dataset and chosen.seeds == svhn.seeds
+    assert parse("--preset paper-svhn --dataset cifar10".split()).dataset == "cifar10"
 
 
 @pytest.mark.parametrize(
-    ("preset", "write", "flags"),
-    [
-        ("paper-mnist", write_mnist, []),
-        ("paper-svhn", write_svhn, ["--pretraining", "none"]),
-        ("paper-imagenet", write_imagenet, ["--image-size", "32"]),
-    ],
+    ("choice", "hint"),
+    [({"model": "resnet1"}, "resnet1"), ({"preset": "paper-minst"}, "paper-mnist")],
 )
-@pytest.mark.parametrize(
-    "networks", ["tiny", pytest.param("thin", marks=pytest.mark.integration)]
-)
-def test_a_preset_runs(networks, preset, write, flags, tmp_path, monkeypatch, capsys):
-    for name, make in (("resnet10_7x7", resnet10), ("resnet18", resnet18)):
-        thin = functools.partial(make, width=2, stem="imagenet")
-        monkeypatch.setitem(MODELS, name, MODELS[name]._replace(make=thin))
-    if networks == "tiny":
-        for name in ("lenet", "resnet10_7x7", "resnet18"):
-            monkeypatch.setitem(MODELS, name, ARCHITECTURE)
-        flags = [*flags, "--taps", *TAPS]
-    write(tmp_path)
-    folder = tmp_path / "run"
-    flags = [*flags, "--data-dir", str(tmp_path), "--output-dir", str(folder)]
-    flags += ["--strategies", "fisher_nearest"]
-    assert fkjax.commands.run.main(["--preset", preset, *TINY, *flags]) == 0
-    assert capsys.readouterr().err == ""
-    lines = (folder / "rounds.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    assert [r["num_labeled"] for r in records] == [4, 8]
-    config = json.loads((folder / "config.json").read_text())
-    assert config["preset"] == preset and config["budget"] == 4
-    assert config["dataset"] == preset.removeprefix("paper-")
+def test_an_unknown_model_or_preset_is_refused(choice, hint):
+    with pytest.raises(UserError, match=hint):
+        defaults(**choice)

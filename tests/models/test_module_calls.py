@@ -13,11 +13,7 @@ from fkjax.fisher.descriptors import descriptor
 from fkjax.models import as_images, from_module
 from fkjax.selection.choose import choose
 from fkjax.selection.problem import Problem
-from tests.models.plain_modules import (
-    LinenNet,
-    LinenPerceptron,
-    noisy,
-)
+from tests.models.plain_modules import LinenNet, LinenPerceptron, noisy
 
 
 def sequential(*widths):
