@@ -18,7 +18,6 @@ ROOT = Path(fkjax.__file__).parents[1]
 NOT_YET = (
     "fkjax",
     "files",
-    "data",
     "runs",
     "experiment",
     "selection",
@@ -48,7 +47,7 @@ ALLOWED: dict[str, str] = {
 }
 """What may stand in a text in spite of its words: the exact excerpt, and why."""
 
-NAMES: set[str] = set()
+NAMES: set[str] = {"TFDS"}
 """Proper names and names of classes with which a message may begin."""
 
 

@@ -1,1 +1,1 @@
-"""Data sets, splits and biased pools."""
+"""Datasets, splits and biased pools."""

@@ -1,4 +1,8 @@
-"""Columns read from .npy, .npz, .safetensors and Parquet files, or from arrays."""
+"""Reading of columns from .npy, .npz, .safetensors and .parquet files, or from arrays.
+
+Rows are read when they are used. Arrays in a .npy file, and in a .npz file written by
+`numpy.savez`, are mapped into memory. Compressed arrays in a .npz file are read whole.
+"""
 
 import os
 import zipfile
@@ -16,18 +20,21 @@ NAMES = ("features", "logits", "images", "labels", "ids")
 
 
 def read_columns(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Columns:
-    """The arrays of one or more files, by name; their rows are read when they are used.
+    """Opens the arrays of one or more files, by name.
 
-    A .npy holds one array, whose name is what the file's ends in, as in
-    pool_features.npy, or stands before an equals sign, as in features=a.npy. The names
-    that mean something are `NAMES`; others are left out.
+    A .npy file contains one array. Its name is the end of the file name, as in
+    pool_features.npy, or is given before an equals sign, as in features=a.npy. Arrays
+    whose names are not in `NAMES` are ignored.
 
     Args:
-        paths: of the files.
+        paths: paths of the files.
+
+    Returns:
+        The arrays, whose rows are read when they are used.
 
     Raises:
-        UserError: if a file cannot be read, two have an array of the same name, or
-            arrays differ in length.
+        UserError: if a file cannot be read, two files contain arrays of the same name,
+            or arrays differ in length.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
@@ -37,14 +44,14 @@ def read_columns(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Colu
         for key, column in _read(name, Path(path)).items():
             if key in columns:
                 raise UserError(
-                    f"{path} holds {key}, which a file before it holds as well; leave "
-                    "out one of them"
+                    f"{path} contains {key}, but a previous file does, too; leave out "
+                    "one of them"
                 )
             columns[key] = column
     if not columns:
         raise UserError(
-            f"{', '.join(map(str, paths))} hold none of the arrays "
-            f"{', '.join(NAMES)}; give them these names"
+            f"{', '.join(map(str, paths))} contain none of the arrays "
+            f"{', '.join(NAMES)}; give the arrays these names"
         )
     _common_length(columns, f"the arrays of {', '.join(map(str, paths))}")
     return columns
@@ -59,10 +66,13 @@ def _read(name: str | None, path: Path) -> dict[str, Column]:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise UserError(
-            f"{path} has none of the endings {', '.join(_READERS)}; write it as one"
+            f"{path} has none of the endings {', '.join(_READERS)}; save it in one of "
+            "these formats"
         )
     if name is not None and path.suffix.lower() != ".npy":
-        raise UserError(f"{path} has names for its arrays; leave out {name}= before it")
+        raise UserError(
+            f"{path} contains the names of its arrays; leave out {name}= before it"
+        )
     try:
         open_file(path).close()
         found = read(path)
@@ -70,27 +80,31 @@ def _read(name: str | None, path: Path) -> dict[str, Column]:
         raise
     except OSError as error:
         raise UserError(
-            f"{path} could not be read ({error.strerror or error}); mend it"
+            f"{path} could not be read ({error.strerror or error}); fix it"
         ) from error
-    except Exception as error:  # whatever a damaged file makes its library raise
-        raise UserError(f"{path} is damaged or no such file ({error})") from error
+    except Exception as error:  # libraries raise many kinds of errors for damaged files
+        raise UserError(
+            f"{path} is damaged or not a {path.suffix} file ({error}); write it again"
+        ) from error
     if path.suffix.lower() == ".npy":
         if name is None:
             (name,) = [n for n in NAMES if path.stem.endswith(n)] or [None]
         if name is None:
             raise UserError(
-                f"{path} must say what it holds: let its name end in one of "
-                f"{', '.join(NAMES)}, or write features={path}"
+                f"{path} needs the name of its array: let the file name end in one of "
+                f"{', '.join(NAMES)}, or give features={path}"
             )
         found = {name: found[""]}
     for key, column in found.items():
         if column.dtype.hasobject:
             raise UserError(
-                f"{key} in {path} holds Python objects, which are not read; write "
+                f"{key} in {path} contains Python objects, which are not read; save "
                 "numbers, or text of a fixed length"
             )
         if len(column.shape) == 0:
-            raise UserError(f"{key} in {path} is one number, not a row an example")
+            raise UserError(
+                f"{key} in {path} must have one row for each example, got one number"
+            )
     return {key: column for key, column in found.items() if key in NAMES}
 
 
@@ -113,12 +127,12 @@ def _read_npz(path: Path) -> dict[str, Column]:
             with archive.open(member) as stream:
                 shape, fortran, dtype = _header(stream)
                 if dtype.hasobject:
-                    raise ValueError(f"{name} holds Python objects")
+                    raise ValueError(f"{name} contains Python objects")
                 if member.compress_type != zipfile.ZIP_STORED or not np.prod(shape):
                     if takes_too_much(shape, dtype):
                         raise UserError(
                             f"{name} in {path} is compressed and too large to be read "
-                            "whole; write it by numpy.savez or numpy.save"
+                            "whole; save it with numpy.savez or numpy.save"
                         )
                     with archive.open(member) as whole:
                         columns[name] = np.lib.format.read_array(
@@ -126,8 +140,8 @@ def _read_npz(path: Path) -> dict[str, Column]:
                         )
                     continue
                 inside = stream.tell()
-            # The member's bytes follow its local header: 30 bytes and two texts, whose
-            # lengths stand at 26 and 28.
+            # The bytes of the member follow its local header: 30 bytes and two strings,
+            # whose lengths are at offsets 26 and 28.
             file.seek(member.header_offset + 26)
             lengths = file.read(4)
             start = member.header_offset + 30 + inside
@@ -181,7 +195,7 @@ def _read_parquet(path: Path) -> dict[str, Column]:
 
 
 class _ParquetColumn:
-    """A column of a Parquet file: numbers, text, or lists of equally many numbers."""
+    """A column of a Parquet file: numbers, text, or lists of the same length."""
 
     def __init__(self, file: Any, name: str):
         self._file, self._name = file, name
@@ -216,7 +230,7 @@ class _ParquetColumn:
                 rows = self._to_numpy(column.combine_chunks())
             except UserError:
                 raise
-            except Exception as error:  # whatever damage makes the library raise
+            except Exception as error:  # the library raises many kinds of errors
                 raise UserError(
                     f"the column {self._name} is damaged after row "
                     f"{self._starts[group]} ({error}); write the file again"
@@ -233,17 +247,17 @@ class _ParquetColumn:
         flat = array.flatten()
         if flat.null_count or len(flat) % len(array):
             raise UserError(
-                f"the column {self._name} must hold lists of equally many numbers"
+                f"the column {self._name} must contain lists of the same length"
             )
         if hasattr(array, "value_lengths") and len(set(array.value_lengths())) > 1:
             raise UserError(
-                f"the column {self._name} must hold lists of equally many numbers"
+                f"the column {self._name} must contain lists of the same length"
             )
         return flat.to_numpy(zero_copy_only=False).reshape(len(array), -1)
 
 
 def _needs(package: str, path: Path) -> UserError:
-    return UserError(f"{path} is read by {package}; pip install 'fkjax[arrays]'")
+    return UserError(f"{path} needs {package}; run pip install 'fkjax[arrays]'")
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -255,44 +269,47 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
-    """Checks arrays that were given as such, or as files.
+    """Checks arrays, or reads them from files.
 
     Args:
-        given: mapping of arrays, or what `read_columns` takes.
+        given: mapping of arrays, or paths as in `read_columns`.
         needed: names of the arrays that are required.
-        what: name of the whole in messages, such as "pool".
+        what: name of the table in messages, such as "pool".
 
     Returns:
         The arrays with names in `NAMES`. The ids are the array `ids`, or positions.
 
     Raises:
         UserError: if an array is missing, arrays differ in length, the ids are not one
-            for each example, or as `read_columns`.
+            for each example, or a file is invalid (see `read_columns`).
     """
     columns = given if isinstance(given, Mapping) else read_columns(given)
     for name in needed:
         if name not in columns:
             raise UserError(
-                f"the {what} must have {name}, but has "
-                f"{', '.join(map(str, columns)) or 'nothing'}"
+                f"the {what} must have {name}, got "
+                f"{', '.join(map(str, columns)) or 'no array'}"
             )
     columns = {name: _array(columns[name]) for name in NAMES if name in columns}
     for name, column in columns.items():
         if len(column.shape) == 0:
-            raise UserError(f"the {what}'s {name} is one number, not a row an example")
-    num = _common_length(columns, f"the {what}'s arrays")
+            raise UserError(
+                f"{name} of the {what} must have one row for each example, got one "
+                "number"
+            )
+    num = _common_length(columns, f"the arrays of the {what}")
     if "ids" not in columns:
         return Table(columns, range(num))
     ids = np.asarray(columns["ids"][:])
     if ids.ndim > 1:
         raise UserError(
-            f"the {what}'s ids must be one for each example, got shape {ids.shape}"
+            f"ids of the {what} must be one for each example, got shape {ids.shape}"
         )
     return Table(columns, ids)
 
 
 def _array(given: Any) -> Column:
-    """What has rows as it is; else, such as a tensor, as NumPy's array."""
+    """Converts arrays of other libraries, such as tensors, to NumPy arrays."""
     is_one = isinstance(given, (np.ndarray, _Tensor, _ParquetColumn))
     return given if is_one else np.asarray(given)
 
@@ -301,5 +318,5 @@ def _common_length(columns: Columns, which: str) -> int:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} {n}" for name, n in lengths.items())
-        raise UserError(f"{which} must be equally long, got {shown}")
+        raise UserError(f"{which} must have the same length, got {shown}")
     return next(iter(lengths.values()))

@@ -1,9 +1,4 @@
-"""Arrays that other programs wrote, by name: read a part at a time, never whole.
-
-The formats are .npz and .npy (NumPy), .safetensors and .parquet. Arrays in a .npz that
-`numpy.savez` wrote are mapped into memory like those of a .npy; compressed ones are
-not, and are read whole.
-"""
+"""Named arrays with one row for each example, of which parts can be read."""
 
 import dataclasses
 import threading
@@ -19,24 +14,24 @@ from fkjax.parallel.examples import stream
 
 
 class Column(Protocol):
-    """An array of which rows can be had: one of NumPy's, or one in a file."""
+    """An array of N rows: a NumPy array, or an array in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, ...)."""
+        """The shape, (N, ...)."""
         ...
 
     @property
     def dtype(self) -> np.dtype:
-        """Of its numbers."""
+        """The type of the elements."""
         ...
 
     def __len__(self) -> int:
-        """N."""
+        """Returns the number of rows, N."""
         ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """Some rows: by a slice; of NumPy's arrays by positions, too."""
+        """Returns the rows of a slice; of NumPy arrays, also rows by positions."""
         ...
 
 
@@ -48,18 +43,18 @@ Columns = Mapping[str, Any]
 class Table:
     """Arrays of equal length, with the ids of the examples.
 
-    `fkjax.data.column_files.as_table` makes and checks one.
+    `fkjax.data.column_files.as_table` creates and checks a table.
 
     Attributes:
         columns: arrays of shape [N, ...], by name.
-        ids: what the user calls each example: an array or a range. Length N.
+        ids: identifiers of the examples, an array or a range. Length N.
     """
 
     columns: Columns
     ids: Any
 
     def __len__(self) -> int:
-        """The number N of examples."""
+        """Returns the number of examples, N."""
         return len(self.ids)
 
     def __getitem__(self, name: str) -> Column:
@@ -68,7 +63,7 @@ class Table:
 
 
 def take_rows(column: Column, ids: np.ndarray) -> np.ndarray:
-    """The rows at some positions. Shape [B, ...]."""
+    """Returns the rows at given positions. Shape [B, ...]."""
     ids = np.asarray(ids)
     if len(ids) and (np.diff(ids) == 1).all():
         return np.asarray(column[int(ids[0]) : int(ids[-1]) + 1])
@@ -79,9 +74,9 @@ def take_rows(column: Column, ids: np.ndarray) -> np.ndarray:
 
 
 Tell = Callable[[int, int], None]
-"""`tell(rows, N)` is called whenever some of N rows were read."""
+"""`tell(rows, N)` is called whenever some of N rows have been read."""
 
-_IN_MEMORY = 1 << 27  # bytes: more than that is read when it is used
+_IN_MEMORY = 1 << 27  # maximum size in bytes of rows that are kept in memory
 
 
 def images_of(
@@ -93,18 +88,21 @@ def images_of(
     tell: Tell | None = None,
     is_small: bool = False,
 ) -> Examples:
-    """Rows as images: in memory if they are few, else read a batch at a time.
+    """Returns rows as images, in memory or streamed.
+
+    If the rows take more than 128 MiB, they are streamed, that is, read a batch at a
+    time when they are used.
 
     Args:
-        read: `read(ids [B]) -> rows [B, *shape]`, on any thread.
-        num: N.
-        shape: of a row.
-        dtype: of its numbers.
-        tell: is told of what is read when it is used.
-        is_small: keep them in memory, however many they are.
+        read: `read(ids [B]) -> rows [B, *shape]`. It can be called from any thread.
+        num: number of rows, N.
+        shape: shape of a row.
+        dtype: type of the elements.
+        tell: function that is called for each batch of streamed rows.
+        is_small: whether to keep the rows in memory whatever their size is.
 
     Returns:
-        Shape [N, *shape].
+        The images. Shape [N, *shape].
     """
     num_bytes = num * int(np.prod(shape)) * np.dtype(dtype).itemsize
     if is_small or num_bytes <= _IN_MEMORY:
@@ -113,7 +111,7 @@ def images_of(
 
 
 class _Ahead:
-    """A `fkjax.parallel.examples.Fetch` that reads the next batch meanwhile."""
+    """A `fkjax.parallel.examples.Fetch` that reads one batch ahead."""
 
     def __init__(
         self, read: Callable[[np.ndarray], np.ndarray], num: int, tell: Tell | None

@@ -1,4 +1,4 @@
-"""Arrays by name, from each kind of file, read in parts and refused when damaged."""
+"""Columns of each kind of file: reading in parts, and errors for damaged files."""
 
 import numpy as np
 import pyarrow
@@ -45,7 +45,7 @@ def write_parquet(folder, *, group=7):
     flat = pyarrow.array(FEATURES.ravel())
     table = {
         "features": pyarrow.FixedSizeListArray.from_arrays(flat, 4),
-        "logits": pyarrow.array(list(LOGITS)),  # lists of any length
+        "logits": pyarrow.array(list(LOGITS)),  # lists of variable length
         "ids": pyarrow.array(IDS.tolist()),
     }
     pyarrow.parquet.write_table(pyarrow.table(table), path, row_group_size=group)
@@ -85,7 +85,7 @@ def test_a_npy_is_named_by_its_end_or_before_an_equals_sign(tmp_path):
     np.save(tmp_path / "a.npy", FEATURES)
     path = f"{tmp_path}/a.npy"
     assert list(read_columns(f"features={path}")) == ["features"]
-    with pytest.raises(UserError, match="must say what it holds"):
+    with pytest.raises(UserError, match="needs the name of its array"):
         read_columns(path)
     np.savez(tmp_path / "a.npz", features=FEATURES)
     with pytest.raises(UserError, match="leave out features="):
@@ -103,10 +103,10 @@ def test_files_that_do_not_go_together(tmp_path):
     np.savez(tmp_path / "b.npz", logits=LOGITS[:5])
     np.savez(tmp_path / "c.npz", x=LOGITS)
     np.savez(tmp_path / "d.npz", features=np.float32(1))
-    refused([tmp_path / "a.npz", tmp_path / "a.npz"], "a file before it holds as well")
+    refused([tmp_path / "a.npz", tmp_path / "a.npz"], "but a previous file does, too")
     refused([tmp_path / "a.npz", tmp_path / "b.npz"], r"features 30, logits 5")
     refused(tmp_path / "c.npz", "none of the arrays features")
-    refused(tmp_path / "d.npz", "one number, not a row")
+    refused(tmp_path / "d.npz", "one row for each example, got one number")
     refused(tmp_path / "a.txt", "none of the endings .npz, .npy")
     refused(tmp_path / "none.npz", "could not be read")
     refused(tmp_path, "none of the endings")
@@ -143,9 +143,9 @@ def test_damaged_files_are_refused_or_read_to_what_they_hold(write, seed, tmp_pa
 def test_empty_cells_and_lists_of_other_lengths_are_refused(tmp_path):
     for cells, what in (
         ([[1.0, 2.0], None], "empty cells"),
-        ([[1.0, 2.0], [1.0]], "equally many"),
-        ([[1.0, 2.0], [1.0, None]], "equally many"),
-        ([[1.0, 2.0, 3.0], [1.0]], "equally many"),
+        ([[1.0, 2.0], [1.0]], "the same length"),
+        ([[1.0, 2.0], [1.0, None]], "the same length"),
+        ([[1.0, 2.0, 3.0], [1.0]], "the same length"),
     ):
         table = pyarrow.table({"features": pyarrow.array(cells)})
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
@@ -153,7 +153,7 @@ def test_empty_cells_and_lists_of_other_lengths_are_refused(tmp_path):
 
 
 def test_what_is_needed_is_asked_for():
-    with pytest.raises(UserError, match="the pool must have logits, but has features"):
+    with pytest.raises(UserError, match="the pool must have logits, got features"):
         as_table({"features": FEATURES}, needed=["features", "logits"], what="pool")
 
 
@@ -176,9 +176,9 @@ def test_a_table_is_made_of_each_kind_of_file(write, tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
-        ({"features": FEATURES, "ids": IDS[:5]}, "equally long, got features 30, ids"),
+        ({"features": FEATURES, "ids": IDS[:5]}, "same length, got features 30, ids"),
         ({"features": FEATURES, "ids": FEATURES}, r"one for each .*\(30, 4\)"),
-        ({"features": np.float32(1)}, "the pool's features is one number"),
+        ({"features": np.float32(1)}, "features of the pool must .* got one number"),
     ],
 )
 def test_a_table_of_arrays_that_do_not_fit_is_refused(arrays, match):

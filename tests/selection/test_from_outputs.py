@@ -156,11 +156,11 @@ def changed(part, **changes):
 @pytest.mark.parametrize(
     ("pool", "validation", "options", "match"),
     [
-        ({"logits": None}, {}, {}, "pool must have logits, but has features"),
+        ({"logits": None}, {}, {}, "pool must have logits, got features"),
         ({}, {"labels": None}, {}, "validation set must have labels"),
         ({"features": POOL["features"][:, 0]}, {}, {}, r"shape \[examples, numbers\]"),
         ({"features": POOL["features"][:0], "logits": POOL["logits"][:0]}, {}, {}, "0"),
-        ({"features": POOL["features"][:9]}, {}, {}, "equally long"),
+        ({"features": POOL["features"][:9]}, {}, {}, "the same length"),
         ({"features": POOL["features"][:, 1:]}, {}, {}, "5 features .* set 6"),
         ({"logits": POOL["logits"][:, 1:]}, {}, {}, "2 logits"),
         ({"features": np.full((400, 6), "a")}, {}, {}, "must be numbers, got <U1"),
