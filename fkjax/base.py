@@ -3,7 +3,7 @@
 The docstrings use these letters for shapes:
 
     N  examples in the pool             M  examples in the validation set
-    B  queries in one round (budget)    C  classes
+    B  examples in one query (budget)   C  classes
     D  length of a Fisher vector        K  rank of a projection
     L  length of a pooled descriptor    T  stochastic passes
     R  rounds                           H, W  height and width of an image
@@ -237,7 +237,7 @@ def check_name(name: str, known: Iterable[str], kind: str) -> None:
     Args:
         name: the name to check.
         known: the known names.
-        kind: kind of thing that is named, such as "strategy", for the message.
+        kind: noun for the named objects, such as "strategy", for the message.
 
     Raises:
         UserError: if the name is not known; the message lists the known names, and

@@ -68,8 +68,8 @@ def bias(
 
     Args:
         pool_probs: classifier's probabilities for unlabeled examples of the pool. Of a
-            large pool a random subset is used: 100,000 examples at most, and two
-            million numbers or 5,000 examples, whichever is more. Shape [N, C].
+            large pool, a random subset of 2,000,000 / C examples is used, but no fewer
+            than 5,000 and no more than 100,000. Shape [N, C].
         validation_probs: classifier's probabilities for the validation set. Shape
             [M, C].
         validation_labels: true classes of the validation set. Shape [M].

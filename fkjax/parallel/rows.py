@@ -14,8 +14,8 @@ class Rows(NamedTuple):
 
     Attributes:
         num: number of rows, N.
-        read: function `read(at, size)` that returns rows of the share from position
-            `at` in it on, as a pytree of arrays with a leading axis `size`. Rows at
+        read: function `read(at, size)` that returns `size` rows of the share, starting
+            at its position `at`, as a pytree of arrays with that leading axis. Rows at
             position N of the set and beyond are padding.
         size: number of rows in the share.
         step: number of which `at` and `at + size` must be multiples.

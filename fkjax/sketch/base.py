@@ -9,8 +9,6 @@ The entries of every sketch have mean zero, and E[(S x)(S y)^T] = (<x, y> / K) I
 Therefore <S x, S y> has mean <x, y>, and a sum over leaves of independent sketches,
 possibly of different kinds, is again such a sketch. The variances in the docstrings are
 exact values, not bounds.
-
-The factories take the rank K, and raise ValueError unless it is positive.
 """
 
 import functools

@@ -163,13 +163,14 @@ def embed_all_classes(
 
 
 class FisherSketch(NamedTuple):
-    """Fisher vectors of a function, compressed to K numbers.
+    """A projection of the Fisher vectors of a function to K values, by sketches.
 
     Attributes:
-        init: `init(key) -> state`, the random numbers of the projection.
-        apply: `apply(state, theta, xs, labels=predicted, *, batch_size=32) -> [N, K]`,
-            as `embed`, for any values of theta.
-        plan: the sketch of each leaf of theta, and why it was chosen.
+        init: function `init(key) -> state` that draws the random numbers.
+        apply: function `apply(state, theta, xs, labels=predicted, *, batch_size=32)`
+            that returns embeddings of shape [N, K], as `embed` does, for any values of
+            theta.
+        plan: sketch of each leaf of theta, with the reason for its choice.
     """
 
     init: Callable[[jax.Array], State]
@@ -185,9 +186,9 @@ def fisher_sketch(
     rank: int = 512,
     sketches: Mapping[str, Sketch] | None = None,
 ) -> FisherSketch:
-    """Plans and makes the sketch of the Fisher vectors of a function.
+    """Plans a sketch of the Fisher vectors of a function, and creates it.
 
-    Inner products of the sketches are unbiased estimates of those of the Fisher
+    Inner products of the embeddings are unbiased estimates of those of the Fisher
     vectors u(x, s) = grad_theta log p(s | x, theta).
 
     >>> softmax_regression = lambda theta, x: jax.nn.log_softmax(x @ theta["w"])
@@ -200,15 +201,19 @@ def fisher_sketch(
     w  balanced_fold  P=6: kept exactly
 
     Args:
-        log_probs_fn: the log-probabilities of one example,
-            `log_probs_fn(theta, x) -> [C]`.
-        theta: any pytree of parameters; init and apply depend on its shapes alone.
+        log_probs_fn: function `log_probs_fn(theta, x) -> [C]` that returns the
+            log-probabilities of one example.
+        theta: parameters, any pytree of arrays; only their shapes are used.
         x: one example, or its `jax.ShapeDtypeStruct`.
-        rank: number of values in each sketch, K.
-        sketches: by path, the sketches that replace the plan's.
+        rank: number of values of an embedding, K.
+        sketches: sketches to use for some of the leaves, by path.
+
+    Returns:
+        The functions to draw and to apply the sketch, and its plan.
 
     Raises:
-        ValueError: if theta has no leaf of such a path, or a sketch another rank.
+        ValueError: if `sketches` has a path that is not a leaf of theta, or a sketch of
+            another rank.
     """
     plan = auto(log_probs_fn, theta, x, rank=rank, sketches=sketches)
     projection = project(plan.sketches)

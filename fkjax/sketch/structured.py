@@ -89,6 +89,15 @@ def khatri_rao(*, rank: int) -> Sketch:
     >>> state = sketch.init(jax.random.key(0), (9, 5))
     >>> sketch.apply_factors(state, jnp.ones((1, 9)), jnp.ones((1, 5))).shape
     (4,)
+
+    Args:
+        rank: number of rows, K.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        ValueError: if `rank` is not positive.
     """
     check_positive(rank=rank)
 
@@ -139,6 +148,15 @@ def tensor_sketch(*, rank: int) -> Sketch:
     >>> state = sketch.init(jax.random.key(0), (9, 5))
     >>> sketch.apply_factors(state, jnp.ones((1, 9)), jnp.ones((1, 5))).shape
     (4,)
+
+    Args:
+        rank: number of rows, K.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        ValueError: if `rank` is not positive.
     """
     check_positive(rank=rank)
 

@@ -34,6 +34,15 @@ def gaussian(*, rank: int) -> Sketch:
     >>> sketch = gaussian(rank=3)
     >>> sketch.apply(sketch.init(jax.random.key(0), (4, 2)), jnp.ones((4, 2))).shape
     (3,)
+
+    Args:
+        rank: number of rows, K.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        ValueError: if `rank` is not positive.
     """
 
     def variance(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -53,6 +62,15 @@ def rademacher(*, rank: int) -> Sketch:
     >>> sketch = rademacher(rank=4)
     >>> float(abs(sketch.init(jax.random.key(0), (3,))).max())
     0.5
+
+    Args:
+        rank: number of rows, K.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        ValueError: if `rank` is not positive.
     """
     return _dense(
         "rademacher", rank, jax.random.rademacher, lambda x, y: cross(x, y) / rank
@@ -134,6 +152,15 @@ def balanced_fold(*, rank: int) -> Sketch:
     >>> y = sketch.apply(sketch.init(jax.random.key(0), x.shape), x)
     >>> bool(jnp.vdot(x, x) == jnp.vdot(y, y))
     True
+
+    Args:
+        rank: number of rows, K.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        ValueError: if `rank` is not positive.
     """
     check_positive(rank=rank)
 
@@ -172,6 +199,15 @@ def srht(*, rank: int) -> Sketch:
     >>> state = sketch.init(jax.random.key(0), (7,))
     >>> jnp.abs(sketch.apply(state, jnp.ones(7).at[1:].set(0)))
     Array([0.5, 0.5, 0.5, 0.5], dtype=float32)
+
+    Args:
+        rank: number of rows, K.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        ValueError: if `rank` is not positive.
     """
     check_positive(rank=rank)
 
