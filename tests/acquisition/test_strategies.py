@@ -67,8 +67,8 @@ def world(model, digits, digits_splits):
     )(jax.random.key(0))
     pool, validation = digits_splits.pool, digits_splits.validation
     rows = np.random.default_rng(0).permutation(len(pool.ids))[:NUM_POOL]
-    validation = jnp.asarray(validation.images[:NUM_VALIDATION])
     validation_labels = jnp.asarray(validation.labels[:NUM_VALIDATION])
+    validation = jnp.asarray(validation.images[:NUM_VALIDATION])
     predicted = evaluation.predictions(model, variables, validation)
     is_unlabeled = np.random.default_rng(1).random(NUM_POOL) < 0.7
     view = View(

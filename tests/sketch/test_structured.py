@@ -41,7 +41,7 @@ def test_rank_one_leaves_have_the_kronecker_variance_of_the_docs():
 @pytest.mark.parametrize("rank", [64, 63])
 def test_large_factors_are_not_multiplied_out(kind, positions, rank):
     """Unless there are so many positions that their sum is smaller."""
-    sketch = getattr(sketches, kind)(rank=rank)
+    sketch = getattr(structured, kind)(rank=rank)
     a, d = draw(0, 3, positions, 40), draw(1, 3, positions, 30)
     state = sketch.init(jax.random.key(0), (40, 30))
     apply = jax.vmap(sketch.apply_factors, (None, 0, 0))
