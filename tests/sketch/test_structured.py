@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fkjax.sketch import base as sketches
 from fkjax.sketch import structured, unstructured
 from tests.sketches import SHAPE, SKETCHES, draw, matrix, primitives
 
