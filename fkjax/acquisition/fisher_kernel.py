@@ -5,18 +5,18 @@ examples, and differ in the label S that they assume for an unlabeled example.
 
 Each factory takes these arguments:
 
-    model: the classifier.
-    taps: names of the taps whose activations enter the descriptors.
-    budget: number of examples to query, B.
-    batch_size: number of images processed at a time. It affects the speed, not the
-        result.
-    kernel: kernel of z and g (not for `feature_match` and strategies with copies).
+- `model`: the classifier.
+- `taps`: names of the taps whose activations enter the descriptors.
+- `budget`: number of examples to query, B.
+- `batch_size`: number of images processed at a time. It affects the speed, not the
+  result.
+- `kernel`: kernel of z and g (not for `feature_match`).
 
-Strategies with perturbed copies take these instead of batch_size and kernel:
+Strategies with perturbed copies take these instead of `batch_size` and `kernel`:
 
-    num_copies: number of perturbed copies of each pool example, K.
-    copies_at_once: number of images processed at a time, including copies. It affects
-        the speed, not the result.
+- `num_copies`: number of perturbed copies of each pool example, K.
+- `copies_at_once`: number of images processed at a time, including copies. It affects
+  the speed, not the result.
 
 Source: Gudovskiy et al. 2020, Sec. 4.
 """

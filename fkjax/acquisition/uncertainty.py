@@ -5,15 +5,15 @@ with dropout (MC-dropout, Gal & Ghahramani 2016), or in one pass without dropout
 
 Each factory takes these arguments:
 
-    model: the classifier. With MC-dropout, a model without dropout raises `UserError`.
-    budget: number of examples to query, B.
-    is_trained: whether the model has been trained on labels before any pool example is
-        labeled.
-    num_passes: number of passes, T (only with MC-dropout).
-    passes_at_once: number of passes computed at a time (only with MC-dropout). It
-        affects the speed, not the result.
-    batch_size: number of examples computed at a time (only without dropout). It affects
-        the speed, not the result.
+- `model`: the classifier. With MC-dropout, a model without dropout raises `UserError`.
+- `budget`: number of examples to query, B.
+- `is_trained`: whether the model has been trained on labels before any pool example is
+  labeled.
+- `num_passes`: number of passes, T (only with MC-dropout).
+- `passes_at_once`: number of passes computed at a time (only with MC-dropout). It
+  affects the speed, not the result.
+- `batch_size`: number of examples computed at a time (only without dropout). It affects
+  the speed, not the result.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Strategies made from a model and the settings of a query."""
+"""Tests of strategies made from a model and the settings of a query."""
 
 import functools
 
@@ -11,7 +11,7 @@ SETTINGS = Settings(budget=3, taps=("fc1",), num_passes=7)
 
 
 def seen(**given):
-    """A strategy that shows what its factory was given."""
+    """Returns a strategy whose query is the keywords of its factory."""
     return Strategy(frozenset(), lambda key, view: given)
 
 
@@ -32,7 +32,7 @@ def test_keywords_of_its_own_are_fixed_by_partial():
         return seen(budget=budget, power=power)
 
     assert given(functools.partial(factory, power=3)) == {"budget": 3, "power": 3}
-    # What is fixed is not overruled, though it is a setting.
+    # A fixed keyword takes precedence over the setting of the same name.
     fixed = functools.partial(factory, power=3, budget=1)
     assert given(fixed) == {"budget": 1, "power": 3}
 
