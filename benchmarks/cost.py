@@ -67,13 +67,13 @@ def queries(arguments) -> None:
         num_copies=arguments.passes,
     )
     view = View(
-        work.variables,
-        images[pool],
-        jnp.arange(num_pool) >= settings.budget,
-        known,
-        known_labels,
-        predicted != known_labels,
-        jnp.zeros(0, jnp.int32),
+        variables=work.variables,
+        pool=images[pool],
+        is_unlabeled=jnp.arange(num_pool) >= settings.budget,
+        validation=known,
+        validation_labels=known_labels,
+        validation_mistakes=predicted != known_labels,
+        pool_labels=jnp.zeros(0, jnp.int32),
     )
     names = [BASELINE, *(n for n in arguments.strategies if n != BASELINE)]
     contenders = [contender(name, work, view, settings) for name in names]

@@ -127,13 +127,15 @@ def _problem() -> _Problem:
     predicted = jax.jit(lambda v, x: predictions(model, v, x))(variables, validation)
     is_mistake = jnp.zeros(_NUM_VALIDATION, bool).at[1 : 1 + _NUM_MISTAKES].set(True)
     view = View(
-        variables,
-        pool,
-        _rounds(0)["a third"],
-        validation,
-        jnp.where(is_mistake, (predicted + 1) % _NUM_CLASSES, predicted),
-        is_mistake,
-        jnp.asarray(labels),
+        variables=variables,
+        pool=pool,
+        is_unlabeled=_rounds(0)["a third"],
+        validation=validation,
+        validation_labels=jnp.where(
+            is_mistake, (predicted + 1) % _NUM_CLASSES, predicted
+        ),
+        validation_mistakes=is_mistake,
+        pool_labels=jnp.asarray(labels),
     )
     return _Problem(model, view)
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
 import jax
+import jax.numpy as jnp
 
-from fkjax.base import Strategy, View
+from fkjax.base import Examples, Strategy, Variables, View
 
 
 class LabelAccessError(RuntimeError):
@@ -77,3 +78,41 @@ def restrict(
         hidden_labels() if "pool_labels" in strategy.sees else Withheld("pool_labels")
     )
     return view._replace(**cast(Any, {**withheld, "pool_labels": labels}))
+
+
+def view_for(
+    strategy: Strategy,
+    *,
+    variables: Variables,
+    pool: Examples,
+    is_unlabeled: jax.Array,
+    validation: Examples,
+    validation_labels: jax.Array,
+    validation_mistakes: jax.Array,
+    hidden_labels: Callable[[], jax.Array],
+) -> View:
+    """Returns the view of a strategy, with a `Withheld` in every undeclared field.
+
+    Args:
+        strategy: the strategy.
+        variables: the fields of the view, as of `fkjax.base.View`; also those below.
+        pool: see there.
+        is_unlabeled: see there.
+        validation: see there.
+        validation_labels: see there.
+        validation_mistakes: see there.
+        hidden_labels: as for `restrict`.
+
+    Raises:
+        ValueError: if the strategy declares a field that does not exist.
+    """
+    view = View(
+        variables=variables,
+        pool=pool,
+        is_unlabeled=is_unlabeled,
+        validation=validation,
+        validation_labels=validation_labels,
+        validation_mistakes=validation_mistakes,
+        pool_labels=jnp.zeros(0, jnp.int32),
+    )
+    return restrict(view, strategy, hidden_labels=hidden_labels)

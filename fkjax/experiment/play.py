@@ -20,6 +20,8 @@ from fkjax.experiment.records import (
     is_over,
     mark_stop,
     measures,
+    member_measures,
+    queried_per_class,
     queries_of,
 )
 from fkjax.experiment.rounds import (
@@ -34,6 +36,7 @@ from fkjax.experiment.setup import Experiment
 from fkjax.parallel.devices import shard
 from fkjax.parallel.examples import Streamed
 from fkjax.runs.journal import Journal, Track
+from fkjax.training.fit import require_finite
 
 
 def groups(config: Config, dataset: datasets.Dataset) -> list[range]:
@@ -140,7 +143,7 @@ def play_seeds(
         forget_peak()
         since = time.perf_counter()
         variables = jax.block_until_ready(start(key, arrays.pool))
-        _require_finite(variables, config)
+        require_finite(variables, f"--pretraining {config.pretraining}")
         return {
             "variables": variables._asdict(),
             "seconds": (time.perf_counter() - since) / len(seeds),
@@ -192,13 +195,30 @@ def play_seeds(
                 record = {
                     "dataset": config.dataset,
                     **position,
-                    **measures(config, played),
+                    "checkpoint_selection": config.checkpoint_selection,
+                    **measures(played.confusion),
+                    "queried_per_class": queried_per_class(
+                        played.labels, len(played.confusion)
+                    ),
+                    "num_random": int(np.isnan(played.query.scores).sum()),
+                    "num_mistakes": int(played.num_mistakes),
+                    "confusion": played.confusion.tolist(),
+                    **member_measures(played.member_accuracy),
+                    "seconds": played.seconds,
+                    "peak_memory_mb": played.peak_memory_mb,
                     "num_labeled": number * config.budget,
                 }
                 if held_out is not None:
-                    record["held_out_accuracy"] = held_out[i]
-                    mark_stop(config, [*earlier, record])
-                rows.append((record, {**position, **queries_of(played, world.parts)}))
+                    mark_stop(config, earlier, record, held_out[i])
+                queries = queries_of(
+                    played.query.indices,
+                    played.labels,
+                    played.query.pseudo_labels,
+                    played.query.targets,
+                    pool_ids=world.parts.pool.ids,
+                    validation_ids=world.parts.validation.ids,
+                )
+                rows.append((record, {**position, **queries}))
             kept = {
                 "pool": state.pool._asdict(),
                 "variables": state.variables._asdict(),
@@ -240,14 +260,6 @@ def _named_errors(
             "the rounds before are kept: try a lower --learning-rate, or --precision "
             "float64, in another folder."
         ) from error
-
-
-def _require_finite(variables: Variables, config: Config) -> None:
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-        raise UserError(
-            f"--pretraining {config.pretraining} led to NaN or infinity: lower "
-            f"--learning-rate, which is {config.learning_rate:g}."
-        )
 
 
 def _variables(kept: dict[str, Any]) -> Variables:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.acquisition.access import restrict
-from fkjax.base import Examples, Model, Query, Strategy, Variables, View, key_for
+from fkjax.acquisition.access import view_for
+from fkjax.base import Examples, Model, Query, Strategy, Variables, key_for
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import Clock
 from fkjax.experiment.oracle import Oracle
@@ -265,19 +265,17 @@ def play_round(
         if sees_mistakes
         else jnp.zeros_like(arrays.validation_labels, bool)
     )
-    view = View(
-        state.variables,
-        arrays.pool,
-        state.pool.is_unlabeled,
-        arrays.validation,
-        arrays.validation_labels,
-        is_mistake,
-        jnp.zeros(0, jnp.int32),
+    view = view_for(
+        strategy,
+        variables=state.variables,
+        pool=arrays.pool,
+        is_unlabeled=state.pool.is_unlabeled,
+        validation=arrays.validation,
+        validation_labels=arrays.validation_labels,
+        validation_mistakes=is_mistake,
+        hidden_labels=hidden_labels,
     )
-    query = strategy.query(
-        driver.query_key(state),
-        restrict(view, strategy, hidden_labels=hidden_labels),
-    )
+    query = strategy.query(driver.query_key(state), view)
     indices = np.asarray(query.indices)
     for part, bad in (
         ("validation", query.is_bad_validation),
@@ -293,7 +291,7 @@ def play_round(
     clock.stop("oracle")
     asked = state, arrays, query.indices, jnp.asarray(labels)
     state = jax.block_until_ready(driver.update(*asked))
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables)):
+    if not fit.is_finite(state.variables):
         positions = list(np.atleast_2d(driver.suspects(*asked)))
         raise NotFiniteError(
             "training led to NaN or infinity, and before that the loss was highest on "

@@ -22,19 +22,25 @@ from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import forget_peak, peak_memory_mb
 from fkjax.experiment.config import Config
 from fkjax.experiment.progress import Progress
+from fkjax.experiment.records import (
+    mark_stop,
+    measures,
+    member_measures,
+    queried_per_class,
+    queries_of,
+)
 from fkjax.experiment.rounds import Arrays, Driver, RoundState, make_driver
 from fkjax.experiment.setup import strategy_of
-from fkjax.experiment.stopping import STOP_RULES
 from fkjax.labeling.annotator import Desk
 from fkjax.labeling.answers import CANNOT_TELL
 from fkjax.labeling.label_studio import data_uri, local_url
-from fkjax.labeling.own_model import enlarged, model_of_images, require_finite, started
+from fkjax.labeling.own_model import enlarged, model_of_images, started
 from fkjax.labeling.request import Asked, Request
 from fkjax.runs.folder import RunFolder
 from fkjax.runs.journal import Journal
 from fkjax.selection.choose import choose
 from fkjax.selection.problem import Problem
-from fkjax.training import evaluation
+from fkjax.training.fit import require_finite
 
 _URLS = {"local-files": local_url, "embedded": data_uri}
 
@@ -130,13 +136,14 @@ class _Loop:
         self._track = journal.track(self._name, range(config.seed, config.seed + 1))
         self._key = jax.random.key(config.seed)
         # The train set stands behind the pool, as if it had been asked for.
-        positions = np.concatenate([own.pool, own.train])
-        self._names = [own.names[i] for i in positions]
+        self._positions = np.concatenate([own.pool, own.train])
+        self._names = [own.names[i] for i in self._positions]
         self._at = {name: i for i, name in enumerate(self._names)}
+        self._targets = {own.names[i]: j for j, i in enumerate(own.validation)}
         reported = own.test if len(own.test) else own.validation
         pool, validation, test_images = (
             jax.tree.map(jnp.asarray, own.images[at])
-            for at in (positions, own.validation, reported)
+            for at in (self._positions, own.validation, reported)
         )
         validation_labels, test_labels = (
             jnp.asarray(own.labels[at]) for at in (own.validation, reported)
@@ -291,16 +298,17 @@ class _Loop:
             state.variables,
             f"the training of round {number}, whose answers are kept,",
         )
-        record = {
-            "dataset": self._config.dataset,
+        position = {
             "strategy": self._name,
             "seed": self._config.seed,
             "round": number,
+        }
+        record = {
+            "dataset": self._config.dataset,
+            **position,
             **self._measures(state, driver),
             "checkpoint_selection": "last",
-            "queried_per_class": np.bincount(
-                labels[labels >= 0], minlength=len(classes)
-            ).tolist(),
+            "queried_per_class": queried_per_class(labels, len(classes)),
             "num_cannot_tell": int((labels < 0).sum()),
             "num_random": sum(image.score is None for image in asked.images),
             "num_mistakes": asked.num_mistakes,
@@ -309,10 +317,21 @@ class _Loop:
             "seconds": seconds,
             "peak_memory_mb": {"training": peak_memory_mb()},
         }
-        self._mark_stop(record)
+        if self._config.stop_when != "budget":
+            held_out = record["validation_accuracy"]
+            mark_stop(self._config, self._journal.records, record, held_out)
         kept = {"pool": state.pool._asdict(), "variables": state.variables._asdict()}
-        queries = self._queries(asked, files, labels, classes)
-        self._track.commit(number, kept, [(record, queries)])
+        images = {image.file: image for image in asked.images}
+        of_class = {name: i for i, name in enumerate(classes)}
+        queries = queries_of(
+            indices,
+            labels,
+            [of_class.get(images[file].pseudo_label or "", -1) for file in files],
+            [self._targets.get(images[file].answers or "", -1) for file in files],
+            pool_ids=self._positions,
+            validation_ids=self._own.validation,
+        )
+        self._track.commit(number, kept, [(record, {**position, **queries})])
         return state
 
     def _measures(self, state: RoundState, driver: Driver) -> dict[str, Any]:
@@ -320,53 +339,15 @@ class _Loop:
         confusion, members = map(
             np.asarray, driver.evaluate(state.variables, self._arrays)
         )
-        by_class = evaluation.class_accuracy(confusion)
+        measured = measures(confusion)
         has_test = len(self._own.test) > 0
-        accuracy = float(np.trace(confusion) / confusion.sum())
+        if not has_test:
+            measured["test_accuracy"] = None
         return {
             # What the next four are of: without a test set there is no test accuracy.
             "measured_on": "test" if has_test else "validation",
-            "test_accuracy": accuracy if has_test else None,
-            "balanced_accuracy": float(np.nanmean(by_class)),
-            "class_accuracy": by_class.tolist(),
+            **measured,
             "confusion": confusion.tolist(),
             "validation_accuracy": float(1 - is_mistake.mean()),
-            **({"member_accuracy": members.tolist()} if members.size else {}),
-        }
-
-    def _mark_stop(self, record: dict[str, Any]) -> None:
-        """Notes in a record that no round follows, if that is so."""
-        config = self._config
-        if config.stop_when == "budget":
-            return
-        record["held_out_accuracy"] = record["validation_accuracy"]
-        rounds = [*self._journal.records, record]
-        num_labeled = [r["num_labeled"] for r in rounds]
-        accuracy = [r["held_out_accuracy"] for r in rounds]
-        if STOP_RULES[config.stop_when](config.stop_rule(), num_labeled, accuracy):
-            record["stop"] = config.stop_when
-
-    def _queries(
-        self,
-        asked: Request,
-        files: Sequence[str],
-        labels: np.ndarray,
-        classes: Sequence[str],
-    ) -> dict[str, Any]:
-        """The arguments of `RunFolder.append_queries`: ids are positions of names."""
-        images = {image.file: image for image in asked.images}
-        names = {name: i for i, name in enumerate(self._own.names)}
-        number = {name: i for i, name in enumerate(classes)}
-        pseudo_labels = [
-            number.get(images[file].pseudo_label or "", -1) for file in files
-        ]
-        target_ids = [names.get(images[file].answers or "", -1) for file in files]
-        return {
-            "strategy": self._name,
-            "seed": self._config.seed,
-            "round": asked.round,
-            "ids": [names[file] for file in files],
-            "labels": labels,
-            "pseudo_labels": pseudo_labels,
-            "target_ids": target_ids,
+            **member_measures(members),
         }

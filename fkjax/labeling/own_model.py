@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Model, UserError, Variables, check_name, key_for
+from fkjax.base import Model, Variables, check_name, key_for
 from fkjax.data.labeled_folder import OwnImages
 from fkjax.data.reading import plain_errors
 from fkjax.experiment.config import Config
@@ -50,25 +50,8 @@ def started(own: OwnImages, config: Config, model: Model) -> Variables:
     rotation_model = model_of_images(own, config, num_classes=ROTATIONS)
     start = jax.jit(starter(config, model, rotation_model))
     variables = start(jax.random.key(config.seed), own.images[own.pool])
-    require_finite(variables, f"--pretraining {config.pretraining}")
+    training.require_finite(variables, f"--pretraining {config.pretraining}")
     return variables
-
-
-def require_finite(variables: Variables, what: str) -> None:
-    """Checks that all variables are finite.
-
-    Args:
-        variables: variables of a model.
-        what: step that computed them, for the message.
-
-    Raises:
-        UserError: if a variable is NaN or infinite.
-    """
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
-        raise UserError(
-            f"{what} led to NaN or infinity: lower --learning-rate, or use "
-            "--precision float64"
-        )
 
 
 def problem_of_images(own: OwnImages, config: Config) -> Problem:
@@ -103,7 +86,7 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
                 labels=jnp.asarray(own.labels[own.train]),
                 num_labeled=jnp.int32(len(own.train)),
             )
-            require_finite(variables, "training")
+            training.require_finite(variables, "training")
     return Problem(
         model,
         variables,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.acquisition import STRATEGIES, Factory, Settings, make_strategy
-from fkjax.acquisition.access import restrict
+from fkjax.acquisition.access import view_for
 from fkjax.base import (
     Examples,
     Model,
@@ -17,7 +17,6 @@ from fkjax.base import (
     Strategy,
     UserError,
     Variables,
-    View,
     check_name,
     key_for,
     log_probs,
@@ -194,17 +193,17 @@ def _ask(
     with plain_errors(problem.pool, problem.validation):
         predicted = _predictions(problem.model)(problem.variables, problem.validation)
         is_mistake = predicted != problem.validation_labels
-        view = View(
-            problem.variables,
-            problem.pool,
-            jnp.asarray(problem.is_unlabeled),
-            problem.validation,
-            jnp.asarray(problem.validation_labels),
-            is_mistake,
-            jnp.zeros(0, jnp.int32),
+        view = view_for(
+            strategy,
+            variables=problem.variables,
+            pool=problem.pool,
+            is_unlabeled=jnp.asarray(problem.is_unlabeled),
+            validation=problem.validation,
+            validation_labels=jnp.asarray(problem.validation_labels),
+            validation_mistakes=is_mistake,
+            hidden_labels=lambda: jnp.zeros(0, jnp.int32),
         )
-        seen = restrict(view, strategy, hidden_labels=lambda: jnp.zeros(0, jnp.int32))
-        query = jax.block_until_ready(strategy.query(key, seen))
+        query = jax.block_until_ready(strategy.query(key, view))
     return query, np.asarray(is_mistake)
 
 

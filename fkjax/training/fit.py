@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from fkjax.base import Examples, Model, Variables, key_for
+from fkjax.base import Examples, Model, UserError, Variables, key_for
 from fkjax.models.dropout import dropout
 from fkjax.models.ensemble import each_member
 from fkjax.parallel.examples import take
@@ -52,6 +53,28 @@ def last_finite_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:
     """Scores an epoch so that the last one whose variables are all finite is kept."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)]
     return jnp.where(jnp.stack(finite).all(), last_epoch(variables, epoch), -jnp.inf)
+
+
+def is_finite(variables: Variables) -> bool:
+    """Returns whether no variable is NaN or infinite."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+def require_finite(variables: Variables, what: str) -> None:
+    """Refuses variables that are NaN or infinite.
+
+    Args:
+        variables: variables of a model, after training.
+        what: name of the training in the message.
+
+    Raises:
+        UserError: if a variable is NaN or infinite.
+    """
+    if not is_finite(variables):
+        raise UserError(
+            f"{what} led to NaN or infinity: lower --learning-rate, or use "
+            "--precision float64"
+        )
 
 
 def last_epoch(variables: Variables, epoch: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fkjax.base import Model, Variables, key_for, no_tap
+from fkjax.base import Model, UserError, Variables, key_for, no_tap
 from fkjax.models import from_nnx, lenet
 from fkjax.training import evaluation, fit
 from fkjax.training.fit import Schedule
@@ -297,3 +297,16 @@ def test_a_lenet_learns_the_digits(digits):
     assert loss(start) > 2 and loss(trained) < 0.5
     test = digits.test_images[:200], digits.test_labels[:200]
     assert float(evaluation.accuracy(model, trained, *test)) > 0.7
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_variables_that_are_not_finite_are_refused(bad):
+    fine = Variables({"a": {"w": np.ones((2, 3))}}, {"a": np.zeros(2)})
+    fit.require_finite(fine, "training")
+    for variables in (
+        fine._replace(statistics={"a": np.array([0, bad])}),
+        fine._replace(parameters={"a": {"w": np.array([[bad]])}}),
+    ):
+        assert fit.is_finite(fine) and not fit.is_finite(variables)
+        with pytest.raises(UserError, match="round 3 led to NaN or infinity"):
+            fit.require_finite(variables, "the training of round 3")
