@@ -3,7 +3,7 @@
     python -m venv ls && ls/bin/pip install label-studio
     python -m benchmarks.label_studio --executable ls/bin/label-studio
 
-This creates a folder of digits, queries with `fkjax.run --oracle file`, starts the
+This creates a folder of digits, queries with `fkjax label`, starts the
 server on 127.0.0.1 with all its files in a temporary folder, imports the tasks that
 fkjax wrote, annotates them by the API, and continues with the exports: that of the
 first round as JSON, that of both rounds as JSON-MIN. Each step is printed; the first
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import fkjax.commands.run
+import fkjax.commands.label
 from fkjax.data import datasets
 from fkjax.labeling.answers import CANNOT_TELL
 from fkjax.labeling.label_studio import read_export
@@ -119,14 +119,12 @@ def _tasks(server: "_Server", project: int) -> list[dict[str, Any]]:
 
 
 def _run(home: Path, out: Path, *more: str) -> None:
-    argv = (
-        f"--oracle file --image-size 8 --budget {BUDGET} --rounds {ROUNDS} --epochs 2"
-    )
+    argv = f"--image-size 8 --budget {BUDGET} --rounds {ROUNDS} --epochs 2"
     argv += " --pretraining none --images"
     places = [str(home / "my images"), "--labels", str(home / "labels.csv")]
     places += ["--output-dir", str(out), *more]
     print("$ python -m fkjax.run", argv, *places)
-    status = fkjax.commands.run.main([*argv.split(), *places])
+    status = fkjax.commands.label.main([*argv.split(), *places])
     assert status == 0, f"status {status}"
 
 

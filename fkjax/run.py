@@ -1,4 +1,4 @@
-"""`python -m fkjax.run`: the same as `fkjax run`."""
+"""`python -m fkjax.run`, the same as `fkjax run`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`python -m fkjax.select`: the same as `fkjax select`."""
+"""`python -m fkjax.select`, the same as `fkjax select`."""
 
 import sys
 

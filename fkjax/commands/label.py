@@ -3,22 +3,94 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import rich.console
+import tyro
 
 from fkjax.base import UserError, printable
+from fkjax.commands.exit_status import exit_status
+from fkjax.commands.options import given, parse_config
 from fkjax.data.labeled_folder import list_images
+from fkjax.experiment.checks import check
 from fkjax.experiment.config import Config
+from fkjax.experiment.presets import image_defaults
 from fkjax.experiment.progress import Progress
 from fkjax.experiment.resuming import open_run
 from fkjax.labeling.loop import play_labeling
 from fkjax.report import tables
 
+_HIDDEN = (
+    *("preset", "dataset", "data_dir", "oracle", "overwrite", "distributed"),
+    *("coordinator", "num_processes", "process_id", "seeds", "side_by_side"),
+    *("imbalance", "imbalance_ratio", "rare_classes", "label_noise"),
+    *("validation_size", "tuning_size", "train_on_validation"),
+    "checkpoint_selection",
+)
+_DESCRIPTION = """Label your images in rounds, with a model that learns from the labels.
+
+Trains a model on the images whose labels are known, chooses images of the pool, writes
+OUTPUT_DIR/to_label.csv and tasks for Label Studio, and stops. Fill in the labels and
+repeat the command: it trains on them and chooses the next images."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status.
+
+    Args:
+        argv: the arguments; those of the process if None.
+
+    Returns:
+        0 on success, 2 after an error of the user, 130 after Ctrl-C.
+    """
+    return exit_status(lambda: label(parse(argv)))
+
+
+def parse(argv: Sequence[str] | None) -> Config:
+    """Parses the command line; exits with status 2 if a flag is invalid.
+
+    Raises:
+        UserError: if there is no such model.
+    """
+    known = given(argv, "image_size", "model")
+    size = known["image_size"] or ""
+    default = image_defaults(
+        image_size=int(size) if size.isdecimal() else 224, model=known["model"]
+    )
+    strategy = tyro.conf.arg(
+        name="strategy", metavar="NAME", help="Strategy that chooses the images."
+    )
+    return parse_config(
+        argv,
+        prog="fkjax label",
+        default=default,
+        hidden=_HIDDEN,
+        described={"strategies": strategy},
+        description=_DESCRIPTION,
+    )
+
 
 def label(config: Config) -> list[dict[str, Any]]:
-    """Asks a person: does what can be done, and says what it waits for."""
+    """Runs until labels are missing, and prints which.
+
+    Args:
+        config: settings, with `oracle` "file"; see `parse`.
+
+    Returns:
+        The records of all rounds.
+
+    Raises:
+        UserError: if a setting, an image, an answer or the output folder is invalid.
+    """
+    check(config)
+    with jax.enable_x64(config.precision == "float64"):
+        return _label(config)
+
+
+def _label(config: Config) -> list[dict[str, Any]]:
     assert config.images and config.labels and config.output_dir  # by `check`
     home, output = map(os.path.realpath, (config.images, config.output_dir))
     if os.path.commonpath([home, output]) == home:

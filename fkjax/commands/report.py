@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from fkjax.base import UserError
+from fkjax.commands.exit_status import exit_status
 from fkjax.files.spreadsheet import csv_bytes
 from fkjax.files.writing import check_replaceable, replace_file
 from fkjax.report import comparison, export, run_page
@@ -60,26 +60,21 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status.
+    """Runs the command and returns its exit status.
 
     Args:
-        argv: the arguments, without the program's name; `sys.argv` by default.
+        argv: the arguments; those of the process if None.
 
     Returns:
-        0; 2 after a mistake that the user can mend, told in one sentence; 130 after
-        Ctrl-C.
+        0 on success, 2 after an error of the user, 130 after Ctrl-C.
     """
-    options = tyro.cli(Options, prog="python -m fkjax.report", args=argv)
-    try:
-        for path in report(options):
-            print(f"Wrote {path}.")
-    except UserError as error:
-        print(f"fkjax: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("fkjax: interrupted.", file=sys.stderr)
-        return 130
-    return 0
+    options = tyro.cli(Options, prog="fkjax report", args=argv)
+    return exit_status(lambda: _report(options))
+
+
+def _report(options: Options) -> None:
+    for path in report(options):
+        print(f"Wrote {path}.")
 
 
 def report(options: Options) -> list[Path]:

@@ -3,28 +3,26 @@
 Parses, opens the folder of the run, plays what is not in it yet, and draws.
 """
 
-import argparse
 import hashlib
 import io
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import rich.console
-import tyro
 
 from fkjax.base import UserError, printable
-from fkjax.commands.label import label
+from fkjax.commands.exit_status import exit_status
+from fkjax.commands.options import given, parse_config
 from fkjax.data import datasets
 from fkjax.data.reading import plain_errors
 from fkjax.experiment.checks import check
 from fkjax.experiment.config import Config
 from fkjax.experiment.play import groups, play_seeds
-from fkjax.experiment.presets import defaults, image_defaults
+from fkjax.experiment.presets import defaults
 from fkjax.experiment.progress import Progress
-from fkjax.experiment.resuming import open_run
+from fkjax.experiment.resuming import LABELING_SETTINGS, open_run
 from fkjax.experiment.setup import prepare
 from fkjax.parallel.examples import Streamed
 from fkjax.parallel.processes import agreed, connect, is_first, stopping_together
@@ -34,26 +32,21 @@ from fkjax.runs.journal import Journal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status.
+    """Runs the command and returns its exit status.
 
     Args:
-        argv: the arguments, without the program's name; `sys.argv` by default.
+        argv: the arguments; those of the process if None.
 
     Returns:
-        0; 2 after a mistake that the user can mend, told in one sentence; 3 of one of
-        several processes, after another stopped; 130 after Ctrl-C. Every finished round
-        is kept.
+        0 on success, 2 after an error of the user, 130 after Ctrl-C; 3 if another of
+        several processes stopped. All finished rounds are kept.
     """
-    try:
+
+    def command() -> None:
         with stopping_together():
             run(parse(argv))
-    except UserError as error:
-        print(f"fkjax: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("fkjax: interrupted.", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(command)
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -71,7 +64,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     check(config)
     _meet(config)
     with jax.enable_x64(config.precision == "float64"):
-        return _run(config) if config.oracle == "dataset" else label(config)
+        return _run(config)
 
 
 def _run(config: Config) -> list[dict[str, Any]]:
@@ -138,26 +131,15 @@ def _conclude(
 
 
 def parse(argv: Sequence[str] | None) -> Config:
-    """Reads the command line; exits with status 2 at a flag that is not one.
+    """Parses the command line; exits with status 2 if a flag is invalid.
 
     Raises:
-        UserError: as `defaults`.
+        UserError: if there is no such model or preset.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("dataset", "model", "preset", "oracle", "images"):
-        first.add_argument(f"--{flag}")
-    for flag in ("--image-size", "--image_size"):
-        first.add_argument(flag, dest="image_size", type=_size, default=224)
-    known, _ = first.parse_known_args(argv)
-    if known.oracle == "file" or known.images is not None:
-        default = image_defaults(image_size=known.image_size, model=known.model)
-    else:
-        default = defaults(
-            known.dataset, model=known.model, preset=known.preset or "none"
-        )
-    return tyro.cli(Config, prog="python -m fkjax.run", args=argv, default=default)
-
-
-def _size(text: str) -> int:
-    """A number; what is none is told when all flags are read."""
-    return int(text) if text.isdecimal() else 224
+    known = given(argv, "dataset", "model", "preset")
+    default = defaults(
+        known["dataset"], model=known["model"], preset=known["preset"] or "none"
+    )
+    return parse_config(
+        argv, prog="fkjax run", default=default, hidden=LABELING_SETTINGS
+    )

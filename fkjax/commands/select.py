@@ -23,6 +23,7 @@ import tyro
 
 from fkjax.acquisition import STRATEGIES
 from fkjax.base import UserError, check_name, key_for, printable
+from fkjax.commands.exit_status import exit_status
 from fkjax.data.columns import Tell
 from fkjax.data.labeled_folder import read_own_images
 from fkjax.experiment.presets import image_defaults
@@ -104,25 +105,16 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status.
+    """Runs the command and returns its exit status.
 
     Args:
-        argv: the arguments, without the program's name; `sys.argv` by default.
+        argv: the arguments; those of the process if None.
 
     Returns:
-        0; 2 after a mistake that the user can mend, told in one sentence; 130 after
-        Ctrl-C.
+        0 on success, 2 after an error of the user, 130 after Ctrl-C.
     """
-    options = tyro.cli(Options, prog="python -m fkjax.select", args=argv)
-    try:
-        _run(options)
-    except UserError as error:
-        print(f"fkjax: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("fkjax: interrupted.", file=sys.stderr)
-        return 130
-    return 0
+    options = tyro.cli(Options, prog="fkjax select", args=argv)
+    return exit_status(lambda: _run(options))
 
 
 def _run(options: Options) -> None:

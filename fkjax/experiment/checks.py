@@ -94,7 +94,7 @@ def check(config: Config) -> None:
         )
 
 
-_OF_A_PERSON: dict[str, Any] = {
+_ONLY_VALUE: dict[str, Any] = {
     "preset": "none",
     "dataset": "images",
     "seeds": 1,
@@ -109,29 +109,29 @@ _OF_A_PERSON: dict[str, Any] = {
 
 def _check_oracle(config: Config) -> None:
     if config.oracle == "dataset":
-        for flag in ("images", "labels", "new_classes"):
-            if getattr(config, flag):
+        for field in ("images", "labels", "new_classes"):
+            if getattr(config, field):
                 raise UserError(
-                    f"--{flag.replace('_', '-')} is only used if a person labels: add "
-                    "--oracle file, or leave it out"
+                    f"{field} is only used if a person labels (fkjax label): leave it "
+                    "out"
                 )
         return
     for flag in ("images", "labels", "output_dir"):
         if not getattr(config, flag):
             raise UserError(
-                "--oracle file needs --images DIR, --labels FILE and --output-dir DIR, "
+                "fkjax label needs --images DIR, --labels FILE and --output-dir DIR, "
                 f"but --{flag.replace('_', '-')} is missing: add it"
             )
-    for flag, value in _OF_A_PERSON.items():
-        if getattr(config, flag) != value:
+    for field, value in _ONLY_VALUE.items():
+        if getattr(config, field) != value:
             raise UserError(
-                f"--{flag.replace('_', '-')} {getattr(config, flag)} cannot be used "
-                "with --oracle file, where a person labels one pool once: leave it out"
+                f"{field} must be {value!r} where a person labels one pool once, got "
+                f"{getattr(config, field)!r}"
             )
     if len(config.strategies) > 1 or "fisher_oracle" in config.strategies:
         raise UserError(
-            "--oracle file takes one strategy other than fisher_oracle, which uses "
-            f"hidden labels, got {' '.join(config.strategies)!r}: give one"
+            "--strategy takes one strategy other than fisher_oracle, which uses hidden "
+            f"labels, got {' '.join(config.strategies)!r}"
         )
 
 

@@ -56,7 +56,7 @@ _ELSEWHERE += ("distributed", "coordinator", "num_processes", "process_id")
 _HOW_LONG = ("images", "labels", "new_classes", "label_studio", "rounds")
 """Settings that may also differ when a labeling session is resumed."""
 
-_OF_A_PERSON = ("oracle", "images", "labels", "new_classes", "label_studio")
+LABELING_SETTINGS = ("oracle", "images", "labels", "new_classes", "label_studio")
 """Settings that are only used if a person labels."""
 
 
@@ -64,7 +64,7 @@ def _identity(config: Config) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     settings = dataclasses.asdict(config)
     if config.oracle == "dataset":
-        settings = {k: v for k, v in settings.items() if k not in _OF_A_PERSON}
+        settings = {k: v for k, v in settings.items() if k not in LABELING_SETTINGS}
     return settings | {"versions": versions}
 
 

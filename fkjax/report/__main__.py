@@ -1,4 +1,4 @@
-"""`python -m fkjax.report`: the same as `fkjax report`."""
+"""`python -m fkjax.report`, the same as `fkjax report`."""
 
 import sys
 

@@ -13,7 +13,7 @@ SMALL = (
 # A test may run with Ctrl-C ignored, as in a shell's background, and inherits that.
 COMMAND = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from fkjax.run import main; sys.exit(main())"
+    "from fkjax.commands.run import main; sys.exit(main())"
 )
 
 

@@ -13,6 +13,7 @@ from fkjax.data import splits
 from fkjax.experiment import play as experiment
 from fkjax.experiment.config import Config
 from fkjax.experiment.presets import defaults
+from fkjax.experiment.resuming import LABELING_SETTINGS
 from fkjax.models import MODELS
 from tests.commands.command import (
     SMALL,
@@ -74,7 +75,7 @@ def test_the_configuration_is_recorded_with_versions(finished):
     assert set(versions) == {"fkjax", "jax", "jaxlib", "flax", "optax", "numpy"}
     assert versions["jax"] == jax.__version__
     # Settings for labeling by a person are only saved if a person labels.
-    fields = set(Config.__dataclass_fields__) - {*fkjax.commands.run._OF_A_PERSON}
+    fields = set(Config.__dataclass_fields__) - {*LABELING_SETTINGS}
     assert len(bytes.fromhex(recorded.pop("data"))) == 32
     assert set(recorded) == fields
     assert recorded["strategies"] == ["random", "fisher_nearest"]

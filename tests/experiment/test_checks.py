@@ -11,7 +11,7 @@ from fkjax.experiment.config import Config
 
 
 def test_a_dataset_is_not_labeled_by_a_person():
-    with pytest.raises(UserError, match="--dataset mnist cannot be used with --oracle"):
+    with pytest.raises(UserError, match="dataset must be 'images'"):
         check(
             dataclasses.replace(
                 presets.image_defaults(),

@@ -11,6 +11,7 @@ from fkjax.base import UserError, check_name
 from fkjax.commands.run import parse
 from fkjax.experiment.config import Config
 from fkjax.experiment.presets import defaults
+from fkjax.experiment.resuming import LABELING_SETTINGS
 from fkjax.training.fit import Schedule
 
 
@@ -75,7 +76,11 @@ def helps():
     return {name: capture("--dataset", name) for name in ("digits", "mnist")}
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "field",
+    [f for f in dataclasses.fields(Config) if f.name not in LABELING_SETTINGS],
+    ids=lambda f: f.name,
+)
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
 def test_help_lists_every_flag_with_what_it_is_and_its_default(field, dataset, helps):
     text = helps[dataset]

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from fkjax.base import UserError
+from fkjax.commands import label
 from fkjax.commands.run import parse
 from fkjax.experiment import presets
 from fkjax.experiment.checks import check
@@ -45,14 +46,14 @@ def test_own_images_have_defaults_by_their_size():
     for argv, model in (
         (["--images", "d"], "resnet10"),
         (["--images", "d", "--image-size", "28"], "lenet"),
-        (["--oracle=file", "--image-size=33"], "resnet10"),
-        (["--oracle", "file", "--image_size", "8", "--model", "resnet18"], "resnet18"),
+        (["--image-size=33"], "resnet10"),
+        (["--image_size", "8", "--model", "resnet18"], "resnet18"),
     ):
-        parsed = parse(argv)
+        parsed = label.parse(argv)
         assert parsed.model == model and parsed.taps == MODELS[model].taps
         assert (parsed.seeds, parsed.strategies) == (1, ("fisher_nearest",))
         assert (parsed.oracle, parsed.dataset) == ("file", "images")
-    assert parse(["--images", "d", "--budget", "7"]).budget == 7
+    assert label.parse(["--images", "d", "--budget", "7"]).budget == 7
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)

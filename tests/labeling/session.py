@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-import fkjax.commands.run
+import fkjax.commands.label
 from fkjax.base import Model, Variables, no_tap
 
 BUDGET, ROUNDS = 4, 2
@@ -61,10 +61,10 @@ class World:
     def command(self, out, *more):
         settings = f"--budget {BUDGET} --rounds {ROUNDS} --epochs 2 --model dense"
         settings += " --pretraining-epochs 1"
-        return fkjax.commands.run.main(
+        return fkjax.commands.label.main(
             [
                 *("--images", str(self.images), "--labels", str(self.labels)),
-                *("--oracle", "file", "--output-dir", str(out), "--image-size", "8"),
+                *("--output-dir", str(out), "--image-size", "8"),
                 *settings.split(),
                 *more,
             ]

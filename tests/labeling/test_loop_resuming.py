@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import fkjax.commands.run
+import fkjax.commands.label
+from fkjax.runs.folder import RunFolder
 from tests.labeling.session import fill, form, left_behind, records
 
 
@@ -69,11 +70,9 @@ def test_a_damaged_checkpoint_costs_a_round_and_no_question(after, loop, world, 
     [
         (["--budget", "5"], "budget was 4 and is now 5"),
         (["--epochs", "3"], "epochs was 2 and is now 3"),
-        (["--overwrite"], "--overwrite True cannot be used with --oracle file"),
         (["--new-classes", "?"], "'?' is reserved for images without a recognizable"),
-        (["--strategies", "random", "margin"], "takes one strategy"),
-        (["--strategies", "fisher_oracle"], "other than fisher_oracle"),
-        (["--seeds", "2"], "--seeds 2 cannot be used with --oracle file"),
+        (["--strategy", "random", "margin"], "takes one strategy"),
+        (["--strategy", "fisher_oracle"], "other than fisher_oracle"),
     ],
 )
 def test_other_settings_are_refused(after, world, capsys, more, said):
@@ -97,16 +96,21 @@ def test_another_folder_of_images_is_refused(after, world, capsys, tmp_path):
 
 @pytest.mark.parametrize("missing", ["--images", "--labels", "--output-dir"])
 def test_what_is_needed_is_said(world, tmp_path, capsys, missing):
-    argv = ["--oracle", "file", "--images", str(world.images)]
+    argv = ["--images", str(world.images)]
     argv += ["--labels", str(world.labels), "--output-dir", str(tmp_path / "out")]
     at = argv.index(missing)
-    assert fkjax.commands.run.main([*argv[:at], *argv[at + 2 :]]) == 2
+    assert fkjax.commands.label.main([*argv[:at], *argv[at + 2 :]]) == 2
     assert f"{missing} is missing" in capsys.readouterr().err
 
 
-def test_labels_of_a_person_take_the_oracle_that_is_one(world, tmp_path, capsys):
-    assert fkjax.commands.run.main(["--labels", str(world.labels)]) == 2
-    assert "add --oracle file" in capsys.readouterr().err
+def test_flags_of_experiments_are_none_of_labeling(world, tmp_path, capsys):
+    for flags in (["--seeds", "2"], ["--overwrite"], ["--dataset", "mnist"]):
+        with pytest.raises(SystemExit, match="2"):
+            world.command(tmp_path / "out", *flags)
+        assert "Unrecognized" in capsys.readouterr().err
+
+
+def test_the_output_is_not_among_the_images(world, capsys):
     out = world.images / "out"
     assert world.command(out) == 2
     assert "would be taken for images" in capsys.readouterr().err
@@ -115,7 +119,7 @@ def test_labels_of_a_person_take_the_oracle_that_is_one(world, tmp_path, capsys)
 
 def test_a_folder_at_work_is_locked(after, world, capsys):
     out = after(0)
-    with fkjax.commands.run.RunFolder.open(out).locked():
+    with RunFolder.open(out).locked():
         assert world.command(out) == 2
     assert "Another process is at work" in capsys.readouterr().err
 
@@ -136,7 +140,7 @@ def test_a_test_set_is_reported_on_and_images_may_be_streamed(
     monkeypatch.setattr("fkjax.data.labeled_folder.MEMORY", 0)
     out, labels = tmp_path / "out", tmp_path / "labels.csv"
     labels.write_text(world.labels.read_text().replace(",train", ",test"))
-    argv = ["--labels", str(labels), "--strategies", "random", "--rounds", "1"]
+    argv = ["--labels", str(labels), "--strategy", "random", "--rounds", "1"]
     argv += ["--pretraining", "none"]
     for _ in range(2):
         assert world.command(out, *argv) == 0

@@ -1,0 +1,26 @@
+"""The exit status of a command."""
+
+import sys
+from collections.abc import Callable
+
+from fkjax.base import UserError
+
+
+def exit_status(command: Callable[[], object]) -> int:
+    """Runs a command and returns its exit status.
+
+    Args:
+        command: function to call; what it returns is ignored.
+
+    Returns:
+        0 on success; 2 after a `UserError`, whose message is printed; 130 after Ctrl-C.
+    """
+    try:
+        command()
+    except UserError as error:
+        print(f"fkjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fkjax: interrupted.", file=sys.stderr)
+        return 130
+    return 0
