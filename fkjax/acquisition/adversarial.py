@@ -207,7 +207,7 @@ def vaal(
     train_batch_size: int = 64,
     learning_rate: float = 5e-4,
 ) -> Strategy:
-    """Queries the examples with the highest log-odds of being unlabeled.
+    """Returns the strategy that queries the highest log-odds of being unlabeled.
 
     The losses, their weights, the size of the latents and the learning rate are those
     of Sinha et al. 2019. The networks and the number of steps are much smaller. Sinha

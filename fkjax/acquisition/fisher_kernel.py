@@ -61,9 +61,10 @@ class _Round(NamedTuple):
 def feature_match(
     model: Model, *, taps: Sequence[str], budget: int, batch_size: int = 100
 ) -> Strategy:
-    """Matches by R_z, the similarity of the features, without gradients.
+    """Returns the strategy that matches by R_z, the similarity of the features.
 
-    Of the validation labels, only whether each prediction is wrong is used.
+    It needs no gradients and, instead of the validation labels, only whether each
+    prediction is wrong. See the documentation of the module for the arguments.
     """
 
     def query(key: jax.Array, view: View) -> Query:
@@ -95,7 +96,11 @@ def fisher_argmax(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} with S = y-hat, the label predicted by the model."""
+    """Returns the strategy that matches by R_{z,g} with S = y-hat.
+
+    S is the label predicted by the model. See the documentation of the module for the
+    arguments.
+    """
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
         del now
@@ -112,9 +117,10 @@ def fisher_nearest(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} with S = p-hat(y, z).
+    """Returns the strategy that matches by R_{z,g} with S = p-hat(y, z).
 
-    S is the label of the validation example that is most similar by R_z.
+    S is the label of the validation example that is most similar by R_z. See the
+    documentation of the module for the arguments.
     """
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
@@ -132,10 +138,11 @@ def fisher_nearest_joint(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} with S = p-hat(y, z, g).
+    """Returns the strategy that matches by R_{z,g} with S = p-hat(y, z, g).
 
     S is the label of the validation example that is most similar by R_{z,g}, where all
-    gradients are taken for the labels predicted by the model.
+    gradients are taken for the labels predicted by the model. See the documentation of
+    the module for the arguments.
     """
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
@@ -156,7 +163,11 @@ def fisher_oracle(
     batch_size: int = 100,
     kernel: Kernel = multi_scale,
 ) -> Strategy:
-    """Matches by R_{z,g} with S = y, the hidden label: an ablation (upper bound)."""
+    """Returns the strategy that matches by R_{z,g} with S = y, the hidden label.
+
+    It is an upper bound, for ablations. See the documentation of the module for the
+    arguments.
+    """
 
     def assume(now: _Round) -> tuple[jax.Array, _LabelOf]:
         return now.view.pool_labels, _given

@@ -20,7 +20,7 @@ def random(model: Model | None = None, *, budget: int) -> Strategy:
 
 
 def with_random_share(strategy: Strategy, share: float) -> Strategy:
-    """Draws a share of the budget of a strategy at random.
+    """Returns a strategy that draws a share of the budget at random.
 
     The mistakes on a small validation set may not be representative of the mistakes in
     deployment; random examples reduce that risk.

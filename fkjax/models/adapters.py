@@ -34,7 +34,7 @@ def from_nnx(
 
     The module is set to `eval()` or `train()` before each call, so that layers such as
     `nnx.BatchNorm` use the right statistics. See the documentation of
-    `fkjax.models.adapters` for the arguments of the call.
+    `fkjax.models.adapters` for the arguments with which the module is called.
 
     Args:
         make_module: function that creates the module from its random number generators.
@@ -107,7 +107,8 @@ def from_linen(
 
     A Linen module has no training mode. With batch normalization, it takes `mask=None`
     as its last argument and passes `use_running_average=mask is None` to its layers.
-    See the documentation of `fkjax.models.adapters` for the arguments of the call.
+    See the documentation of `fkjax.models.adapters` for the arguments with which the
+    module is called.
 
     Args:
         module: the module, called by `module.apply`.

@@ -57,8 +57,8 @@ def network_of(module: Any, variables: Any, apply_kwargs: Mapping[str, Any]) -> 
         The module as pure functions.
 
     Raises:
-        UserError: if it is not such a module, or the variables are not those of the
-            module.
+        UserError: if `module` is not an instance of such a module, or the variables do
+            not fit.
     """
     if isinstance(module, nnx.Module):
         return _nnx(module, variables, _arguments(module, apply_kwargs))

@@ -66,7 +66,7 @@ def from_module(
     The module is called as `module(x)`, in inference mode: an NNX module is set to
     `eval()`, batch normalization uses its running statistics, and arguments of
     `__call__` such as `train` have the values of
-    `fkjax.models.interception.INFERENCE`. The module passed does not change.
+    `fkjax.models.interception.INFERENCE`. The module is not modified.
 
     The parameters and batch statistics are the variables of the model. All other state,
     such as that of random number generators, is constant.
