@@ -37,7 +37,7 @@ def grid(strategies, seeds, rounds, **extra):
 
 def one_sentence(error):
     text = str(error.value)
-    return "\n" not in text and text.endswith(".") == text[0].isupper()
+    return "\n" not in text and not text.endswith(".") and not text[0].isupper()
 
 
 def write_run(path, records, **config):

@@ -127,4 +127,4 @@ def test_the_command_says_one_line_of_a_file_name_that_holds_a_newline(
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert status == 2 and captured.out == "" and line.isprintable()
-    assert r"bad\n\x1b[2Jname" in line and "no regular file" in line
+    assert r"bad\n\x1b[2Jname" in line and "not a regular file" in line

@@ -17,8 +17,6 @@ ROOT = Path(fkjax.__file__).parents[1]
 # delete its name here and run this file.
 NOT_YET = (
     "fkjax",
-    "files",
-    "runs",
     "experiment",
     "selection",
     "labeling",

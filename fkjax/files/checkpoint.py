@@ -1,8 +1,8 @@
-"""Arrays on disk: written whole, known by their checksums, or not there.
+"""Checkpoints of arrays, verified by checksums.
 
-Orbax writes a checkpoint into a folder that gets its name when all is in it. Then the
-SHA-256 of each of its files is written beside it: a checkpoint without that file was
-not finished, and one that differs from it is damaged.
+Orbax writes a checkpoint into a temporary folder, which it renames when it is complete.
+Then the SHA-256 of each file is written to a file beside it. A checkpoint without this
+file is unfinished, and one that differs from it is damaged.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from fkjax.files.writing import replace_file
 
 
 class DamagedError(Exception):
-    """A checkpoint that is there and is not what was written; says what is wrong."""
+    """Raised if a checkpoint exists but differs from what was written."""
 
 
 def save(path: Path, state: Any) -> None:
-    """Writes a checkpoint; one of that name that is there is replaced.
+    """Writes a checkpoint, replacing an existing one.
 
     Args:
-        path: what it is to be called; its folder is made.
+        path: path of the checkpoint, whose parent folder is created if necessary.
         state: nested dicts of arrays.
 
     Raises:
-        UserError: if the disk is full or cannot be written.
+        UserError: if the disk is full or the checkpoint cannot be written.
     """
     path = path.absolute()
     remove(path)
@@ -43,31 +43,32 @@ def save(path: Path, state: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(path.parent).free
-        if free < 1.2 * size + 2**18:  # asked first: Orbax fails in many words
-            raise OSError(None, f"{free / 1e6:.1f} MB are free")
+        if free < 1.2 * size + 2**18:  # checked first: errors of Orbax are long
+            raise OSError(None, f"only {free / 1e6:.1f} MB are free")
     try:
         with _quiet():
             _checkpointer().save(path, state)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"Could not write the checkpoint {path}: free some space, mend the "
-            "permissions or choose another folder."
+            f"could not write the checkpoint {path}: free some space, fix the "
+            "permissions or choose another folder"
         ) from error
     sums = json.dumps(_checksums(path), indent=2, sort_keys=True)
     replace_file(_sums_path(path), sums.encode() + b"\n")
 
 
 def restore(path: Path) -> Any | None:
-    """Reads a checkpoint.
+    """Reads a checkpoint written by `save`.
 
     Args:
-        path: its name.
+        path: path of the checkpoint.
 
     Returns:
         The state, as nested dicts of NumPy arrays; None if there is no such checkpoint.
 
     Raises:
-        DamagedError: if it is not what `save` wrote.
+        DamagedError: if the checkpoint differs from what `save` wrote; the message says
+            how.
     """
     path = path.absolute()
     if not _sums_path(path).exists():
@@ -92,13 +93,14 @@ def restore(path: Path) -> Any | None:
 
 
 def read_tree(path: Path) -> Any:
-    """Reads what any program wrote with Orbax as a tree of arrays, without checksums.
+    """Reads a checkpoint of arrays that any program wrote with Orbax.
 
     Args:
-        path: the folder of one checkpoint.
+        path: folder of the checkpoint.
 
     Returns:
-        Nested dicts (and lists) of NumPy arrays, on whatever device they were saved.
+        Nested dicts and lists of NumPy arrays, regardless of the device that they were
+        saved on.
 
     Raises:
         UserError: if there is no such checkpoint, or Orbax cannot read it.
@@ -106,14 +108,14 @@ def read_tree(path: Path) -> Any:
     path = path.absolute()
     if not path.is_dir():
         raise UserError(
-            f"there is no checkpoint {path}: give the folder that Orbax wrote"
+            f"there is no checkpoint {path}: give a folder written by Orbax"
         )
     if not (path / "_METADATA").exists():
         inside = sorted(found.parent for found in path.glob("**/_METADATA"))
         held = ", ".join(str(folder.relative_to(path)) for folder in inside[:5])
         raise UserError(
-            f"{path} is not itself a checkpoint of arrays by Orbax, which has a file "
-            f"_METADATA: " + (f"give {held} in it" if held else "give one that is")
+            f"{path} is not a checkpoint of arrays by Orbax, which has a file "
+            "_METADATA: " + (f"give {held} in it" if held else "give one that is")
         )
     import orbax.checkpoint as ocp
 
@@ -134,17 +136,17 @@ def read_tree(path: Path) -> Any:
             return checkpointer.restore(
                 path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
             )
-    except Exception as error:  # of another's file, Orbax raises whatever it likes
+    except Exception as error:  # Orbax may raise any error for other programs' files
         raise UserError(
-            f"Orbax cannot read the checkpoint {path}: it is damaged, or not one of "
-            "arrays alone"
+            f"the checkpoint {path} cannot be read by Orbax: it is damaged or has "
+            "other contents than arrays"
         ) from error
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint, or a folder of them, if it is there."""
+    """Removes a checkpoint, or a folder of checkpoints, if it exists."""
     with explained("remove", path):
-        _sums_path(path).unlink(missing_ok=True)  # first: without it, it is none
+        _sums_path(path).unlink(missing_ok=True)  # first: it marks a checkpoint
         if path.exists():
             shutil.rmtree(path)
 
@@ -162,8 +164,8 @@ def _checksums(path: Path) -> dict[str, str]:
 
 
 def _checkpointer() -> Any:
-    """Of this process alone: the others have the same arrays, and write nothing."""
-    import orbax.checkpoint as ocp  # half a second, for those who keep a run
+    """Returns a checkpointer of this process, the only one that reads and writes."""
+    import orbax.checkpoint as ocp  # takes half a second, so only if it is used
 
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -175,7 +177,7 @@ def _checkpointer() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax from logging what is told in a sentence instead."""
+    """Silences the log of Orbax, whose errors are reported in a sentence."""
     logger = logging.getLogger("absl")
     was, logger.disabled = logger.disabled, True
     try:

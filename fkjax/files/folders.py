@@ -1,4 +1,4 @@
-"""Folders: made, locked, listed and cleared."""
+"""Creating, locking, listing and clearing folders."""
 
 import contextlib
 import fcntl
@@ -14,31 +14,32 @@ from fkjax.files.writing import is_leftover
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder in a folder that exists; does nothing if it exists.
+    """Creates a folder in an existing folder; does nothing if it exists.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if the folder cannot be created.
     """
-    with explained("make the folder", path):
+    with explained("create the folder", path):
         path.mkdir(exist_ok=True)
 
 
 def make_output_folder(path: Path) -> None:
-    """Makes an empty folder, with its parents, that can be written to.
+    """Creates an empty folder that can be written to, and its parents.
 
     Raises:
-        UserError: if something is already there, or it cannot be written.
+        UserError: if the path exists and is not an empty folder, or the folder cannot
+            be written to.
     """
     with explained("create the output folder", path):
         if path.is_dir() and not all(map(is_leftover, path.iterdir())):
             raise UserError(
-                "The output folder must be new, empty or of an earlier run, but "
-                f"{path} holds other files: choose another, or move them away."
+                "the output folder must be new, empty or of an earlier run, but "
+                f"{path} contains other files: choose another, or move them away"
             )
         if path.exists() and not path.is_dir():
             raise UserError(
-                f"The output folder must be a folder, but {path} is a file: "
-                "choose another path."
+                f"the output folder must be a folder, but {path} is a file: choose "
+                "another path"
             )
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -46,12 +47,12 @@ def make_output_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from a folder; the lock ends with the process.
+    """Locks a folder against other processes, at most until this process ends.
 
-    What a killed process left of `replace_file` in the folder is removed.
+    Temporary files that a killed process left in the folder are removed.
 
     Raises:
-        UserError: if another process has the lock.
+        UserError: if another process has locked the folder.
     """
     with explained("lock", path):
         descriptor = os.open(path, os.O_RDONLY)
@@ -60,8 +61,7 @@ def locked(path: Path) -> Iterator[None]:
     except BlockingIOError as error:
         os.close(descriptor)
         raise UserError(
-            f"Another process is at work in {path}: wait for it, or choose "
-            "another folder."
+            f"another process uses {path}: wait for it, or choose another folder"
         ) from error
     try:
         for leftover in filter(is_leftover, path.iterdir()):
@@ -72,7 +72,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def clear(path: Path, *names: str) -> None:
-    """Removes some files and folders of a folder, in order, if they exist.
+    """Removes files and folders in a folder, in order, if they exist.
+
+    Args:
+        path: path of the folder.
+        *names: names of the files and folders to remove.
 
     Raises:
         UserError: if a file cannot be removed.
@@ -86,16 +90,16 @@ def clear(path: Path, *names: str) -> None:
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
-    """Finds the files with some suffixes in a folder and all folders in it.
+    """Lists the files with given suffixes in a folder and its subfolders.
 
-    Names that begin with a dot are left out. Links are followed within the folder.
+    Names that begin with a dot are left out. Links within the folder are followed.
 
     Args:
-        folder: the folder.
-        suffixes: endings of the names, in lower case.
+        folder: folder to search.
+        suffixes: suffixes of the names, in lower case.
 
     Returns:
-        The sizes in bytes, by the paths in the folder.
+        The size of each file in bytes, by its path in the folder.
 
     Raises:
         UserError: if a folder cannot be read, or a link or a file cannot be used.
@@ -103,7 +107,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
     found: dict[str, int] = {}
     with explained("read", folder):
         home = os.path.realpath(folder, strict=True)
-        # Each folder with its real path and those above it: a link may lead to one.
+        # Each folder with its real path and those above it, which a link may lead to.
         left: list[tuple[str, str, tuple[str, ...]]] = [("", home, (home,))]
         while left:
             inside, real, above = left.pop()
@@ -117,28 +121,30 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
                 if entry.is_dir():
                     if at in above:
                         raise UserError(
-                            f"{entry.path} is a link to a folder that it is in: "
+                            f"{entry.path} is a link to a folder that contains it: "
                             "remove it"
                         )
                     left.append((f"{name}/", at, (*above, at)))
                 elif name.lower().endswith(suffixes):
                     if not entry.is_file():
-                        raise UserError(f"{entry.path} is no regular file: remove it")
+                        raise UserError(
+                            f"{entry.path} is not a regular file: remove it"
+                        )
                     found[name] = entry.stat().st_size
     return found
 
 
 def _within(link: str, home: str) -> str:
-    """Where a link leads to.
+    """Returns the path that a link leads to.
 
     Raises:
-        UserError: if that is not in the folder.
+        UserError: if the path is not in the folder `home`.
     """
     with explained("follow the link", Path(link)):
         real = os.path.realpath(link, strict=True)
     if os.path.commonpath([real, home]) != home:
         raise UserError(
-            f"{link} is a link that leads out of {home}, to {real}; put there what it "
-            "leads to, or remove it"
+            f"{link} is a link that leads out of {home}, to {real}: replace it by a "
+            "copy, or remove it"
         )
     return real

@@ -1,4 +1,4 @@
-"""Files that others wrote: opened without waiting, read no further than they may be."""
+"""Reading of files that other programs wrote, without blocking and within limits."""
 
 import contextlib
 import math
@@ -13,16 +13,16 @@ import numpy as np
 from fkjax.base import UserError
 
 MAX_BYTES = 4 << 30
-"""The largest array that fkjax takes."""
+"""The size of the largest array and file that fkjax reads, in bytes."""
 
-_CHUNK = 1 << 20  # so that what is declared takes memory only as far as it is there
+_CHUNK = 1 << 20  # memory is only used for bytes that exist, not for declared sizes
 
 
 class Readable(Protocol):
-    """What `read_into` needs of a file."""
+    """A file from which `read_into` can read."""
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes; fewer than `size` at the end, but never none before it."""
+        """Reads up to `size` bytes; none only at the end of the file."""
         ...
 
 
@@ -30,15 +30,15 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
     """Opens a file to read its bytes.
 
     Raises:
-        OSError: if it cannot be opened, or is no regular file: a pipe may be waited for
-            without end, and a device may have none.
+        OSError: if the file cannot be opened, or is not a regular file: reading a pipe
+            may block forever, and a device may have no end.
     """
-    # Else the opening of a pipe would wait for its writer.
+    # Without this flag, opening a pipe would wait for its writer.
     flags = getattr(os, "O_NONBLOCK", 0)
     file = open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
     return file
 
 
@@ -46,39 +46,40 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Reads a whole file.
 
     Args:
-        path: the file.
-        limit: the most bytes that it may have.
+        path: path of the file.
+        limit: largest size that is read, in bytes.
 
     Raises:
-        UserError: if it cannot be read, or has more bytes.
+        UserError: if the file cannot be read or is larger.
     """
     with explained("read", path), open_file(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise UserError(
-            f"{path} has more than the {limit} bytes that are read: split it"
+            f"{path} has more than {limit} bytes, the largest size that is read: split "
+            "it"
         )
     return data
 
 
 def read_if_exists(path: Path, limit: int = MAX_BYTES) -> bytes | None:
-    """Reads a whole file, as `read_bytes` does; None if there is no such file."""
+    """Reads a whole file, as `read_bytes` does; returns None if it does not exist."""
     return read_bytes(path, limit) if exists(path) else None
 
 
 def exists(path: Path) -> bool:
-    """Returns whether there is a file or a folder.
+    """Returns whether a file or folder exists.
 
     Raises:
-        UserError: if its folder cannot be read.
+        UserError: if its parent folder cannot be read.
     """
     with explained("read", path):
         return path.exists()
 
 
 def takes_too_much(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Says whether an array would exceed `MAX_BYTES`, or be no array for NumPy."""
-    # NumPy multiplies what is not 0 even if something is.
+    """Returns whether an array would exceed `MAX_BYTES` or the limits of NumPy."""
+    # NumPy multiplies the sizes that are not 0, even if one is 0.
     return math.prod(n or 1 for n in shape) * dtype.itemsize > MAX_BYTES
 
 
@@ -86,13 +87,13 @@ def read_into(file: Readable, array: np.ndarray) -> int:
     """Fills an array with the bytes of a file.
 
     Args:
-        file: where to read on.
-        array: what to fill. Shape [n], contiguous.
+        file: file to read from.
+        array: array to fill, contiguous. Shape [n].
 
     Returns:
-        How many bytes there were; fewer than the array's if the file ended.
+        The number of bytes read; fewer than those of the array if the file ended.
     """
-    # NumPy's types do not say that an array is a buffer, which it is.
+    # The types of NumPy do not declare that an array is a buffer.
     view: Any = memoryview(array.view(np.uint8))  # type: ignore[arg-type]
     done = 0
     while chunk := file.read(min(_CHUNK, len(view) - done)):
@@ -103,14 +104,19 @@ def read_into(file: Readable, array: np.ndarray) -> int:
 
 @contextlib.contextmanager
 def explained(doing: str, path: Path) -> Iterator[None]:
-    """Turns an OSError into a UserError; for the modules of `fkjax.files` alone."""
+    """Turns an OSError into a UserError; only used in `fkjax.files`.
+
+    Args:
+        doing: what is done, for the message, such as "read".
+        path: path of the file.
+    """
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError) as error:  # a ValueError: of a NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: the path has a NUL
         what = getattr(error, "strerror", None) or error
         raise UserError(
-            f"Could not {doing} {path}: {what}; free some space, mend the permissions "
-            "or choose another folder."
+            f"could not {doing} {path}: {what}; free some space, fix the permissions "
+            "or choose another folder"
         ) from error

@@ -1,4 +1,4 @@
-"""CSV files that a person made or changed, perhaps in a spreadsheet."""
+"""CSV files that users make or change, perhaps in a spreadsheet."""
 
 import csv
 import io
@@ -12,18 +12,18 @@ from fkjax.files.opening import read_bytes
 from fkjax.files.writing import encoded
 
 MAX_BYTES = 256 << 20
-"""The largest file that is read."""
+"""The size of the largest file that is read, in bytes."""
 
 _SHOWN = 20
-_DELIMITERS = ",;\t"  # a spreadsheet's depends on the country
+_DELIMITERS = ",;\t"  # that of a spreadsheet depends on the country
 
 
 class Row(NamedTuple):
-    """A line of a table.
+    """A row of a table.
 
     Attributes:
-        line: where it ends in the file, from 1.
-        cells: its text by column, without spaces around it.
+        line: number of the line in which the row ends, counted from 1.
+        cells: text of the cells by column, without surrounding spaces.
     """
 
     line: int
@@ -31,25 +31,38 @@ class Row(NamedTuple):
 
 
 class Problems:
-    """What is wrong with a file, gathered so that all of it is told at once."""
+    """The problems of a file, collected so that all can be reported at once."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Of one file."""
+        """Starts with no problems.
+
+        Args:
+            path: path of the file, for the message.
+        """
         self._path, self._found = os.fspath(path), list[str]()
 
     def add(self, what: str, line: int | None = None) -> None:
-        """Notes a problem, in a few words."""
+        """Adds a problem.
+
+        Args:
+            what: short description of the problem.
+            line: number of its line, if it has one.
+        """
         self._found.append(what if line is None else f"line {line}: {what}")
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Returns the number of problems."""
         return len(self._found)
 
     def raise_any(self, advice: str) -> None:
-        """Tells the problems, if there are any; of many, the first and a count.
+        """Raises an error if there are problems.
+
+        Args:
+            advice: what to do about the problems.
 
         Raises:
-            UserError: with the advice at its end.
+            UserError: if there are problems; the message lists the first of them and
+                ends with the advice.
         """
         if self._found:
             shown = "; ".join(self._found[:_SHOWN])
@@ -61,16 +74,16 @@ class Problems:
 def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Row]:
     """Reads a table that begins with the names of its columns.
 
-    Empty lines are left out. Columns may stand in any order, and there may be others.
-    Cells are separated by commas, semicolons or tabs, as the first line is.
+    Empty lines are skipped. Columns may be in any order, and there may be others. Cells
+    are separated by commas, semicolons or tabs, as in the first line.
 
     Args:
-        path: of the file.
-        columns: that it must have.
-        problems: is told of lines that have more cells than columns.
+        path: path of the file.
+        columns: columns that the file must have.
+        problems: collection to which lines with more cells than columns are added.
 
     Raises:
-        UserError: if it cannot be read, is no UTF-8, is no CSV, or lacks a column.
+        UserError: if the file cannot be read, is not UTF-8 or CSV, or lacks a column.
     """
     data = read_bytes(path, MAX_BYTES)
     try:
@@ -81,16 +94,16 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
             f"{path} must be UTF-8, but line {line} is not: save it as CSV UTF-8"
         ) from error
     first = text.split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first.count)  # the first of them if there is none
+    delimiter = max(_DELIMITERS, key=first.count)  # a comma if there is none
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip().lower() for name in next(lines, [])]
         missing = [name for name in columns if name not in header]
         if missing:
             raise UserError(
-                f"{path} must begin with a line of its columns' names, with "
-                f"{' and '.join(columns)} among them, but {' and '.join(missing)} is "
-                "missing: add it"
+                f"{path} must begin with a line of column names that include "
+                f"{' and '.join(columns)}, but {' and '.join(missing)} is missing: add "
+                "it"
             )
         rows = []
         for cells in lines:
@@ -107,13 +120,13 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
             rows.append(Row(lines.line_num, dict(zip(header, cells, strict=False))))
     except csv.Error as error:
         raise UserError(
-            f"{path} is damaged in line {lines.line_num} ({error}): mend that line"
+            f"{path} is damaged in line {lines.line_num} ({error}): fix that line"
         ) from error
     return rows
 
 
 def as_it_was(cell: str) -> str:
-    """The text that `fkjax.files.spreadsheet.inert` kept a spreadsheet from running.
+    """Reverses `inert`, which prevents a spreadsheet from running a cell.
 
     >>> as_it_was("'=1+1"), as_it_was("'tis")
     ('=1+1', "'tis")
@@ -122,13 +135,13 @@ def as_it_was(cell: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Keeps a spreadsheet from running the text of a CSV cell as a formula."""
-    text = printable(text)  # for a carriage return would begin another row
+    """Escapes text of a CSV cell that a spreadsheet would run as a formula."""
+    text = printable(text)  # a carriage return would begin another row
     return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:
-    """The rows of a CSV file, as UTF-8; text cells go through `inert` before."""
+    """Writes rows as CSV in UTF-8; text cells must have been escaped by `inert`."""
     buffer = io.StringIO(newline="")
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return encoded(buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, and only those that fkjax wrote."""
+"""Writing of files, which are replaced as a whole and only if fkjax wrote them."""
 
 import math
 import os
@@ -10,29 +10,30 @@ from typing import Any
 from fkjax.base import UserError
 from fkjax.files.opening import explained, open_file
 
-_HEAD = 1000  # bytes within which a mark stands
+_HEAD = 1000  # first bytes of a file, which contain its mark
 
 
 def check_replaceable(path: Path, mark: bytes, *, flag: str, overwrite: bool) -> None:
-    """Refuses, before anything is computed, what cannot or must not be written.
+    """Checks, before anything is computed, that a file can and may be written.
 
     Args:
-        path: what is to be written.
-        mark: stands at the beginning of each file that may be replaced.
-        flag: that named the path.
-        overwrite: replace other files, too.
+        path: path of the file to write.
+        mark: text at the beginning of files that may be replaced.
+        flag: flag that the path was given by, for the message.
+        overwrite: whether other files may be replaced, too.
 
     Raises:
-        UserError: if it is in no folder, is a folder, or is another file.
+        UserError: if the path is a folder or is not in a folder, or the file exists and
+            must not be replaced.
     """
     if not path.parent.is_dir():
         raise UserError(
-            f"{flag} {path} must be in a folder that exists, but {path.parent} is "
-            "none: make it first."
+            f"{flag} {path} must be in an existing folder, but {path.parent} is not "
+            "one: create it first"
         )
     if path.is_dir():
         raise UserError(
-            f"{flag} must be a file, but {path} is a folder: name a file in it."
+            f"{flag} must be a file, but {path} is a folder: give a file in it"
         )
     if not path.exists() or overwrite:
         return
@@ -41,25 +42,25 @@ def check_replaceable(path: Path, mark: bytes, *, flag: str, overwrite: bool) ->
             head = file.read(_HEAD)
     except OSError as error:
         raise UserError(
-            f"Could not read {path} to see whether it may be replaced: "
-            f"{error.strerror or error}; choose another {flag}."
+            f"could not read {path} to check whether it may be replaced: "
+            f"{error.strerror or error}; choose another {flag}"
         ) from error
     if mark not in head:
         raise UserError(
-            f"The file {path} was not made by this command and is kept: choose "
-            f"another {flag}, or give --overwrite to replace it."
+            f"{path} was not written by this command and is kept: choose another "
+            f"{flag}, or give --overwrite to replace it"
         )
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file, completely or not at all.
 
     Args:
-        path: the file, which may exist.
-        data: all that it is to hold.
+        path: path of the file, which is replaced if it exists.
+        data: content of the file.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the file cannot be written.
     """
     with explained("write", path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -74,7 +75,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Turns arrays, tuples and paths into what JSON has; NaN and inf into None."""
+    """Converts arrays, tuples and paths to types of JSON; NaN and infinity to None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -87,10 +88,10 @@ def plain(value: Any) -> Any:
 
 
 def encoded(text: str) -> bytes:
-    """UTF-8; of an undecodable file name, the escapes that JSON reads back."""
+    """Encodes text as UTF-8; undecodable file names as escapes that JSON can read."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether `replace_file` was killed before it could remove this."""
+    """Returns whether a path is a temporary file left by a killed `replace_file`."""
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None

@@ -139,7 +139,7 @@ def test_a_large_file_is_not_read(monkeypatch, tmp_path):
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="x.png could not be read .*no regular file"):
+    with pytest.raises(UserError, match="x.png could not be read .*not a regular file"):
         decoded(tmp_path / "pipe")
 
 

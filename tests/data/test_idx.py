@@ -138,7 +138,7 @@ def test_gzip_is_read_no_further_than_its_header_says(tmp_path):
 def test_a_pipe_is_not_waited_for(tiny_mnist):
     (tiny_mnist / "mnist" / TRAIN_LABELS).unlink()
     os.mkfifo(tiny_mnist / "mnist" / TRAIN_LABELS)
-    with pytest.raises(UserError, match=f"{TRAIN_LABELS} .*no regular file"):
+    with pytest.raises(UserError, match=f"{TRAIN_LABELS} .*not a regular file"):
         load("mnist", data_dir=tiny_mnist)
 
 

@@ -144,13 +144,13 @@ def test_what_is_wrong_with_the_file_is_told(folder, labels, text, said):
 
 
 def test_a_folder_without_images_is_told(tmp_path, labels):
-    with pytest.raises(UserError, match="Could not read"):
+    with pytest.raises(UserError, match="could not read"):
         list_images(tmp_path / "none", labels(LABELS))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="contains no .jpg, .jpeg, .png file"):
         list_images(tmp_path / "empty", labels(LABELS))
     os.mkfifo(tmp_path / "empty" / "a.png")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         list_images(tmp_path / "empty", labels(LABELS))
 
 

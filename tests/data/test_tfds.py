@@ -377,5 +377,5 @@ def test_a_damaged_description_is_told(described, tmp_path, old, new, message):
 def test_a_pipe_in_place_of_a_description_is_not_waited_for(described, tmp_path):
     (described / "dataset_info.json").unlink()
     os.mkfifo(described / "dataset_info.json")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         load("tiny_pictures", data_dir=tmp_path)

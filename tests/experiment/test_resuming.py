@@ -257,13 +257,13 @@ def test_overwrite_takes_no_folder_that_holds_no_run(tmp_path, prepared, capsys)
         fkjax.commands.run.main([*ARGV, "--overwrite", "--output-dir", str(tmp_path)])
         == 2
     )
-    assert "holds other files" in capsys.readouterr().err
+    assert "contains other files" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_two_processes_do_not_write_to_one_folder(halfway, capsys):
     with fkjax.commands.run.RunFolder.open(halfway).locked():
-        assert "Another process is at work" in refused(capsys, halfway)
+        assert "another process uses" in refused(capsys, halfway)
 
 
 @pytest.mark.slow

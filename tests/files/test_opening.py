@@ -55,7 +55,7 @@ def test_a_file_is_read_whole_up_to_a_limit(tmp_path):
     path.write_bytes(b"abc")
     assert read_bytes(path) == read_bytes(path, 3) == read_if_exists(path) == b"abc"
     for read in (read_bytes, read_if_exists):
-        with pytest.raises(UserError, match="a has more than the 2 bytes"):
+        with pytest.raises(UserError, match="a has more than 2 bytes"):
             read(path, 2)
 
 

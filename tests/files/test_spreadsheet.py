@@ -54,10 +54,10 @@ def test_what_is_no_table_is_told(read, data, said):
 
 
 def test_a_file_that_is_missing_or_too_large_is_told(read, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="Could not read"):
+    with pytest.raises(UserError, match="could not read"):
         read_rows(tmp_path / "none.csv", (), Problems("none.csv"))
     monkeypatch.setattr(spreadsheet, "MAX_BYTES", 10)
-    with pytest.raises(UserError, match="more than the 10 bytes"):
+    with pytest.raises(UserError, match="more than 10 bytes"):
         read("file,label\n")
 
 

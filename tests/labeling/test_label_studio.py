@@ -86,7 +86,7 @@ def test_an_image_may_be_embedded(tmp_path):
     head, data = data_uri(tmp_path, "a.JPG").split(",")
     assert head == "data:image/jpeg;base64" and base64.b64decode(data) == b"pixels"
     assert data_uri(tmp_path, "a.JPG").startswith("data:image/jpeg")
-    with pytest.raises(UserError, match="Could not read"):
+    with pytest.raises(UserError, match="could not read"):
         data_uri(tmp_path, "b.png")
 
 
@@ -142,5 +142,5 @@ def test_what_is_no_export_is_told(read, value, said):
 
 def test_an_export_that_is_too_large_is_told(read, monkeypatch):
     monkeypatch.setattr(label_studio, "MAX_BYTES", 10)
-    with pytest.raises(UserError, match="more than the 10 bytes"):
+    with pytest.raises(UserError, match="more than 10 bytes"):
         read([full("a", annotation("cat"))])

@@ -121,7 +121,7 @@ def test_a_folder_at_work_is_locked(after, world, capsys):
     out = after(0)
     with RunFolder.open(out).locked():
         assert world.command(out) == 2
-    assert "Another process is at work" in capsys.readouterr().err
+    assert "another process uses" in capsys.readouterr().err
 
 
 def test_label_studio_may_get_the_images_themselves(after, world):

@@ -163,5 +163,5 @@ def test_folders_that_hold_no_checkpoint(linen, tmp_path):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(b"")
     for name in ("a", "b", "c"):
-        with pytest.raises(UserError, match="Orbax cannot read the checkpoint"):
+        with pytest.raises(UserError, match="cannot be read by Orbax"):
             restore_variables(tmp_path / name)
