@@ -89,7 +89,7 @@ def restore(path: Path) -> Any | None:
         with _quiet():
             return _checkpointer().restore(path)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DamagedError("Orbax cannot read it") from error
+        raise DamagedError("it cannot be read by Orbax") from error
 
 
 def read_tree(path: Path) -> Any:

@@ -14,7 +14,7 @@ _HEAD = 1000  # first bytes of a file, which contain its mark
 
 
 def check_replaceable(path: Path, mark: bytes, *, flag: str, overwrite: bool) -> None:
-    """Checks, before anything is computed, that a file can and may be written.
+    """Checks that a file can and may be written, before anything is computed.
 
     Args:
         path: path of the file to write.
