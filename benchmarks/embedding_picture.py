@@ -50,7 +50,7 @@ def main() -> None:
 def train(
     dataset: datasets.Dataset, seed: int, num_rounds: int
 ) -> tuple[Model, dict[str, Variables]]:
-    """Trains the model for some rounds of each strategy, as `fkjax.run` does."""
+    """Trains the model for some rounds of each strategy, as `fkjax run` does."""
     config, key = defaults("mnist"), jax.random.key(seed)
     parts = splits.split(
         key,

@@ -3,11 +3,11 @@
     python -m venv ls && ls/bin/pip install label-studio
     python -m benchmarks.label_studio --executable ls/bin/label-studio
 
-This creates a folder of digits, queries with `fkjax label`, starts the
-server on 127.0.0.1 with all its files in a temporary folder, imports the tasks that
-fkjax wrote, annotates them by the API, and continues with the exports: that of the
-first round as JSON, that of both rounds as JSON-MIN. Each step is printed; the first
-failure raises an error.
+This creates a folder of digits, queries with `fkjax label`, starts the server on
+127.0.0.1 with all its files in a temporary folder, imports the tasks that fkjax wrote,
+annotates them by the API, and continues with the exports: that of the first round as
+JSON, that of both rounds as JSON-MIN. Each step is printed; the first failure raises an
+error.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def _run(home: Path, out: Path, *more: str) -> None:
     argv += " --pretraining none --images"
     places = [str(home / "my images"), "--labels", str(home / "labels.csv")]
     places += ["--output-dir", str(out), *more]
-    print("$ python -m fkjax.run", argv, *places)
+    print("$ fkjax label", argv, *places)
     status = fkjax.commands.label.main([*argv.split(), *places])
     assert status == 0, f"status {status}"
 

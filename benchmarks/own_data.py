@@ -189,7 +189,7 @@ def torch_run(weights: Any):
 
 
 def command_picks(arguments: list[str], output: Path) -> list[str]:
-    """Returns the ids that `python -m fkjax.select` selects."""
+    """Returns the ids that `fkjax select` selects."""
     command = [sys.executable, "-m", "fkjax.select", *arguments]
     command += ["--budget", str(BUDGET), "--output", str(output)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,7 +1,7 @@
 """Times training, evaluation, pretraining and one whole round of the MNIST protocol.
 
 `python -m benchmarks.round --device cpu`. PyTorch, if installed, is timed on the same
-threads and trains with the same dropout. The round is that of `fkjax.run`: mistakes,
+threads and trains with the same dropout. The round is that of `fkjax run`: mistakes,
 descriptors of the pool and the validation set, pseudo-labels, selection, 50 epochs from
 the last weights, and evaluation on the test set.
 """

@@ -1,4 +1,4 @@
-"""Runs of `fkjax.run` for figures, which are executed once, kept and reused."""
+"""Runs of `fkjax run` for figures, which are executed once, kept and reused."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from fkjax.runs.folder import RunFolder
 
 
 class Part(NamedTuple):
-    """The columns of a figure that one call of `fkjax.run` computes for each seed.
+    """The columns of a figure that one call of `fkjax run` computes for each seed.
 
     Attributes:
         folder: folder of its runs, in the folder of all runs.
@@ -54,7 +54,7 @@ def records_of(
         parts: the runs.
         seeds: seeds of every part.
         runs_dir: folder of the runs.
-        data_dir: see `fkjax.run`.
+        data_dir: see `fkjax run`.
         draw_only: whether to leave out runs that are not finished; otherwise, they are
             executed.
 

@@ -1,4 +1,4 @@
-"""Measures memory and time of `fkjax.select` on a pool that stays on disk.
+"""Measures memory and time of `fkjax select` on a pool that stays on disk.
 
 `python -m benchmarks.streaming --folder DIR`. Writes a pool of `--pools` rows of 512
 float32 features and 10 logits to DIR, as .npy files, and a validation set of 1,000

@@ -95,13 +95,13 @@ def view_for(
 
     Args:
         strategy: the strategy.
-        variables: the fields of the view, as of `fkjax.base.View`; also those below.
-        pool: see there.
-        is_unlabeled: see there.
-        validation: see there.
-        validation_labels: see there.
-        validation_mistakes: see there.
-        hidden_labels: as for `restrict`.
+        variables: see `fkjax.base.View`.
+        pool: see `fkjax.base.View`.
+        is_unlabeled: see `fkjax.base.View`.
+        validation: see `fkjax.base.View`.
+        validation_labels: see `fkjax.base.View`.
+        validation_mistakes: see `fkjax.base.View`.
+        hidden_labels: see `restrict`.
 
     Raises:
         ValueError: if the strategy declares a field that does not exist.

@@ -61,10 +61,10 @@ def is_finite(variables: Variables) -> bool:
 
 
 def require_finite(variables: Variables, what: str) -> None:
-    """Refuses variables that are NaN or infinite.
+    """Raises an error if a variable is NaN or infinite.
 
     Args:
-        variables: variables of a model, after training.
+        variables: variables of a model after training.
         what: name of the training in the message.
 
     Raises:

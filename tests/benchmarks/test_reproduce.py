@@ -72,7 +72,7 @@ def test_a_stopped_run_goes_on(made, tmp_path):
     path.write_text("".join(lines[:3]))
     assert records(tmp_path, [6], draw_only=True) == []
     assert len(records(tmp_path, [6])) == 4
-    assert made[1] == made[0]  # `fkjax.run` resumes the run
+    assert made[1] == made[0]  # `fkjax run` resumes the run
 
 
 def test_a_run_of_another_configuration_is_refused(made, tmp_path):
