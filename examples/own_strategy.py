@@ -54,7 +54,7 @@ def main() -> None:
         print("does not apply:", left_out)
     print("rare_by_model keeps the contract of a strategy")
 
-    # This makes it an option of `--strategies`, for commands run from this program.
+    # This makes it a name for `--strategies`, in commands that this program runs.
     STRATEGIES["rare_by_model"] = rare_by_model
 
     rng = np.random.default_rng(0)

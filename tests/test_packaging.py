@@ -120,7 +120,9 @@ def test_the_installed_wheel_runs_without_the_sources(installed, tmp_path):
     code = "import fkjax.report.html; print(fkjax.__file__)"
     (imported,) = run([python, "-c", code], tmp_path).splitlines()
     assert Path(imported).is_relative_to(installed.parent)
-    assert "usage: " in run([installed / "fkjax", "--help"], tmp_path)
+    assert "usage: fkjax" in run([installed / "fkjax", "--help"], tmp_path)
+    printed = run([installed / "fkjax", "--version"], tmp_path)
+    assert fkjax.__version__ in printed
 
 
 def test_every_file_gives_the_same_version():
