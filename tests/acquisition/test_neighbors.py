@@ -29,7 +29,7 @@ def rows(rng, *shape, levels):
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    # Of few sizes, so that few programs are compiled.
+    # Few sizes, so that few programs are compiled.
     st.sampled_from([1, 20, 33]),
     st.sampled_from([1, 7]),
     st.sampled_from([1, 8, 100]),

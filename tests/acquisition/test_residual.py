@@ -1,4 +1,4 @@
-"""Every strategy takes the residual networks."""
+"""Tests every strategy with a residual network."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Files of data that are broken: see `tests/hostile.py`."""
+"""Damaged files of datasets: see `tests/hostile.py`."""
 
 import gzip
 import io
@@ -31,7 +31,7 @@ SIDES = st.one_of(st.integers(0, 5), st.sampled_from([2**16, 2**31, 2**32 - 1]))
 
 @st.composite
 def idx_files(draw):
-    """(axes, bytes): a header, mostly right, and then more or fewer bytes."""
+    """Draws (axes, bytes): a header, mostly correct, and too many or too few bytes."""
     shape = draw(st.lists(SIDES, min_size=1, max_size=3))
     declared = draw(st.sampled_from([len(shape)] * 5 + [0, 1, 255]))
     data = bytes([0, 0, 8, declared]) + struct.pack(f">{len(shape)}I", *shape)
@@ -88,7 +88,7 @@ def test_labels_that_an_idx_set_may_have(folder, labels, count, num_classes):
         assert found.train_labels.tolist() == labels
 
 
-# SVHN's and CIFAR's files
+# Files of SVHN and CIFAR
 
 
 def mat_file(size, **options):
@@ -105,7 +105,7 @@ MATS = [
     mat_file(1),
     mat_file(2, dtype=float),
     mat_file(3, do_compression=True),
-    # The negative size of a MATLAB 4 file, by which a reader may go back without end.
+    # The negative size of a MATLAB 4 file, for which a reader may not terminate.
     struct.pack("<5i", 50, -22, 1, 0, 2) + b"X\0" + bytes(200),
 ]
 
@@ -119,7 +119,7 @@ def svhn(folder):
 
 @st.composite
 def damaged_mats(draw):
-    """Damaged at its tags, for which the pixels leave little chance."""
+    """Damages the tags, which random damage would rarely hit among the pixels."""
     data = bytearray(draw(st.sampled_from(MATS)))
     near = st.one_of(st.integers(124, 330), st.integers(len(data) - 100, len(data) - 1))
     for i in draw(st.lists(near, max_size=5)):

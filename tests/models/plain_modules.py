@@ -1,4 +1,4 @@
-"""Plain Flax modules, and the same with taps written into them."""
+"""Plain Flax modules, and the same modules with calls of a tap."""
 
 import flax.linen as nn
 import jax

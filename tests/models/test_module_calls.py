@@ -1,4 +1,4 @@
-"""Which calls of a plain module are taps, and what a call is given."""
+"""Tests the layers of a module that become taps, and the arguments of its call."""
 
 import flax.linen as nn
 import jax
