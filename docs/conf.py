@@ -34,6 +34,7 @@ exclude_patterns = ["results/runs/*/**"]
 myst_enable_extensions = ["alert"]
 myst_heading_anchors = 4
 
+highlight_language = "none"
 default_role = "literal"  # docstrings mark code by single backticks
 autodoc_default_options = {
     "members": True,
@@ -53,6 +54,9 @@ toc_object_entries_show_parents = "hide"
 
 SECTIONS = {"Args:", "Attributes:", "Returns:", "Raises:", "Yields:"}
 """The sections of docstrings, whose indented lines are no code."""
+
+TYRO = re.compile("_ArgConfig|MISSING_NONPROP")
+"""The settings of flags within annotations, which no reader needs."""
 
 html_theme = "furo"
 html_title = "fkjax"
@@ -191,8 +195,10 @@ def on_signature(
     arguments: str | None,
     returns: str | None,
 ) -> tuple[str | None, str | None]:
-    """Shows functions that are defaults by their names."""
+    """Shows functions that are defaults by their names, and hides tyro's settings."""
     del app, what, name, value, options
+    if TYRO.search(arguments or ""):
+        return "(...)", returns
     shown = re.sub(r"<function ([\w.]+)[^>]*>", r"\1", arguments or "")
     return shown or arguments, returns
 
@@ -200,11 +206,12 @@ def on_signature(
 def hide_long_values(
     app: Sphinx, domain: str, kind: str, content: addnodes.desc_content
 ) -> None:
-    """Leaves the value of a registry or an alias out; its docstring describes it."""
+    """Hides long values and annotations, which docstrings describe."""
     del app
     if (domain, kind) in (("py", "data"), ("py", "attribute")):
         for part in list(content.parent.findall(addnodes.desc_annotation)):
-            if part.astext().startswith(" = ") and len(part.astext()) > 40:
+            text = part.astext()
+            if TYRO.search(text) or (text.startswith(" = ") and len(text) > 40):
                 part.parent.remove(part)
 
 
