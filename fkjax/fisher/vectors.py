@@ -16,6 +16,7 @@ from fkjax.base import LogProbs, Model, Variables, log_probs, path_of
 def fisher_vector(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) -> Any:
     """Computes u(x, s) = grad_theta log p(s | x, theta) of one example.
 
+    >>> import jax.numpy as jnp
     >>> softmax_regression = lambda theta, x: jax.nn.log_softmax(theta @ x)
     >>> fisher_vector(softmax_regression, jnp.zeros((2, 3)), jnp.ones(3), 1)
     Array([[-0.5, -0.5, -0.5],
@@ -75,6 +76,7 @@ def subset(
     A leaf keeps its path, and therefore its sketch in
     `fkjax.sketch.projection.project`.
 
+    >>> import jax.numpy as jnp
     >>> theta = {"fc": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
     >>> def log_probs_fn(theta, x):
     ...     return jax.nn.log_softmax(x @ theta["fc"]["kernel"] + theta["fc"]["bias"])

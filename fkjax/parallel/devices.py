@@ -117,11 +117,9 @@ def on_all_devices(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
     >>> mesh = device_mesh()
     >>> examples = shard(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), mesh)
-    >>> on_all_devices(lambda examples, at: examples[at], mesh)(examples, jnp.array([4,
-    1])) Array([[[[4]]],
-    <BLANKLINE>
-    <BLANKLINE>
-           [[[1]]]], dtype=uint8)
+    >>> chosen = on_all_devices(lambda examples, at: examples[at], mesh)
+    >>> chosen(examples, jnp.array([4, 1])).ravel()
+    Array([4, 1], dtype=uint8)
 
     Args:
         fn: function of `Sharded` examples and of pytrees of arrays that are equal in

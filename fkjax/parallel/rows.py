@@ -59,6 +59,7 @@ class Rows(NamedTuple):
 def rows_of(arrays: Any) -> Rows:
     """Returns the rows of arrays with the same leading axis N.
 
+    >>> import jax.numpy as jnp
     >>> rows_of(jnp.arange(5)).read(2, 3).tolist()
     [2, 3, 4]
     """

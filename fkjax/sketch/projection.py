@@ -43,6 +43,7 @@ def project(sketches: Sketch | Mapping[str, Sketch]) -> Projection:
     not on the other leaves, their order, the batch or the device. The variance is
     sum_l Var_l + sum_{l != l'} (|x_l|^2 |y_l'|^2 + <x_l, y_l><x_l', y_l'>) / K.
 
+    >>> from fkjax.sketch.unstructured import balanced_fold
     >>> vector = {"fc": {"kernel": jnp.ones((5, 4)), "bias": jnp.ones(4)}}
     >>> fold, dense = balanced_fold(rank=8), gaussian(rank=8)
     >>> projection = project({"fc/kernel": dense, "fc/bias": fold})
