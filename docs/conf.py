@@ -34,6 +34,7 @@ exclude_patterns = ["results/runs/*/**"]
 myst_enable_extensions = ["alert"]
 myst_heading_anchors = 4
 
+smartquotes_action = "qe"  # not dashes: flags have two
 highlight_language = "none"
 default_role = "literal"  # docstrings mark code by single backticks
 autodoc_default_options = {
