@@ -1,4 +1,4 @@
-"""Factored gradients, materialised, against plain automatic differentiation."""
+"""Factored gradients, multiplied out, against plain automatic differentiation."""
 
 import jax
 import jax.numpy as jnp

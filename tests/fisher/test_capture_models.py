@@ -69,7 +69,7 @@ def test_an_nnx_module_with_attention():
         module = nnx.merge(graph, nnx.State(theta), rest)
         return jax.nn.log_softmax(module(x[None])[0])
 
-    # The key's bias shifts all attention logits alike: its true gradient is 0.
+    # The key's bias shifts all attention logits equally: its true gradient is 0.
     xs = normal(1, 3, 6, 6, 3)
     plan = capture.plan(log_probs_fn, theta, xs[0])
     expected = {

@@ -64,7 +64,7 @@ def test_gradients_under_all_labels_and_their_products_with_z(
 
 
 def test_a_label_may_follow_from_the_gradient_under_another(model, variables, images):
-    """The gradient of the logits tells under which label it is: it alone is above."""
+    """The gradient of the logits is positive only for the label that it is under."""
 
     def label_fn(log_probs, z, gradient):
         del log_probs, z

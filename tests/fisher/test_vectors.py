@@ -95,7 +95,7 @@ def by_path(tree):
 def test_a_subset_has_those_leaves_of_the_whole_gradient(
     names, model, variables, images
 ):
-    """At the same paths, so that they are sketched alike."""
+    """They are at the same paths, and so have the same sketches."""
     whole = vectors.of_parameters(model, variables)
     some = vectors.of_parameters(model, variables, names)
     assert set(by_path(some[1])) == NAMED[names]

@@ -112,7 +112,7 @@ def test_a_bias_may_be_certain_and_its_size_unknown():
 
 def test_one_estimate_stands_in_for_the_other(data):
     labels, probs, pool = data
-    # The last class is never on top, but its probability tells still.
+    # The last class is never predicted, but its probability is still informative.
     low = np.array([1.0, 1.0, 0.05])
     probs, pool = (
         p * low / (p * low).sum(axis=1, keepdims=True) for p in (probs, pool)

@@ -189,7 +189,7 @@ def test_a_fit_is_bit_for_bit_the_arrays(streamed, spy):
     rows = np.arange(20) * 3
     same(run(streamed[rows], 17), run(jnp.asarray(PIXELS[rows]), 17))
     assert [len(ids) for ids in spy.calls] == [7] * 6  # of 17, three steps an epoch
-    for step in (0, 1, 3, 4):  # each tells the next, within an epoch
+    for step in (0, 1, 3, 4):  # each announces the next, within an epoch
         assert spy.then[step] == spy.calls[step + 1]
     assert spy.then[2] == spy.then[5] == []
 

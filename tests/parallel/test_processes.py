@@ -1,4 +1,4 @@
-"""Several processes give the files of one, and none goes on without another."""
+"""Several processes write the files of one, and all stop if one of them stops."""
 
 import socket
 import subprocess
