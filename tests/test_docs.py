@@ -81,7 +81,7 @@ def run_command(command):
         pass
     elif words[0] == "fkjax":
         main = importlib.import_module(f"fkjax.commands.{words[1]}").main
-        faster = FASTER if words[1] == "run" else []
+        faster = {"run": FASTER, "label": FASTER[2:]}.get(words[1], [])
         assert main([*words[2:], *faster]) == 0, command
     elif words[:2] == ["python", "-m"] and words[2].startswith("fkjax."):
         main = importlib.import_module(words[2]).main
