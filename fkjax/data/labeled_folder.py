@@ -34,7 +34,8 @@ class Listing(NamedTuple):
         names: paths of the images in the folder, sorted. Length n.
         sizes: sizes of the files in bytes. Length n.
         pool: positions of the images without a label. Shape [N].
-        validation: positions of the labeled images of the validation set. Shape [M].
+        validation: positions of the labeled images of the validation set, which are
+            representative of deployment. Shape [M].
         train: positions of the labeled images to train on.
         test: positions of the labeled images of the test set.
         labels: labels as positions in `classes`, or -1. Shape [n] int32.

@@ -28,10 +28,8 @@ class Schedule(NamedTuple):
         batch_size: number of examples in one step.
         learning_rate: learning rate of the first epoch.
         momentum: momentum.
-        weight_decay: factor by which the weights are multiplied and added to the
-            gradient.
-        decay_every: number of epochs after which the learning rate is divided by ten;
-            this is repeated.
+        weight_decay: coefficient of the weights, which are added to the gradient.
+        decay_every: interval in epochs at which the learning rate is divided by ten.
     """
 
     epochs: int = 50
