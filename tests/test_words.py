@@ -298,6 +298,47 @@ def test_faults_of_summaries_are_found(source, count):
     assert len(list(faults_of_summaries(source))) == count
 
 
+NOT_NOUNS = "of what how which who those these in by Shape Shapes".split()
+
+
+def faults_of_arguments(source):
+    """Each argument or attribute whose description does not begin with a noun."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        docstring = ast.get_docstring(node) or ""
+        for section in re.findall(
+            r"^(?:Args|Attributes):\n((?: {4}.*\n?|\n)+)", docstring, re.MULTILINE
+        ):
+            for name, first in re.findall(
+                r"^ {4}\**(\w+):\s+(\w+)", section, re.MULTILINE
+            ):
+                if first in NOT_NOUNS:
+                    yield f"{node.lineno}: {node.name}: {name}: {first} ..."
+
+
+@pytest.mark.parametrize("path", finished(PACKAGE))
+def test_descriptions_of_arguments_begin_with_a_noun(path):
+    assert not list(faults_of_arguments(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("x: input of the layer. Shape [N].", 0),
+        ("x: the input.", 0),
+        ("x: `f(key)`.", 0),
+        ("x: Shape [N].", 1),
+        ("*xs: of the layer.", 1),
+        ("x:\n            what goes into the layer.", 1),
+    ],
+)
+def test_faults_of_arguments_are_found(line, count):
+    for kind, head in (("Args", "def f():"), ("Attributes", "class A:")):
+        text = f'"""Summary.\n\n    {kind}:\n        {line}\n    """'
+        assert len(list(faults_of_arguments(f"{head}\n    {text}"))) == count
+
+
 def test_exceptions_say_when_they_are_raised():
     assert "UserError" in EXCEPTIONS
     for name, (path, docstring) in EXCEPTIONS.items():

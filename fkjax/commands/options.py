@@ -45,7 +45,7 @@ def parse_config(
         prog: name of the command in its help.
         default: values of the flags that are not given.
         hidden: fields that are no flags of this command.
-        described: by field, a `tyro.conf.arg` in place of the one of `Config`.
+        described: `tyro.conf.arg` by field, in place of that of `Config`.
         description: text of the help; that of `Config` if None.
     """
     hints = typing.get_type_hints(Config, include_extras=True)

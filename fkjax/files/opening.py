@@ -107,7 +107,7 @@ def explained(doing: str, path: Path) -> Iterator[None]:
     """Turns an OSError into a UserError; only used in `fkjax.files`.
 
     Args:
-        doing: what is done, for the message, such as "read".
+        doing: verb for the message, such as "read".
         path: path of the file.
     """
     try:

@@ -58,7 +58,7 @@ class Problems:
         """Raises an error if there are problems.
 
         Args:
-            advice: what to do about the problems.
+            advice: end of the message, on how to fix the problems.
 
         Raises:
             UserError: if there are problems; the message lists the first of them and

@@ -16,8 +16,8 @@ class Calibration(NamedTuple):
     """Bias-corrected temperature scaling: p'(y | x) ~ p(y | x)^slope exp(bias_y).
 
     Attributes:
-        slope: 1 / temperature.
-        bias: Shape [C].
+        slope: inverse temperature.
+        bias: bias of each class. Shape [C].
     """
 
     slope: float

@@ -104,8 +104,8 @@ class Bootstrap(NamedTuple):
     Attributes:
         em: estimates by EM.
         bbse: estimates by BBSE.
-        gap: how much more confident the model is in the pool than expected, from all
-            examples and in each resample. Shapes [] and [num_resamples].
+        gap: excess of the model's confidence in the pool over the expected one, from
+            all examples and in each resample. Shapes [] and [num_resamples].
     """
 
     em: Found

@@ -148,12 +148,13 @@ def differences(pairs: Sequence[Pair], measure: str, *, title: str) -> Markup:
 
 
 class Balance(NamedTuple):
-    """How something is shared out among the classes.
+    """The class shares of a set of examples.
 
     Attributes:
-        name: of what.
-        shares: Shape [C].
-        interval: lower and upper ends, where they are uncertain. Shape [2, C].
+        name: name of the set.
+        shares: share of each class. Shape [C].
+        interval: lower and upper ends of the shares' intervals, if they are uncertain.
+            Shape [2, C].
     """
 
     name: str

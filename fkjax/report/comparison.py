@@ -41,8 +41,8 @@ class Strategy(NamedTuple):
             occurs in several.
         original: name of the strategy in the records.
         experiment: experiment that the records come from.
-        seeds: for each seed, the records of the rounds that all seeds have reached, in
-            order; at least one seed.
+        seeds: records of each seed, of one or more, in order of the rounds; only the
+            rounds that all seeds have reached.
     """
 
     name: str
