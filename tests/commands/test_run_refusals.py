@@ -66,7 +66,10 @@ def refused(capsys, folder, *argv):
         ("--seeds 0", ["--seeds must be 1 or more, got 0"]),
         ("--rare-classes 3 12", ["rare class 12 is unknown; classes are 0 to 9"]),
         ("--validation-size 5000", ["balanced subset of 5000 needs 500", "at most"]),
-        ("--tuning-size 240", ["the tuning size", "below the validation size, 240, got 240"]),
+        (
+            "--tuning-size 240",
+            ["the tuning size", "below the validation size, 240, got 240"],
+        ),
         ("--checkpoint-selection tuning", ["--tuning-size is 0"]),
         ("--learning-rate nan", ["--learning-rate must be", "got nan"]),
         ("--strategies random bald", ["need a model with dropout", "--dense-dropout"]),
