@@ -20,7 +20,6 @@ NOT_YET = (
     "selection",
     "labeling",
     "commands",
-    "README.md",
 )
 
 AVOIDED = re.compile(
