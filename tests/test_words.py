@@ -53,7 +53,7 @@ def part_of(path):
     if first == "fkjax":
         inside = rest[0].removesuffix(".py")
         return "fkjax" if inside in ("__init__", "run", "select") else inside
-    return first if first in ("benchmarks", "README.md") else "docs"
+    return "benchmarks" if first == "benchmarks" else "docs"
 
 
 def files_in(*patterns):

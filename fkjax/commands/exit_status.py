@@ -21,6 +21,6 @@ def exit_status(command: Callable[[], object]) -> int:
         print(f"fkjax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fkjax: interrupted.", file=sys.stderr)
+        print("fkjax: interrupted", file=sys.stderr)
         return 130
     return 0

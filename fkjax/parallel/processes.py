@@ -135,7 +135,7 @@ def stopping_together() -> Iterator[None]:
         if isinstance(error, UserError):
             _stop(f"fkjax: {error}", 2)
         if isinstance(error, KeyboardInterrupt):
-            _stop("fkjax: interrupted.", 130)
+            _stop("fkjax: interrupted", 130)
         if "Gloo" in str(error):
             _peer_lost()
         _stop(traceback.format_exc().rstrip(), 1)

@@ -200,7 +200,7 @@ def test_an_interrupt_keeps_whole_rounds_and_says_so(monkeypatch, tmp_path, caps
     argv += ["--strategies", "random", "--output-dir", str(folder)]
     assert fkjax.commands.run.main(argv) == 130
     captured = capsys.readouterr()
-    assert captured.err == "fkjax: interrupted.\n"
+    assert captured.err == "fkjax: interrupted\n"
     assert captured.out.splitlines()[-1] == f"Records and figures are in {folder}."
     assert [r["round"] for r in read_jsonl(folder)] == [1]
     assert len(read_queries(folder)) == 5
@@ -221,7 +221,7 @@ def test_ctrl_c_keeps_whole_rounds_and_says_so(tmp_path):
     process.send_signal(signal.SIGINT)
     status, out, err = finish(process)
     assert status == 130
-    assert err == "fkjax: interrupted.\n"
+    assert err == "fkjax: interrupted\n"
     assert out.splitlines()[-1] == f"Records and figures are in {folder}."
     rounds = [(r["seed"], r["round"]) for r in read_jsonl(folder)]
     expected = [(seed, number) for seed in range(50) for number in range(1, 21)]
@@ -237,7 +237,7 @@ def test_an_interrupt_before_the_first_round(monkeypatch, capsys):
 
     monkeypatch.setattr(fkjax.commands.run, "parse", interrupted)
     assert fkjax.commands.run.main([]) == 130
-    assert capsys.readouterr().err == "fkjax: interrupted.\n"
+    assert capsys.readouterr().err == "fkjax: interrupted\n"
 
 
 def test_the_library_call_takes_a_configuration(monkeypatch):
