@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 def test_picks_from_outputs_are_of_the_rare_class(run):
     printed = run("select_from_outputs.py")
-    assert "Resembles validation example" in printed
+    assert "Similar to validation example" in printed
     (found,) = re.findall(r"^(\d+) of 20 picks", printed, re.M)
     assert int(found) >= 4  # at random, 0.4 of 20
 

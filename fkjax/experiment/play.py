@@ -1,4 +1,4 @@
-"""An experiment: strategies and seeds on biased pools, played round by round."""
+"""Running an experiment: strategies and seeds on biased pools, round by round."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -40,9 +40,13 @@ from fkjax.training.fit import require_finite
 
 
 def groups(config: Config, dataset: datasets.Dataset) -> list[range]:
-    """The seeds that are played side by side.
+    """Returns the groups of seeds that run side by side, as one program.
 
-    Streamed images are large: a batch of each seed at once is for the user to ask for.
+    With streamed images, which are large, seeds only run side by side on request.
+
+    Args:
+        config: settings of the run.
+        dataset: dataset of the run.
     """
     seeds = range(config.seed, config.seed + config.seeds)
     is_together = config.side_by_side == "yes" or (
@@ -57,7 +61,7 @@ def groups(config: Config, dataset: datasets.Dataset) -> list[range]:
 
 
 class _World(NamedTuple):
-    """What one seed draws before the first round."""
+    """The data of one seed, drawn before the first round."""
 
     key: jax.Array
     parts: splits.Splits
@@ -96,16 +100,17 @@ def _world(experiment: Experiment, seed: int) -> _World:
 def play_seeds(
     experiment: Experiment, seeds: range, journal: Journal, progress: Progress
 ) -> None:
-    """Plays all strategies on some seeds, from where the journal ends.
+    """Runs all strategies on some seeds, from the last round in the journal.
 
     Args:
-        experiment: what to play.
-        seeds: one; or several, which are played as one program.
-        journal: each round is committed to it before the next begins.
-        progress: is told of each.
+        experiment: parts of the experiment.
+        seeds: seeds to run; several run as one program.
+        journal: journal to which each round is committed before the next begins.
+        progress: progress bar, to which each round is reported.
 
     Raises:
-        UserError: if a file cannot be written, or an image cannot be read.
+        UserError: if a file cannot be written, an image cannot be read, or a number is
+            NaN or infinite.
     """
     config = experiment.config
 
@@ -123,14 +128,14 @@ def play_seeds(
     def joined(trees: Sequence[Any]) -> Any:
         if not is_together:
             return trees[0]
-        # Of equal shapes: how many images a class keeps does not depend on the seed.
+        # The shapes are equal: the sizes of the classes do not depend on the seed.
         return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
     key, arrays = joined([w.key for w in worlds]), joined([w.arrays for w in worlds])
     pool = joined([pools.create(len(w.parts.pool.ids)) for w in worlds])
     hidden = joined([jnp.asarray(w.parts.pool.labels) for w in worlds])
     start, driver = experiment.start, experiment.driver
-    if is_together:  # once, so that all strategies share what is compiled
+    if is_together:  # done once, so that all strategies share the compiled program
         start, driver = jax.jit(jax.vmap(start)), side_by_side(driver)
 
     def oracle(indices: np.ndarray) -> np.ndarray:
@@ -183,7 +188,7 @@ def play_seeds(
             rows, committed = [], track.rounds()
             for i, (seed, world) in enumerate(zip(seeds, worlds, strict=True)):
                 earlier = committed[seed]
-                if is_over(config, earlier):  # it stopped, and waits for the others
+                if is_over(config, earlier):  # stopped earlier than other seeds
                     continue
                 played = all_played.of_run(i, len(seeds)) if is_together else all_played
                 if number == 1:
@@ -244,7 +249,7 @@ def _named_errors(
     worlds: Sequence[_World],
     number: int,
 ) -> Iterator[tuple[RoundState, Record]]:
-    """The rounds after `number`; what is not finite in one is told by dataset ids."""
+    """Yields the rounds after `number`; errors give the dataset ids of examples."""
     try:
         for played in rounds:
             number += 1
@@ -257,8 +262,8 @@ def _named_errors(
         examples = f"{len(ids)} {error.part} image(s) (ids {shown})"
         raise UserError(
             f"{name}, seed {seed}, round {number + 1}: {error.what.format(examples)}; "
-            "the rounds before are kept: try a lower --learning-rate, or --precision "
-            "float64, in another folder."
+            "the earlier rounds are kept: try a lower --learning-rate, or --precision "
+            "float64, in another folder"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""The records of a round, and the rules that end a run.
+"""The fields of a record, and the rules that end a run.
 
-They serve the rounds of an experiment and those in which a person labels.
+They are used in experiments and in labeling sessions.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,24 @@ from fkjax.training import evaluation
 
 
 def is_over(config: Config, rounds: Sequence[dict[str, Any]]) -> bool:
-    """Whether these are all the rounds that a strategy and a seed will have."""
+    """Returns whether a strategy and seed with these records is finished."""
     return len(rounds) >= config.rounds or (bool(rounds) and "stop" in rounds[-1])
 
 
 def held_out_accuracy(
     config: Config, driver: Driver, state: RoundState, arrays: Arrays
 ) -> list[float] | None:
-    """On the validation set, of each seed, if a stop rule wants to know."""
+    """Computes the validation accuracy of each seed, if a stop rule needs it.
+
+    Args:
+        config: settings of the run.
+        driver: compiled parts of a round.
+        state: state after the round.
+        arrays: examples and known labels.
+
+    Returns:
+        The accuracy of each seed, or None if there is no stop rule.
+    """
     if config.stop_when == "budget":
         return None
     is_mistake = np.atleast_2d(driver.mistakes(state.variables, arrays))
@@ -38,8 +48,8 @@ def mark_stop(
     """Adds the held-out accuracy to a record, and `stop` if no round follows it.
 
     Args:
-        config: the configuration, whose stop rule looks at the accuracy.
-        earlier: records of the rounds before.
+        config: settings of the run, with a stop rule.
+        earlier: records of the earlier rounds.
         record: record of the last round, which is changed.
         held_out: accuracy on the validation set.
     """
@@ -52,7 +62,11 @@ def mark_stop(
 
 
 def measures(confusion: np.ndarray) -> dict[str, Any]:
-    """Returns the accuracies in a record, of a confusion matrix of shape [C, C]."""
+    """Computes the accuracies in a record from a confusion matrix.
+
+    Args:
+        confusion: confusion matrix, a row for each true class. Shape [C, C].
+    """
     by_class = evaluation.class_accuracy(confusion)
     return {
         "test_accuracy": float(np.trace(confusion) / confusion.sum()),
@@ -62,13 +76,22 @@ def measures(confusion: np.ndarray) -> dict[str, Any]:
 
 
 def member_measures(member_accuracy: np.ndarray) -> dict[str, Any]:
-    """Returns the accuracies of an ensemble's members; nothing of a single model."""
+    """Returns the field of the accuracies of an ensemble's members, if there are any.
+
+    Args:
+        member_accuracy: accuracy of each member. Shape [E], or [0] for a single model.
+    """
     members = member_accuracy.tolist()
     return {"member_accuracy": members} if members else {}
 
 
 def queried_per_class(labels: np.ndarray, num_classes: int) -> list[int]:
-    """Returns how many labels of a round each class has; a label of -1 is none."""
+    """Counts the labels of a round by class.
+
+    Args:
+        labels: labels given by the oracle; -1 if it could not tell. Shape [B].
+        num_classes: number of classes, C.
+    """
     return np.bincount(labels[labels >= 0], minlength=num_classes).tolist()
 
 
@@ -81,13 +104,13 @@ def queries_of(
     pool_ids: np.ndarray,
     validation_ids: np.ndarray,
 ) -> dict[str, Any]:
-    """Returns the columns of `RunFolder.append_queries`: ids in place of positions.
+    """Returns the arguments of `RunFolder.append_queries`, with ids for positions.
 
     Args:
         indices: positions of the queried examples in the pool. Shape [B].
-        labels: labels that the oracle gave. Shape [B].
-        pseudo_labels: classes that were assumed before, or -1. Shape [B].
-        targets: positions of the validation mistakes, or -1, which stays. Shape [B].
+        labels: labels given by the oracle. Shape [B].
+        pseudo_labels: labels assumed by the strategy, or -1. Shape [B].
+        targets: positions of the matched validation mistakes, or -1. Shape [B].
         pool_ids: dataset ids of the pool. Shape [N].
         validation_ids: dataset ids of the validation set. Shape [M].
     """

@@ -1,4 +1,4 @@
-"""The round: query -> oracle -> update, as pure functions of a small state."""
+"""Rounds of query, oracle and update, as pure functions of a small state."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ from fkjax.training import evaluation, fit
 
 
 class RoundState(NamedTuple):
-    """All that one round hands to the next.
+    """The state from which a round starts.
 
     Attributes:
-        key: the run's key; each round derives its own from it.
-        pool: what has been queried and answered.
-        variables: the model's.
+        key: PRNG key of the run, from which each round derives its keys.
+        pool: queried examples and their labels.
+        variables: variables of the model.
     """
 
     key: jax.Array
@@ -31,16 +31,16 @@ class RoundState(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """The images and the labels that are known; the pool's are the oracle's.
+    """The images of a run and the known labels; those of the pool are hidden.
 
     Attributes:
-        pool: Shape [N, H, W, channels], as all images.
-        validation: what the mistakes are made on.
-        selection_images: what `Driver.update` scores epochs on, if it does.
-        test_images: reported on, never chosen by.
-        validation_labels: Shape [M].
-        selection_labels: of the selection images.
-        test_labels: of the test images.
+        pool: images of the pool. Shape [N, H, W, channels].
+        validation: images of the validation set. Shape [M, H, W, channels].
+        selection_images: images on which `Driver.update` selects an epoch, if it does.
+        test_images: images of the test set, which are used for evaluation only.
+        validation_labels: labels of the validation set. Shape [M].
+        selection_labels: labels of the selection images.
+        test_labels: labels of the test set.
     """
 
     pool: Examples
@@ -53,18 +53,20 @@ class Arrays(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What one round did; for runs side by side, each array has a leading axis S.
+    """The results of one round; those of runs side by side have a leading axis S.
 
     Attributes:
-        query: what was asked.
-        labels: what the oracle said. Shape [B].
-        num_mistakes: the validation mistakes that the query started from, or -1 if
-            the strategy does not look at them. Shape [].
-        confusion: on the test set after training, rows true. Shape [C, C].
-        member_accuracy: of each member of an ensemble there. Shape [E], or [0].
-        seconds: by phase.
-        peak_memory_mb: the most memory that the process held, by phase; that of all
-            runs side by side together.
+        query: query of the round.
+        labels: labels given by the oracle. Shape [B].
+        num_mistakes: number of validation mistakes before the query, or -1 if the
+            strategy does not use them. Shape [].
+        confusion: confusion matrix on the test set after training, with a row for each
+            true class. Shape [C, C].
+        member_accuracy: test accuracy of each member of an ensemble. Shape [E], or [0]
+            for a single model.
+        seconds: seconds of each phase.
+        peak_memory_mb: peak memory of the process in each phase, in MB; for runs side
+            by side, that of all together.
     """
 
     query: Query
@@ -76,7 +78,10 @@ class Record(NamedTuple):
     peak_memory_mb: dict[str, float]
 
     def of_run(self, i: int, num_runs: int) -> "Record":
-        """That of one of S runs side by side, with its share of the seconds."""
+        """Returns the record of one of `num_runs` runs side by side.
+
+        Each run has an equal share of the seconds.
+        """
         arrays = self._replace(seconds={}, peak_memory_mb={})
         return jax.tree.map(lambda x: x[i], arrays)._replace(
             seconds={phase: s / num_runs for phase, s in self.seconds.items()},
@@ -85,16 +90,16 @@ class Record(NamedTuple):
 
 
 class NotFiniteError(ArithmeticError):
-    """NaN or infinity where numbers are needed; the round is given up.
+    """Raised if a number is NaN or infinite, which ends the round.
 
     Attributes:
-        what: a sentence on it, with {} for the examples.
-        part: "pool" or "validation".
-        positions: of the examples involved, in that part, of each run side by side.
+        what: description of the error, with {} in place of the examples.
+        part: set of the examples, "pool" or "validation".
+        positions: positions of the examples in that set, for each run side by side.
     """
 
     def __init__(self, what: str, part: str, positions: list[np.ndarray]):
-        """Of one run or several."""
+        """Describes the error; the arguments are the attributes."""
         super().__init__(what.format(f"{part} examples {positions}"))
         self.what, self.part, self.positions = what, part, positions
 
@@ -103,14 +108,14 @@ class Driver(NamedTuple):
     """The compiled parts of a round, shared by all rounds, strategies and seeds.
 
     Attributes:
-        query_key: `(state) -> key` of the coming query.
-        mistakes: `(variables, arrays) -> [M] bool`.
-        update: `(state, arrays, indices, labels) -> state`.
-        suspects: `(state, arrays, indices, labels) -> positions [5]`: the labelled
-            examples with the highest loss, NaN first, before an `update` with the same
-            arguments left what is finite.
-        evaluate: `(variables, arrays) -> confusion [C, C], member_accuracy [E]`; the
-            latter of an ensemble, else [0].
+        query_key: `(state) -> key`: key of the next query.
+        mistakes: `(variables, arrays) -> [M] bool`: mistakes on the validation set.
+        update: `(state, arrays, indices, labels) -> state`: training with new labels.
+        suspects: `(state, arrays, indices, labels) -> positions [5]`: labeled examples
+            with the highest loss, NaN first, in the last finite epoch of an `update`
+            with the same arguments.
+        evaluate: `(variables, arrays) -> confusion [C, C], member_accuracy [E]`: test
+            results; `member_accuracy` has shape [0] for a single model.
     """
 
     query_key: Callable[[RoundState], jax.Array]
@@ -129,17 +134,18 @@ def make_driver(
     trains_on_validation: bool = False,
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit,
 ) -> Driver:
-    """Prepares rounds that train on up to `capacity` labelled examples.
+    """Makes the compiled parts of rounds that label up to `capacity` examples.
 
     Args:
-        model: the classifier.
-        schedule: of each round's training, which starts from the last round's weights.
-        capacity: the most of the pool that will ever be labelled.
-        trains_on_validation: train on the validation examples as well.
-        selects_epoch: keep the epoch with the best accuracy on
-            `arrays.selection_images`, not the last.
-        compiled: how to compile a part: by `fkjax.parallel.devices.on_all_devices` if
-            the images are sharded.
+        model: classifier.
+        schedule: schedule of training in each round, which starts from the weights of
+            the previous round.
+        capacity: largest number of examples of the pool that a run labels.
+        trains_on_validation: whether to train on the validation set, too.
+        selects_epoch: whether to keep the epoch with the best accuracy on
+            `arrays.selection_images` instead of the last.
+        compiled: function that compiles a part, such as
+            `fkjax.parallel.devices.on_all_devices` for sharded images.
     """
 
     def query_key(state: RoundState) -> jax.Array:
@@ -160,7 +166,7 @@ def make_driver(
         chosen, num_labeled = pools.labeled(pool, capacity=capacity)
         known_images = arrays.pool[chosen]
         known_labels = pool.label[chosen]
-        if trains_on_validation:  # first: the last of the others may not be labelled
+        if trains_on_validation:  # first: the last of the others may be padding
             known_images = concatenated(arrays.validation, known_images)
             known_labels = jnp.concatenate([arrays.validation_labels, known_labels])
             num_labeled += len(arrays.validation_labels)
@@ -224,11 +230,11 @@ def make_driver(
 
 
 def side_by_side(driver: Driver) -> Driver:
-    """The parts of S runs as one program each: every array has a leading axis S.
+    """Compiles the parts of S runs to one program each, for arrays of leading axis S.
 
-    The `query` of a strategy is to be mapped likewise. That pays on a GPU or a TPU,
-    which one small model leaves idle. Sums may be taken in another order than in a run
-    alone.
+    The `query` of a strategy must be mapped in the same way. This is faster on a GPU or
+    TPU, which one small model does not keep busy. Sums may be computed in another order
+    than in a single run.
     """
     return Driver(*(jax.jit(jax.vmap(part)) for part in driver))
 
@@ -242,18 +248,19 @@ def play_round(
     *,
     hidden_labels: Callable[[], jax.Array],
 ) -> tuple[RoundState, Record]:
-    """One round: query, ask the oracle, train on everything answered, evaluate.
+    """Runs one round: query, labeling by the oracle, training and evaluation.
 
     Args:
-        driver: the compiled parts.
-        strategy: with its `query` compiled by `jax.jit`, for speed.
-        state: before the round.
+        driver: compiled parts of a round.
+        strategy: strategy, whose `query` should be compiled for speed.
+        state: state before the round.
         arrays: images and known labels.
-        oracle: answers for pool positions.
-        hidden_labels: the pool's labels, given to a strategy that declares them.
+        oracle: oracle that labels positions of the pool.
+        hidden_labels: function that returns the labels of the pool, called only if the
+            strategy declares them.
 
     Returns:
-        The state after the round, and what happened.
+        The state after the round, and its record.
 
     Raises:
         NotFiniteError: if an embedding, a score or the loss is NaN or infinite.
@@ -328,9 +335,9 @@ def play(
     num_rounds: int,
     hidden_labels: Callable[[], jax.Array],
 ) -> Iterator[tuple[RoundState, Record]]:
-    """Plays `num_rounds` rounds, each from the state that the last one left.
+    """Runs `num_rounds` rounds, each from the state after the previous one.
 
-    Arguments and what is yielded are those of `play_round`.
+    The other arguments are those of `play_round`, whose results are yielded.
     """
     for _ in range(num_rounds):
         state, record = play_round(

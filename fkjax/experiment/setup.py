@@ -1,4 +1,4 @@
-"""The parts of an experiment: splits, model, strategies."""
+"""The parts of an experiment: splits, model and strategies."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -27,16 +27,17 @@ from fkjax.training import pretraining
 
 
 class Experiment(NamedTuple):
-    """What all seeds share; everything in it is compiled once.
+    """The parts of an experiment that all seeds share, compiled once.
 
     Attributes:
-        config: what was asked for.
-        dataset: its data.
-        model: the classifier, or an ensemble of them.
-        driver: the parts of a round.
-        strategies: by name, their queries compiled.
-        start: `start(key, pool) -> variables` before the first round.
-        mesh: of all devices; None if there is one.
+        config: settings of the run.
+        dataset: dataset of the run.
+        model: classifier, or an ensemble of classifiers.
+        driver: compiled parts of a round.
+        strategies: strategies by name, with compiled queries.
+        start: function `start(key, pool) -> variables` that computes the variables
+            before the first round.
+        mesh: mesh of all devices; None if there is a single device.
     """
 
     config: Config
@@ -48,10 +49,10 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh | None
 
     def parts(self, seed: int) -> splits.Splits:
-        """The pool, validation, tuning and test sets of a seed.
+        """Draws the pool, validation, tuning and test sets of a seed.
 
         Raises:
-            UserError: if the data cannot supply them.
+            UserError: if the dataset is too small for them.
         """
         config = self.config
         parts = splits.split(
@@ -66,22 +67,22 @@ class Experiment(NamedTuple):
         wanted = config.rounds * config.budget
         if wanted > len(parts.pool.ids):
             raise UserError(
-                f"--rounds {config.rounds} x --budget {config.budget} asks for "
-                f"{wanted} labels, but the pool of {config.dataset} has "
-                f"{len(parts.pool.ids)} images: lower either."
+                f"--rounds {config.rounds} x --budget {config.budget} takes {wanted} "
+                f"labels, but the pool of {config.dataset} has {len(parts.pool.ids)} "
+                "images: lower one of them"
             )
         return parts
 
 
 def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
-    """Wires the parts of an experiment together.
+    """Prepares the parts of an experiment.
 
     Args:
-        config: what to run, checked by `fkjax.experiment.checks.check`.
-        dataset: on what.
+        config: settings of the run, checked by `fkjax.experiment.checks.check`.
+        dataset: dataset of the run.
 
     Raises:
-        UserError: if the configuration and the data do not fit.
+        UserError: if the settings do not fit the dataset or the devices.
     """
     height, width, _ = image_shape = dataset.train_images.shape[1:]
     make = functools.partial(
@@ -93,7 +94,7 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
     if config.pretraining == "rotation" and height != width:
         raise UserError(
             "--pretraining rotation needs square images, but those of "
-            f"{config.dataset} are {height} x {width}: use --pretraining none."
+            f"{config.dataset} are {height} x {width}: use --pretraining none"
         )
 
     mesh, compiled = None, jax.jit
@@ -102,8 +103,8 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
         compiled = functools.partial(on_all_devices, mesh=mesh)
         if config.side_by_side == "yes" and config.seeds > 1:
             raise UserError(
-                "--side-by-side yes plays all seeds on one device, but there are "
-                f"{mesh.size}, over which each seed is played: leave it out."
+                "--side-by-side yes runs all seeds on one device, but there are "
+                f"{mesh.size} devices, all of which each seed uses: leave it out"
             )
 
     start = starter(config, model, rotation_model)
@@ -130,17 +131,17 @@ def make_model(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Model:
-    """The classifier that is asked for, or an ensemble of them.
+    """Makes the classifier that the settings name, or an ensemble of classifiers.
 
     Args:
-        config: what was asked for.
-        image_shape: (H, W, channels).
-        num_classes: C.
-        mean: per channel, of images / 255.
-        std: per channel, of images / 255.
+        config: settings of the run.
+        image_shape: shape of an image, (H, W, channels).
+        num_classes: number of classes, C.
+        mean: mean of each channel of images / 255.
+        std: standard deviation of each channel of images / 255.
 
     Raises:
-        UserError: if there is none of that kind for such images.
+        UserError: if the model does not take images of this shape.
     """
     try:
         model = models.MODELS[config.model].make(
@@ -152,7 +153,7 @@ def make_model(
             dense_dropout=config.dense_dropout,
         )
     except ValueError as error:
-        raise UserError(f"--model {config.model}: {error}.") from error
+        raise UserError(f"--model {config.model}: {error}") from error
     model = model._replace(init=lambda key, init=model.init: _in_precision(init(key)))
     return ensemble(model, config.ensemble) if config.ensemble > 1 else model
 
@@ -160,15 +161,15 @@ def make_model(
 def starter(
     config: Config, model: Model, rotation_model: Model
 ) -> Callable[[jax.Array, Examples], Variables]:
-    """What gives the variables before the first round.
+    """Returns a function that computes the variables before the first round.
 
     Args:
-        config: says whether the model is pretrained, and how.
-        model: the classifier.
-        rotation_model: the same for four classes.
+        config: settings of the pretraining.
+        model: classifier.
+        rotation_model: same model with four classes, to pretrain.
 
     Returns:
-        `start(key, pool) -> variables`.
+        A function `start(key, pool) -> variables`.
     """
 
     def start(key: jax.Array, pool: Examples) -> Variables:
@@ -188,7 +189,13 @@ def starter(
 
 
 def strategy_of(config: Config, model: Model, name: str) -> Strategy:
-    """Returns the strategy of a name, with the settings of the configuration."""
+    """Makes a strategy with the settings of a run.
+
+    Args:
+        config: settings of the run.
+        model: classifier.
+        name: name of the strategy.
+    """
     settings = Settings(
         taps=tuple(config.taps),
         budget=config.budget,
@@ -203,7 +210,7 @@ def strategy_of(config: Config, model: Model, name: str) -> Strategy:
 
 
 def _in_precision(variables: Variables) -> Variables:
-    """In JAX's own float: 64 bits where they are enabled."""
+    """Converts variables to JAX's default float type: 64 bits if they are enabled."""
     return jax.tree.map(
         lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
         variables,

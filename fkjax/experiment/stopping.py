@@ -28,7 +28,7 @@ rounds, given the number of labels and the held-out accuracy after each. Shapes 
 
 
 def budget(rule: Rule, num_labeled: Sequence[int], accuracy: Sequence[float]) -> bool:
-    """Never stops: runs all rounds."""
+    """Runs all rounds: this rule never stops."""
     del rule, num_labeled, accuracy
     return False
 

@@ -1,9 +1,9 @@
-"""The loop with a person in it: train, ask, wait, and go on with the answers.
+"""Labeling sessions: query, wait for a person's answers, train, and repeat.
 
-A round is committed when its line is in rounds.jsonl (see `fkjax.runs.journal`). What
-it needs is on disk before: the question in requests/, and its answers in answers.csv.
-So a process that was stopped at any moment goes on the same, and a round whose
-checkpoint is damaged is played again without asking anyone.
+A round is committed when its line is in rounds.jsonl (see `fkjax.runs.journal`). Its
+request and its answers are written to requests/ and answers.csv before. A session that
+was stopped at any time therefore resumes with the same results, and a round whose
+checkpoint is damaged is repeated without asking again.
 """
 
 import dataclasses
@@ -46,11 +46,11 @@ _URLS = {"local-files": local_url, "embedded": data_uri}
 
 
 class Outcome(NamedTuple):
-    """How far a command came.
+    """The state of a labeling session when a command ends.
 
     Attributes:
-        records: of all committed rounds.
-        sentence: what it waits for, or why it is at its end.
+        records: records of all committed rounds.
+        sentence: sentence on the missing answers, or on why the session has ended.
     """
 
     records: list[dict[str, Any]]
@@ -60,17 +60,18 @@ class Outcome(NamedTuple):
 def play_labeling(
     config: Config, listing: Listing, folder: RunFolder, progress: Progress
 ) -> Outcome:
-    """Goes on until an answer is missing or nothing is left to ask.
+    """Continues a session until an answer is missing or no round is left.
 
     Args:
-        config: with `oracle` "file", checked by `fkjax.experiment.checks.check`.
-        listing: of the images and what is known of them.
-        folder: locked; holds what was done before.
-        progress: is told of each image that is read and of each round.
+        config: settings with `oracle` "file", checked by
+            `fkjax.experiment.checks.check`.
+        listing: names and known labels of the images.
+        folder: folder of the session, locked.
+        progress: progress bar, to which each image read and each round is reported.
 
     Raises:
-        UserError: if an answer is wrong, a file cannot be read or written, or training
-            led to NaN; what was answered and committed stays.
+        UserError: if an answer is invalid, a file cannot be read or written, or
+            training leads to NaN; answers and committed rounds are kept.
     """
     journal = Journal(folder, tell=progress.tell)
     desk = Desk(
@@ -97,29 +98,29 @@ def play_labeling(
 
 
 def _classes(listing: Listing, records: Sequence[dict[str, Any]]) -> list[str]:
-    """The model's, after some rounds."""
+    """Returns the classes of the model after the recorded rounds."""
     return list(records[-1]["classes"] if records else listing.classes)
 
 
 def _end(
     config: Config, listing: Listing, desk: Desk, records: Sequence[dict[str, Any]]
 ) -> str | None:
-    """Why no round follows, or None."""
+    """Returns a sentence on why no round follows, or None."""
     done = len(records)
     asked = sum(len(desk.taken.get(number, ())) for number in range(1, done + 1))
     if done and "stop" in records[-1]:
-        why = f"--stop-when {records[-1]['stop']} ends the labelling"
+        why = f"--stop-when {records[-1]['stop']} has ended the session"
     elif asked >= len(listing.pool):
         why = "the pool is empty"
     elif done >= config.rounds:
-        why = f"{done} of --rounds {config.rounds} are done; a larger number goes on"
+        why = f"{done} of --rounds {config.rounds} are done; raise it to continue"
     else:
         return None
-    return f"Nothing is asked any more: {why}."
+    return f"There is nothing to label: {why}."
 
 
 class _Loop:
-    """The rounds that this process plays."""
+    """The rounds that this process runs."""
 
     def __init__(
         self,
@@ -135,7 +136,7 @@ class _Loop:
         (self._name,) = config.strategies
         self._track = journal.track(self._name, range(config.seed, config.seed + 1))
         self._key = jax.random.key(config.seed)
-        # The train set stands behind the pool, as if it had been asked for.
+        # The train set follows the pool, as if it had been queried.
         self._positions = np.concatenate([own.pool, own.train])
         self._names = [own.names[i] for i in self._positions]
         self._at = {name: i for i, name in enumerate(self._names)}
@@ -151,7 +152,7 @@ class _Loop:
         self._arrays = Arrays(
             pool,
             validation,
-            test_images,  # of no account: no epoch is selected
+            test_images,  # not used: no epoch is selected
             test_images,
             validation_labels,
             test_labels,
@@ -165,7 +166,7 @@ class _Loop:
         while (end := _end(self._config, self._listing, self._desk, records)) is None:
             classes = _classes(self._listing, records)
             asked = self._desk.request(number + 1)
-            if asked is None:  # the first time, or it was lost
+            if asked is None:  # not made yet, or lost
                 asked = self._asked(number + 1, state, classes)
                 self._desk.keep(asked)
             if waiting := self._desk.ask(asked, classes):
@@ -176,7 +177,7 @@ class _Loop:
         return Outcome(records, end)
 
     def _parts(self, num_classes: int) -> tuple[Model, Driver]:
-        """The model with that many classes, and the compiled parts of its rounds."""
+        """Returns the model with `num_classes` classes and its compiled rounds."""
         if num_classes not in self._made:
             config = self._config
             model = model_of_images(self._own, config, num_classes=num_classes)
@@ -187,7 +188,7 @@ class _Loop:
         return self._made[num_classes]
 
     def _resumed(self) -> tuple[int, RoundState]:
-        """The last committed round whose state is whole, and that state."""
+        """Restores the last committed round with an undamaged state."""
         own = self._own
         pool = pools.create(len(self._names))
         train = jnp.arange(len(own.pool), len(self._names))
@@ -222,7 +223,7 @@ class _Loop:
         return number, jax.tree.map(jnp.asarray, state)
 
     def _asked(self, number: int, state: RoundState, classes: Sequence[str]) -> Request:
-        """Chooses what to ask in a round."""
+        """Chooses the images to label in a round."""
         self._progress.advance(f"round {number}: query")
         config, own, arrays = self._config, self._own, self._arrays
         model, _ = self._parts(len(classes))
@@ -271,7 +272,7 @@ class _Loop:
     def _trained(
         self, asked: Request, state: RoundState, classes: Sequence[str]
     ) -> RoundState:
-        """The state after a round whose answers are there, which it commits."""
+        """Trains on the answers of a round, commits it and returns its state."""
         number, answers = asked.round, self._desk.taken[asked.round]
         self._progress.advance(f"round {number}: training")
         known = {*classes, CANNOT_TELL}
@@ -296,7 +297,7 @@ class _Loop:
             seconds["pretraining"] = float(self._began["seconds"])
         require_finite(
             state.variables,
-            f"the training of round {number}, whose answers are kept,",
+            f"training in round {number}, whose answers are kept,",
         )
         position = {
             "strategy": self._name,
@@ -344,7 +345,7 @@ class _Loop:
         if not has_test:
             measured["test_accuracy"] = None
         return {
-            # What the next four are of: without a test set there is no test accuracy.
+            # The set of the next four: without a test set, the validation set.
             "measured_on": "test" if has_test else "validation",
             **measured,
             "confusion": confusion.tolist(),

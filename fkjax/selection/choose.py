@@ -1,4 +1,4 @@
-"""What to label next: one query of a pool, told with ids, names and reasons."""
+"""One query of a pool, with ids, names of classes and reasons."""
 
 import functools
 from collections.abc import Callable
@@ -28,12 +28,12 @@ from fkjax.training import evaluation
 
 
 class Mistake(NamedTuple):
-    """A validation example that the model gets wrong.
+    """A validation example that the model misclassifies.
 
     Attributes:
-        id: what the user calls it.
-        label: its true class.
-        predicted: what the model takes it for.
+        id: id of the example.
+        label: true class of the example.
+        predicted: class predicted by the model.
     """
 
     id: Any
@@ -45,15 +45,16 @@ class Pick(NamedTuple):
     """One example to label.
 
     Attributes:
-        rank: 1 is wanted most.
-        id: what the user calls it.
-        score: how strongly the strategy wants it, as it defines that: the similarity
-            to the mistake, or the uncertainty; None if it was drawn by lot.
-        pseudo_label: the class that the strategy assumed for it, if it did.
-        answers: the validation mistake that it answers, if it does.
-        predicted: the class that the model gives it.
-        confidence: the probability of that class, by the model.
-        reason: all that in a sentence.
+        rank: rank of the example, from 1, the best.
+        id: id of the example.
+        score: score of the example by the strategy, such as the similarity to a mistake
+            or the uncertainty; None if the example was drawn at random.
+        pseudo_label: class that the strategy assumed; None if it assumed none.
+        answers: validation mistake that the example was matched to; None if there is
+            none.
+        predicted: class predicted by the model.
+        confidence: probability of the predicted class by the model.
+        reason: sentence on why the example was chosen.
     """
 
     rank: int
@@ -67,17 +68,19 @@ class Pick(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What `choose` gives.
+    """The examples chosen by `choose`.
 
     Attributes:
-        picks: in the order in which they are wanted. Length B.
-        strategy: its name.
+        picks: examples to label, best first. Length B.
+        strategy: name of the strategy.
         indices: positions of the picks in the pool. Shape [B].
-        targets: positions of the mistakes that they answer in the validation set, or
-            -1. Shape [B].
-        is_mistake: which validation examples the model gets wrong. Shape [M] bool.
-        num_unlabeled: how many examples there were to choose from.
-        probabilities: of the classes, by the model, for each pick. Shape [B, C].
+        targets: positions of the matched mistakes in the validation set, or -1.
+            Shape [B].
+        is_mistake: whether the model misclassifies each validation example.
+            Shape [M] bool.
+        num_unlabeled: number of examples that could be chosen.
+        probabilities: probabilities of the classes for each pick, by the model.
+            Shape [B, C].
     """
 
     picks: list[Pick]
@@ -97,25 +100,25 @@ def choose(
     seed: int = 0,
     round: int = 0,
 ) -> Selection:
-    """Asks one query.
+    """Chooses examples of a pool to label.
 
     Args:
-        problem: what to choose from.
-        budget: B, how many to choose.
+        problem: pool, validation set and model.
+        budget: number of examples to choose, B.
         strategy: name in `fkjax.acquisition.STRATEGIES`, a factory of your own, or a
             strategy made with that budget.
-        seed: of every random choice.
-        round: a number that keeps the random choices of several queries apart.
+        seed: seed of all random choices.
+        round: number of the query; different numbers give different random choices.
 
     Raises:
-        UserError: if the strategy or the budget is none, or if an embedding or a score
-            is NaN or infinite.
+        UserError: if the strategy or the budget is invalid, or an embedding or score is
+            NaN or infinite.
     """
     num_unlabeled = int(np.sum(problem.is_unlabeled))
     if not 1 <= budget <= num_unlabeled:
         raise UserError(
-            f"the budget must be from 1 to the {num_unlabeled} examples of the pool "
-            f"that have no label, got {budget}"
+            f"the budget must be from 1 to the {num_unlabeled} unlabeled examples of "
+            f"the pool, got {budget}"
         )
     name, strategy = _strategy(problem, budget, strategy)
     query, is_mistake = _ask(
@@ -152,7 +155,7 @@ def choose(
 
 
 def _plain(example: Any) -> Any:
-    """An id as Python has it, where NumPy had it."""
+    """Converts an id of NumPy's types to a Python object."""
     return example.item() if isinstance(example, np.generic) else example
 
 
@@ -168,7 +171,7 @@ def _strategy(
             strategy = STRATEGIES[strategy]
         elif not callable(strategy):
             raise UserError(
-                "a strategy is a name, a factory or a Strategy, got "
+                "the strategy must be a name, a factory or a Strategy, got "
                 f"{type(strategy).__name__}"
             )
         settings = Settings(
@@ -181,8 +184,8 @@ def _strategy(
         strategy = _compiled(strategy, problem.model, settings)
     if "pool_labels" in strategy.sees:
         raise UserError(
-            f"{name} is shown the hidden labels of the pool, which nobody knows here: "
-            "it serves experiments alone"
+            f"{name} uses the hidden labels of the pool, which are only known in "
+            "experiments: choose another strategy"
         )
     return name, strategy
 
@@ -207,7 +210,7 @@ def _ask(
     return query, np.asarray(is_mistake)
 
 
-# What is compiled is kept, so that the next query of a model compiles nothing anew.
+# Compiled functions are cached for the next query of the same model.
 
 
 @functools.lru_cache(maxsize=8)
@@ -242,13 +245,13 @@ def _require_finite(problem: Problem, query: Query) -> None:
             shown = ", ".join(str(ids[int(i)]) for i in bad[:5])
             raise UserError(
                 f"the embeddings or scores of {len(bad)} {part} example(s) are NaN or "
-                f"infinite (ids {shown}{', ...' if len(bad) > 5 else ''}): mend or "
+                f"infinite (ids {shown}{', ...' if len(bad) > 5 else ''}): fix or "
                 "remove them"
             )
 
 
 def probabilities(problem: Problem, images: Examples) -> np.ndarray:
-    """p(y | x) of examples of the pool or the validation set. Shape [n, C]."""
+    """Computes p(y | x) of examples of the pool or the validation set. Shape [n, C]."""
     if len(images) == 0:
         return np.zeros((0, len(problem.classes)))
 
@@ -258,15 +261,16 @@ def probabilities(problem: Problem, images: Examples) -> np.ndarray:
 
 
 def _reason(pick: Pick) -> str:
-    guess = f"{pick.predicted} ({pick.confidence:.0%})"
+    predicted = f"predicted class {pick.predicted} ({pick.confidence:.0%})"
     if pick.answers is not None:
         sentence = (
-            f"Resembles validation example {pick.answers.id}, of class "
-            f"{pick.answers.label}, which the model takes for {pick.answers.predicted}"
+            f"Similar to validation example {pick.answers.id} of class "
+            f"{pick.answers.label}, which the model predicts as "
+            f"{pick.answers.predicted}"
         )
         if pick.pseudo_label is not None:
-            sentence += f"; is probably {pick.pseudo_label}"
-        return f"{sentence}; the model says {guess}."
+            sentence += f"; assumed class {pick.pseudo_label}"
+        return f"{sentence}; {predicted}."
     if pick.score is None:
-        return f"Drawn by lot; the model says {guess}."
-    return f"The model is unsure: it says {guess}."
+        return f"Drawn at random; {predicted}."
+    return f"The model is uncertain; {predicted}."

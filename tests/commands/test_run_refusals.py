@@ -60,7 +60,7 @@ def refused(capsys, folder, *argv):
         ("--taps conv1 conv9", ["unknown tap 'conv9' (did you mean 'conv", "logits"]),
         (
             "--rounds 50 --budget 50",
-            ["asks for 2500 labels", "has 663 images", "lower either"],
+            ["takes 2500 labels", "has 663 images", "lower one of them"],
         ),
         ("--imbalance-ratio 100000", ["ratio 100000 leaves class 5", "smaller ratio"]),
         ("--seeds 0", ["--seeds must be 1 or more, got 0"]),

@@ -19,8 +19,8 @@ from fkjax.labeling.label_studio import (
 from fkjax.labeling.request import Asked
 
 ASKED = [
-    Asked("a/1 ü.png", "cat", 0.5, "cat", "v.png", 1.5, "Resembles <v.png>."),
-    Asked("b.jpg", "dog", 0.25, None, None, None, "Drawn by lot."),
+    Asked("a/1 ü.png", "cat", 0.5, "cat", "v.png", 1.5, "Similar to <v.png>."),
+    Asked("b.jpg", "dog", 0.25, None, None, None, "Drawn at random."),
 ]
 
 
@@ -66,7 +66,7 @@ def test_tasks_hold_the_image_the_reason_and_the_guess(tmp_path):
     assert first["data"] | {"image": ""} == {
         "image": "",
         "file": "a/1 ü.png",
-        "reason": "Resembles <v.png>.",
+        "reason": "Similar to <v.png>.",
         "answers": "v.png",
         "round": 3,
     }

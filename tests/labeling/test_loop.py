@@ -78,9 +78,7 @@ def test_it_ends_after_the_rounds_and_goes_on_until_the_pool_is_empty(
     out = after(2)
     before = left_behind(out)
     assert world.command(out) == 0
-    assert (
-        "2 of --rounds 2 are done; a larger number goes on" in capsys.readouterr().out
-    )
+    assert "2 of --rounds 2 are done; raise it to continue" in capsys.readouterr().out
     assert left_behind(out) == before
     assert world.command(out, "--rounds", "9") == 0
     assert "Round 3 waits for 2 answers" in capsys.readouterr().out

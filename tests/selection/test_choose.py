@@ -40,7 +40,7 @@ def test_scores_fall_within_the_first_rank():
 def test_what_is_drawn_by_lot_answers_nothing_and_says_so():
     picks = choose(PROBLEM, budget=5, strategy="random").picks
     assert {(p.score, p.pseudo_label, p.answers) for p in picks} == {(None,) * 3}
-    assert all(p.reason.startswith("Drawn by lot") for p in picks)
+    assert all(p.reason.startswith("Drawn at random") for p in picks)
 
 
 def test_the_seed_and_the_round_decide_what_is_drawn():
