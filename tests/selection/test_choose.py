@@ -85,7 +85,9 @@ def test_a_strategy_of_ones_own_is_a_value():
 
 @pytest.mark.parametrize("budget", [0, 401])
 def test_an_impossible_budget_is_refused(budget):
-    with pytest.raises(UserError, match=f"1 to the 400 examples .* got {budget}"):
+    with pytest.raises(
+        UserError, match=f"1 to the 400 unlabeled examples .* got {budget}"
+    ):
         choose(PROBLEM, budget=budget)
 
 

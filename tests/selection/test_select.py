@@ -125,7 +125,7 @@ def test_ids_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
         (["--labeled", "{tmp}/pool.npz"], "not a CSV file|column id"),
         (["--classes", "a", "b"], "3 classes"),
         (["--output", "{tmp}/pool.npz"], "was not written by this command"),
-        (["--output", "{tmp}/none/picks.csv"], "folder that exists"),
+        (["--output", "{tmp}/none/picks.csv"], "an existing folder"),
         (["--pool", "{tmp}/none.npz"], "could not be read"),
         (["--report", "{tmp}"], "--report must be a file"),
         (["--images", "{tmp}", "--labels", "{tmp}/a.csv"], "give either --pool"),
