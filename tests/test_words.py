@@ -61,6 +61,7 @@ SOURCES = PACKAGE + files_in("benchmarks/**/*.py", "docs/*.py", "examples/**/*.p
 PAGES = files_in(
     *("fkjax/**/*.jinja", "fkjax/**/*.css", "benchmarks/*.md"),
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**/*.md"),
+    *("examples/*.md", ".github/**/*.md", ".github/**/*.yml", "CITATION.cff"),
 )
 
 
