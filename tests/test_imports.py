@@ -88,6 +88,21 @@ def test_nothing_imports_the_package_as_a_whole():
     assert not [name for name in INSIDE if "fkjax" in IMPORTS[name]]
 
 
+def test_a_type_has_a_name_of_its_own():
+    homes = {}
+    for name in INSIDE:
+        for node in ast.parse(SOURCES[name].read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                alias = node.targets[0].id
+                if alias[0].isupper() and not alias.isupper():
+                    homes.setdefault(alias, []).append(name)
+    shared = {kind: where for kind, where in homes.items() if len(where) > 1}
+    # Each command has options of its own.
+    assert set(shared) <= {"Options"}, shared
+
+
 def test_only_files_explains_an_os_error():
     for name in INSIDE:
         if "explained" in SOURCES[name].read_text():

@@ -36,7 +36,7 @@ from fkjax.models.dropout import dropout
 from fkjax.models.ensemble import each_member
 from fkjax.parallel.mapping import map_examples
 
-Score = Callable[[jax.Array], jax.Array]
+Uncertainty = Callable[[jax.Array], jax.Array]
 """`score(log_probs)`: computes the score from log p_t(y | x). Shapes [T, C] and []."""
 
 
@@ -131,7 +131,7 @@ def stochastic_log_probs(
     return jax.vmap(one)(jnp.arange(num_passes))
 
 
-def mc_dropout(score: Score) -> Callable[..., Strategy]:
+def mc_dropout(score: Uncertainty) -> Callable[..., Strategy]:
     """Returns the factory of strategies that query the highest MC-dropout scores."""
 
     def factory(
@@ -162,7 +162,7 @@ def mc_dropout(score: Score) -> Callable[..., Strategy]:
     return factory
 
 
-def one_pass(score: Score) -> Callable[..., Strategy]:
+def one_pass(score: Uncertainty) -> Callable[..., Strategy]:
     """Returns the factory of strategies that query the highest scores of one pass."""
 
     def factory(

@@ -18,16 +18,16 @@ from fkjax.experiment.progress import Progress
 from fkjax.experiment.records import (
     held_out_accuracy,
     is_over,
+    labels_per_class,
     mark_stop,
     measures,
     member_measures,
-    queried_per_class,
     queries_of,
 )
 from fkjax.experiment.rounds import (
     Arrays,
     NotFiniteError,
-    Record,
+    RoundResult,
     RoundState,
     play,
     side_by_side,
@@ -202,7 +202,7 @@ def play_seeds(
                     **position,
                     "checkpoint_selection": config.checkpoint_selection,
                     **measures(played.confusion),
-                    "queried_per_class": queried_per_class(
+                    "queried_per_class": labels_per_class(
                         played.labels, len(played.confusion)
                     ),
                     "num_random": int(np.isnan(played.query.scores).sum()),
@@ -243,12 +243,12 @@ def play_seeds(
 
 
 def _named_errors(
-    rounds: Iterator[tuple[RoundState, Record]],
+    rounds: Iterator[tuple[RoundState, RoundResult]],
     name: str,
     seeds: range,
     worlds: Sequence[_World],
     number: int,
-) -> Iterator[tuple[RoundState, Record]]:
+) -> Iterator[tuple[RoundState, RoundResult]]:
     """Yields the rounds after `number`; errors give the dataset ids of examples."""
     try:
         for played in rounds:

@@ -85,7 +85,7 @@ def member_measures(member_accuracy: np.ndarray) -> dict[str, Any]:
     return {"member_accuracy": members} if members else {}
 
 
-def queried_per_class(labels: np.ndarray, num_classes: int) -> list[int]:
+def labels_per_class(labels: np.ndarray, num_classes: int) -> list[int]:
     """Counts the labels of a round by class.
 
     Args:

@@ -52,7 +52,7 @@ class Arrays(NamedTuple):
     test_labels: jax.Array
 
 
-class Record(NamedTuple):
+class RoundResult(NamedTuple):
     """The results of one round; those of runs side by side have a leading axis S.
 
     Attributes:
@@ -77,8 +77,8 @@ class Record(NamedTuple):
     seconds: dict[str, float]
     peak_memory_mb: dict[str, float]
 
-    def of_run(self, i: int, num_runs: int) -> "Record":
-        """Returns the record of one of `num_runs` runs side by side.
+    def of_run(self, i: int, num_runs: int) -> "RoundResult":
+        """Returns the result of one of `num_runs` runs side by side.
 
         Each run has an equal share of the seconds.
         """
@@ -247,7 +247,7 @@ def play_round(
     oracle: Oracle,
     *,
     hidden_labels: Callable[[], jax.Array],
-) -> tuple[RoundState, Record]:
+) -> tuple[RoundState, RoundResult]:
     """Runs one round: query, labeling by the oracle, training and evaluation.
 
     Args:
@@ -260,7 +260,7 @@ def play_round(
             strategy declares them.
 
     Returns:
-        The state after the round, and its record.
+        The state after the round, and its result.
 
     Raises:
         NotFiniteError: if an embedding, a score or the loss is NaN or infinite.
@@ -314,7 +314,7 @@ def play_round(
     num_mistakes = np.asarray(is_mistake.sum(axis=-1))
     if not sees_mistakes:
         num_mistakes = np.full_like(num_mistakes, -1)
-    return state, Record(
+    return state, RoundResult(
         query,
         labels,
         num_mistakes,
@@ -334,7 +334,7 @@ def play(
     *,
     num_rounds: int,
     hidden_labels: Callable[[], jax.Array],
-) -> Iterator[tuple[RoundState, Record]]:
+) -> Iterator[tuple[RoundState, RoundResult]]:
     """Runs `num_rounds` rounds, each from the state after the previous one.
 
     The other arguments are those of `play_round`, whose results are yielded.

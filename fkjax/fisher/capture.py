@@ -24,7 +24,7 @@ import numpy as np
 
 from fkjax.base import LogProbs, path_of
 from fkjax.fisher.factors import Factors, weight_gradient
-from fkjax.fisher.layers import Layer, View, evaluate_views
+from fkjax.fisher.layers import LinearMap, ParameterView, evaluate_views
 
 
 class Captured(NamedTuple):
@@ -264,7 +264,7 @@ def _prepare(log_probs_fn: LogProbs, theta: Any, x: Any):
 
     def evaluate(leaves, is_followed, visit, refuse):
         args = [
-            View(path, leaves[path], lambda leaf: leaf)
+            ParameterView(path, leaves[path], lambda leaf: leaf)
             if is_followed(path)
             else leaves[path]
             for path in paths
@@ -272,7 +272,7 @@ def _prepare(log_probs_fn: LogProbs, theta: Any, x: Any):
         (log_p,) = evaluate_views(
             closed.jaxpr, closed.consts, [*args, *x_leaves], visit, refuse
         )
-        if isinstance(log_p, View):
+        if isinstance(log_p, ParameterView):
             refuse(log_p.path, "returned")
             return log_p.value
         return log_p
@@ -315,7 +315,7 @@ def _prepare(log_probs_fn: LogProbs, theta: Any, x: Any):
     return found, run, {path: outputs[path] for path in covered}
 
 
-def _use(layer: Layer, view: View, leaf: Any, x: Any, y: Any) -> Use:
+def _use(layer: LinearMap, view: ParameterView, leaf: Any, x: Any, y: Any) -> Use:
     shape, dtype = leaf.shape, leaf.dtype
 
     def to_leaf(gradient: jax.Array) -> jax.Array:

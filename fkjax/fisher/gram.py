@@ -127,13 +127,17 @@ def _gradients(
     return jax.lax.map(one, indices, batch_size=_MICROBATCH)
 
 
-Layers = Mapping[str, Factors | jax.Array]
+LayerVectors = Mapping[str, Factors | jax.Array]
 """The Fisher vectors of each layer, by the name of the layer: factors (a dense layer
 may omit the axis T), or vectors or sketches of shape [N, K]."""
 
 
 def gram(
-    layers: Layers, layers2: Layers, *, has_bias: bool, chunk_size: int | None = None
+    layers: LayerVectors,
+    layers2: LayerVectors,
+    *,
+    has_bias: bool,
+    chunk_size: int | None = None,
 ) -> jax.Array:
     """Computes <u, u'> of Fisher vectors over several layers, as a sum over layers.
 

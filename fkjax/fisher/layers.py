@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 
-class View(NamedTuple):
+class ParameterView(NamedTuple):
     """A parameter, possibly reshaped or transposed.
 
     Attributes:
@@ -30,7 +30,7 @@ class View(NamedTuple):
     of: Callable[[jax.Array], jax.Array]
 
 
-class Layer(NamedTuple):
+class LinearMap(NamedTuple):
     """A linear map y = layer(x, kernel), in terms of matrices.
 
     With a = `to_inputs(x)` of shape [T, m] and d = `to_errors(dy)` of shape [T, n],
@@ -49,7 +49,7 @@ class Layer(NamedTuple):
     to_kernel: Callable[[jax.Array], jax.Array]
 
 
-Visit = Callable[[Layer, View, jax.Array, jax.Array], jax.Array]
+Visit = Callable[[LinearMap, ParameterView, jax.Array, jax.Array], jax.Array]
 """A function `visit(layer, kernel, x, y) -> y`, called at each layer; it may add to the
 output y."""
 
@@ -106,8 +106,8 @@ def evaluate_views(
 
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
-        views = [x for x in operands if isinstance(x, View)]
-        arrays = [x.value if isinstance(x, View) else x for x in operands]
+        views = [x for x in operands if isinstance(x, ParameterView)]
+        arrays = [x.value if isinstance(x, ParameterView) else x for x in operands]
         name = eqn.primitive.name
         if views and name in _CALLS:
             body, body_consts = eqn.params[_CALLS[name]], ()
@@ -117,7 +117,7 @@ def evaluate_views(
         elif views and (moved := _moved(eqn, views[0])):
             results = [moved]
         elif len(views) == 1 and (layer := _layer(eqn, operands)):
-            x = arrays[0 if isinstance(operands[1], View) else 1]
+            x = arrays[0 if isinstance(operands[1], ParameterView) else 1]
             (y,) = _apply(jaxpr, eqn, arrays)
             results = [visit(layer, views[0], x, y)]
         else:
@@ -141,7 +141,7 @@ def _apply(jaxpr: Any, eqn: Any, operands: Sequence[jax.Array]) -> list[jax.Arra
     return jex.jaxpr_as_fun(jex.ClosedJaxpr(one, []))(*args.values())
 
 
-def _moved(eqn: Any, view: View) -> View | None:
+def _moved(eqn: Any, view: ParameterView) -> ParameterView | None:
     """Returns the view after an equation that only moves elements, or None."""
     name, (out,) = eqn.primitive.name, eqn.outvars[:1]
 
@@ -149,23 +149,23 @@ def _moved(eqn: Any, view: View) -> View | None:
         return eqn.primitive.bind(x, **eqn.params)
 
     if name == "convert_element_type" and _is_real(view.value) and _is_real(out.aval):
-        return View(view.path, bind(view.value), view.of)
+        return ParameterView(view.path, bind(view.value), view.of)
     keeps_all = name in _MOVES or (
         name == "broadcast_in_dim" and out.aval.size == view.value.size
     )
     if not keeps_all:
         return None
-    return View(view.path, bind(view.value), lambda leaf: bind(view.of(leaf)))
+    return ParameterView(view.path, bind(view.value), lambda leaf: bind(view.of(leaf)))
 
 
 def _is_real(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _layer(eqn: Any, operands: Sequence[Any]) -> Layer | None:
+def _layer(eqn: Any, operands: Sequence[Any]) -> LinearMap | None:
     """Returns the layer of an equation with one view among its operands, or None."""
     name, params = eqn.primitive.name, eqn.params
-    side = [isinstance(x, View) for x in operands].index(True)
+    side = [isinstance(x, ParameterView) for x in operands].index(True)
     if name == "dot_general" and not params["dimension_numbers"][1][0]:
         return _dense(params, operands, side)
     if name == "conv_general_dilated" and side == 1:
@@ -181,7 +181,7 @@ def _is_registered(params: dict[str, Any]) -> bool:
     return rule is not None and any(rule is fn.bwd for fn in _REGISTERED)
 
 
-def _dense(params: dict[str, Any], operands: Sequence[Any], side: int) -> Layer:
+def _dense(params: dict[str, Any], operands: Sequence[Any], side: int) -> LinearMap:
     contracted = params["dimension_numbers"][0]
     kernel, x = operands[side].value, operands[1 - side]
     x_free = [i for i in range(x.ndim) if i not in contracted[1 - side]]
@@ -195,7 +195,7 @@ def _dense(params: dict[str, Any], operands: Sequence[Any], side: int) -> Layer:
         return _matrix(y, len(x_free)) if side else _matrix(y, len(kernel_free)).T
 
     order = (*contracted[side], *kernel_free)
-    return Layer("dense", to_inputs, to_errors, _untransposed(kernel.shape, order))
+    return LinearMap("dense", to_inputs, to_errors, _untransposed(kernel.shape, order))
 
 
 def _convolution(
@@ -207,7 +207,7 @@ def _convolution(
     rhs_dilation: Sequence[int] = (1, 1),
     dimension_numbers: Any = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
     **_: Any,
-) -> Layer:
+) -> LinearMap:
     """Returns the layer of a `lax.conv_general_dilated` without groups.
 
     The defaults are layouts NHWC and HWIO, stride 1 and no padding or dilation.
@@ -230,7 +230,7 @@ def _convolution(
         return _matrix(y.transpose(y_batch, *y_space, y_channel), y.ndim - 1)
 
     order = (*k_space, k_in, k_out)
-    return Layer(
+    return LinearMap(
         "convolution", to_inputs, to_errors, _untransposed(kernel.shape, order)
     )
 

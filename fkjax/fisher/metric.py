@@ -2,7 +2,7 @@
 
 A metric is fitted to the Fisher vectors of some examples, with F = E[u u^T]. It then
 whitens other vectors, so that inner products of whitened vectors are the kernel.
-`identity` and `diagonal` take pytrees of vectors. `kronecker` and
+`identity_metric` and `diagonal` take pytrees of vectors. `kfac` and
 `eigenvalue_corrected` take the factors of layers, with a 1 for the bias among the
 inputs (see `fkjax.fisher.factors.with_bias`). `low_rank` takes embeddings, such as
 sketches.
@@ -36,12 +36,12 @@ class Metric(NamedTuple):
     whiten: Callable[[Any, Any], Any]
 
 
-def identity() -> Metric:
+def identity_metric() -> Metric:
     """Returns the metric F = I of the practical Fisher kernel.
 
     Source: Gudovskiy et al. 2020, Sec. 4.1.
 
-    >>> metric = identity()
+    >>> metric = identity_metric()
     >>> metric.whiten(metric.fit(jnp.ones((2, 3))), jnp.ones((1, 3)))
     Array([[1., 1., 1.]], dtype=float32)
     """
@@ -76,11 +76,11 @@ def diagonal(*, damping: float) -> Metric:
     return Metric(fit, whiten)
 
 
-Layers = Mapping[str, Factors]
+LayerFactors = Mapping[str, Factors]
 """The factors of the Fisher vectors of each layer, by the name of the layer."""
 
 
-class Kronecker(NamedTuple):
+class KroneckerRoots(NamedTuple):
     """The inverse square roots of the two damped factors of F of one layer.
 
     Attributes:
@@ -92,7 +92,7 @@ class Kronecker(NamedTuple):
     d: jax.Array
 
 
-def kronecker(*, damping: float) -> Metric:
+def kfac(*, damping: float) -> Metric:
     """Returns the metric of K-FAC, a Kronecker product for each layer.
 
         F = (A + pi sqrt(damping) I) x (D + sqrt(damping) / pi I),
@@ -103,7 +103,7 @@ def kronecker(*, damping: float) -> Metric:
 
     Source: Martens and Grosse 2015, Sec. 6.3; Grosse and Martens 2016 (convolutions).
 
-    >>> metric = kronecker(damping=1.0)
+    >>> metric = kfac(damping=1.0)
     >>> layers = {"dense": Factors(jnp.ones((4, 1)), jnp.ones((4, 1)))}
     >>> whitened = metric.whiten(metric.fit(layers), layers)["dense"]
     >>> (whitened.a * whitened.d)[0].round(3)  # 1 / sqrt((1 + 1) (1 + 1))
@@ -114,26 +114,29 @@ def kronecker(*, damping: float) -> Metric:
             proportion to their size.
 
     Returns:
-        A metric for factors by layer, with `Kronecker` states and whitened `Factors`.
+        A metric for factors by layer, with `KroneckerRoots` states and whitened
+        `Factors`.
 
     Raises:
         ValueError: if the damping is not positive.
     """
     _check_damping(damping)
 
-    def fit(layers: Layers) -> dict[str, Kronecker]:
+    def fit(layers: LayerFactors) -> dict[str, KroneckerRoots]:
         return {name: one(*_moments(factors)) for name, factors in layers.items()}
 
-    def one(a: jax.Array, d: jax.Array) -> Kronecker:
+    def one(a: jax.Array, d: jax.Array) -> KroneckerRoots:
         size_a, size_d = jnp.trace(a) / len(a), jnp.trace(d) / len(d)
         is_regular = (size_a > 0) & (size_d > 0)
         ratio = jnp.where(is_regular, size_a / jnp.where(is_regular, size_d, 1), 1)
         pi = jnp.sqrt(ratio)
-        return Kronecker(
+        return KroneckerRoots(
             _inverse_root(a, damping**0.5 * pi), _inverse_root(d, damping**0.5 / pi)
         )
 
-    def whiten(state: dict[str, Kronecker], layers: Layers) -> dict[str, Factors]:
+    def whiten(
+        state: dict[str, KroneckerRoots], layers: LayerFactors
+    ) -> dict[str, Factors]:
         return {
             name: Factors(_matmul(a, state[name].a), _matmul(d, state[name].d))
             for name, (a, d) in layers.items()
@@ -187,7 +190,7 @@ def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
     """
     _check_damping(damping)
 
-    def fit(layers: Layers) -> dict[str, EigenvalueCorrected]:
+    def fit(layers: LayerFactors) -> dict[str, EigenvalueCorrected]:
         return {name: one(factors) for name, factors in layers.items()}
 
     def one(factors: Factors) -> EigenvalueCorrected:
@@ -200,7 +203,7 @@ def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
         return EigenvalueCorrected(q_a, q_d, squares + damping)
 
     def whiten(
-        state: dict[str, EigenvalueCorrected], layers: Layers
+        state: dict[str, EigenvalueCorrected], layers: LayerFactors
     ) -> dict[str, jax.Array]:
         def one(name: str) -> jax.Array:
             (a, d), (q_a, q_d, scale) = layers[name], state[name]

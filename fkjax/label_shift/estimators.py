@@ -108,7 +108,7 @@ def bbse_prior(
         validation_predicted, names, "predictions of the validation set"
     )
     labels = checked_labels(validation_labels, len(predicted), names)
-    counts = confusion_matrix(predicted, labels, np.ones(len(labels)), num_classes)
+    counts = weighted_confusion(predicted, labels, np.ones(len(labels)), num_classes)
     shares = np.bincount(pool, minlength=num_classes) / len(pool)
     return bbse_estimate(counts, shares, names)
 
@@ -230,7 +230,7 @@ def _confusion_problem(counts: np.ndarray, names: Sequence[Any]) -> str:
     return f"the predictions hardly separate {names[pair[0]]} from {names[pair[1]]}"
 
 
-def confusion_matrix(
+def weighted_confusion(
     predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, num_classes: int
 ) -> np.ndarray:
     """Returns the weight of the examples of each class (column) by prediction (row).

@@ -13,15 +13,15 @@ from fkjax.label_shift.checks import (
 
 
 class Calibration(NamedTuple):
-    """Bias-corrected temperature scaling: p'(y | x) ~ p(y | x)^slope exp(bias_y).
+    """Bias-corrected temperature scaling: p'(y | x) ~ p(y | x)^slope exp(offset_y).
 
     Attributes:
         slope: inverse temperature.
-        bias: bias of each class. Shape [C].
+        offset: bias of each class. Shape [C].
     """
 
     slope: float
-    bias: np.ndarray
+    offset: np.ndarray
 
 
 def calibration(probs: Any, labels: Any) -> Calibration:
@@ -69,7 +69,7 @@ def log_probabilities(probs: np.ndarray) -> np.ndarray:
 
 def softmax(calibration: Calibration, z: np.ndarray) -> np.ndarray:
     """Returns calibrated probabilities from z = log p. Shape [N, C]."""
-    logits = calibration.slope * z + calibration.bias
+    logits = calibration.slope * z + calibration.offset
     logits -= logits.max(axis=1, keepdims=True)
     probs = np.exp(logits, out=logits)
     probs /= probs.sum(axis=1, keepdims=True)
@@ -91,7 +91,7 @@ def fit_calibration(
         away = theta - at_one
         return float(-weights @ log_probabilities(true) + away @ away / 2)
 
-    theta = np.concatenate([[start.slope], start.bias])
+    theta = np.concatenate([[start.slope], start.offset])
     value = loss(theta)
     for _ in range(50):
         probs = softmax(unpack(theta), z)

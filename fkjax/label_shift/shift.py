@@ -19,10 +19,10 @@ from fkjax.label_shift.checks import (
 )
 from fkjax.label_shift.estimators import (
     bbse_estimate,
-    confusion_matrix,
     em_estimate,
     solve_bbse,
     solve_em,
+    weighted_confusion,
 )
 from fkjax.label_shift.scaling import (
     fit_calibration,
@@ -157,7 +157,7 @@ def _bootstrap(
     fitted = fit_calibration(z, labels, once, no_calibration(num_classes))
     em = em_estimate(softmax(fitted, pool_z) / prior, prior, names)
     bbse = bbse_estimate(
-        confusion_matrix(predicted, labels, once, num_classes),
+        weighted_confusion(predicted, labels, once, num_classes),
         np.bincount(pool_predicted, minlength=num_classes) / len(pool),
         names,
     )
@@ -184,7 +184,7 @@ def _bootstrap(
             )
         if not bbse.problem:
             bbse_draws[i] = solve_bbse(
-                confusion_matrix(predicted, labels, times, num_classes),
+                weighted_confusion(predicted, labels, times, num_classes),
                 np.bincount(pool_predicted, pool_times, num_classes) / len(pool),
             )
         best = em_draws[i] if bbse.problem else bbse_draws[i]

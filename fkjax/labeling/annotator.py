@@ -11,7 +11,7 @@ from fkjax.files.opening import exists, read_if_exists
 from fkjax.files.spreadsheet import csv_bytes, inert
 from fkjax.files.writing import replace_file
 from fkjax.labeling import answers, label_studio, request
-from fkjax.labeling.answers import CANNOT_TELL, Source
+from fkjax.labeling.answers import CANNOT_TELL, AnswerFile
 from fkjax.labeling.request import Request
 
 COLUMNS = ("file", "label", "guess", "confidence", "answers", "reason")
@@ -112,10 +112,10 @@ class Desk:
         sources = []
         if exists(self._form):
             given, _ = answers.read_form(self._form, self._listing.names)
-            sources.append(Source(self._form, given, is_history=False))
+            sources.append(AnswerFile(self._form, given, is_history=False))
         if exists(self._export):
             given = label_studio.read_export(self._export)
-            sources.append(Source(self._export, given, is_history=True))
+            sources.append(AnswerFile(self._export, given, is_history=True))
         earlier: dict[str, str] = {}
         for number, of_round in self.taken.items():
             if number < asked.round:

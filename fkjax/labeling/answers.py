@@ -22,7 +22,7 @@ Taken = dict[int, dict[str, str]]
 """The label of each file, or `CANNOT_TELL`, by round."""
 
 
-class Source(NamedTuple):
+class AnswerFile(NamedTuple):
     """A file with answers.
 
     Attributes:
@@ -52,7 +52,7 @@ class Collected(NamedTuple):
 
 
 def collect(
-    sources: Iterable[Source],
+    sources: Iterable[AnswerFile],
     asked: Sequence[str],
     *,
     earlier: Mapping[str, str],

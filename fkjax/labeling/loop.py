@@ -23,10 +23,10 @@ from fkjax.experiment.clock import forget_peak, peak_memory_mb
 from fkjax.experiment.config import Config
 from fkjax.experiment.progress import Progress
 from fkjax.experiment.records import (
+    labels_per_class,
     mark_stop,
     measures,
     member_measures,
-    queried_per_class,
     queries_of,
 )
 from fkjax.experiment.rounds import Arrays, Driver, RoundState, make_driver
@@ -309,7 +309,7 @@ class _Loop:
             **position,
             **self._measures(state, driver),
             "checkpoint_selection": "last",
-            "queried_per_class": queried_per_class(labels, len(classes)),
+            "queried_per_class": labels_per_class(labels, len(classes)),
             "num_cannot_tell": int((labels < 0).sum()),
             "num_random": sum(image.score is None for image in asked.images),
             "num_mistakes": asked.num_mistakes,

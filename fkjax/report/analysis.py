@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fkjax.report import statistics
-from fkjax.report.comparison import Comparison, Strategy
+from fkjax.report.comparison import ComparedStrategy, Comparison
 from fkjax.report.curves import (
     Curve,
     final_measures,
@@ -189,7 +189,7 @@ def default_targets(curves: Iterable[Any]) -> list[float]:
     return sorted({float(low), float(middle), float(high)})
 
 
-def _curves(strategies: Iterable[Strategy], metric: str) -> dict[str, Curve]:
+def _curves(strategies: Iterable[ComparedStrategy], metric: str) -> dict[str, Curve]:
     records = [
         {
             **record,
@@ -216,7 +216,7 @@ def _interval(values: Any) -> Interval:
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
-def _summary(strategy: Strategy) -> Summary:
+def _summary(strategy: ComparedStrategy) -> Summary:
     finals = 100 * np.array([final_measures(run) for run in strategy.seeds.values()])
     return Summary(
         strategy.name,
@@ -238,7 +238,7 @@ def _reached(name: str, curve: Curve, target: float) -> Reached:
     )
 
 
-def _pairs(strategies: Sequence[Strategy]) -> list[Pair]:
+def _pairs(strategies: Sequence[ComparedStrategy]) -> list[Pair]:
     pairs = []
     for second, first in itertools.combinations(strategies, 2):  # baselines first
         seeds = sorted(first.seeds.keys() & second.seeds.keys())
@@ -266,7 +266,7 @@ def _compared(run: Sequence[Mapping[str, Any]], labels: Sequence[int]) -> list[f
     return [measures[name] for name in COMPARED]
 
 
-def _cost(strategy: Strategy) -> Cost:
+def _cost(strategy: ComparedStrategy) -> Cost:
     records = [record for run in strategy.seeds.values() for record in run]
     phases = dict.fromkeys(phase for record in records for phase in record["seconds"])
     by_phase = {

@@ -21,7 +21,7 @@ _NO_SETTINGS = frozenset(
 )
 
 
-class Experiment(NamedTuple):
+class ComparedExperiment(NamedTuple):
     """Folders with the same settings.
 
     Attributes:
@@ -33,7 +33,7 @@ class Experiment(NamedTuple):
     runs: list[Run]
 
 
-class Strategy(NamedTuple):
+class ComparedStrategy(NamedTuple):
     """The records of one strategy in one experiment.
 
     Attributes:
@@ -47,7 +47,7 @@ class Strategy(NamedTuple):
 
     name: str
     original: str
-    experiment: Experiment
+    experiment: ComparedExperiment
     seeds: dict[int, list[Record]]
 
     def values(self, key: str) -> list[list[Any]]:
@@ -71,8 +71,8 @@ class Comparison(NamedTuple):
     """
 
     dataset: str
-    experiments: list[Experiment]
-    strategies: list[Strategy]
+    experiments: list[ComparedExperiment]
+    strategies: list[ComparedStrategy]
     notes: list[str]
 
 
@@ -113,7 +113,9 @@ def read(
     return Comparison(runs[0].config["dataset"], experiments, strategies, notes)
 
 
-def differing_settings(experiments: Sequence[Experiment]) -> dict[str, list[Any]]:
+def differing_settings(
+    experiments: Sequence[ComparedExperiment],
+) -> dict[str, list[Any]]:
     """Returns the settings that all experiments recorded and that differ.
 
     Args:
@@ -162,7 +164,7 @@ def _is_of(run: Run, runs: Sequence[Run]) -> bool:
     return is_new and all(mine[key] == theirs[key] for key in shared)
 
 
-def _experiments(runs: Iterable[Run]) -> list[Experiment]:
+def _experiments(runs: Iterable[Run]) -> list[ComparedExperiment]:
     groups: list[list[Run]] = []
     for run in runs:
         for group in groups:
@@ -174,7 +176,7 @@ def _experiments(runs: Iterable[Run]) -> list[Experiment]:
     names = _short_names([_place(group) for group in groups])
     if len(set(names)) < len(names):  # folders of two experiments share one parent
         names = _short_names([group[0].folder.path.resolve() for group in groups])
-    return [Experiment(*pair) for pair in zip(names, groups, strict=True)]
+    return [ComparedExperiment(*pair) for pair in zip(names, groups, strict=True)]
 
 
 def _place(runs: Sequence[Run]) -> Path:
@@ -193,7 +195,9 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Strategy]:
+def _strategies(
+    experiments: Iterable[ComparedExperiment], notes: list[str]
+) -> list[ComparedStrategy]:
     found = [
         (original, seeds, experiment)
         for experiment in experiments
@@ -226,7 +230,7 @@ def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Str
             )
         if shared:
             kept = {s: [seeds[s][r] for r in shared] for s in sorted(seeds)}
-            strategies.append(Strategy(name, original, experiment, kept))
+            strategies.append(ComparedStrategy(name, original, experiment, kept))
     if not strategies:
         raise UserError(
             "these runs have no round that all seeds of a strategy share: choose the "
@@ -235,7 +239,7 @@ def _strategies(experiments: Iterable[Experiment], notes: list[str]) -> list[Str
     return strategies
 
 
-def _named_apart(strategies: Sequence[Strategy]) -> list[str]:
+def _named_apart(strategies: Sequence[ComparedStrategy]) -> list[str]:
     """Returns notes on the strategies that occur in several experiments, and why."""
     notes: dict[tuple[str, ...], list[str]] = {}
     places = {s.experiment.name: s.experiment for s in strategies}

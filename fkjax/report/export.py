@@ -171,7 +171,7 @@ def _finals(summaries: Sequence[Summary]) -> str:
             escape_markdown(summary.name),
             str(summary.num_seeds),
             f"{summary.num_labeled:,}",
-            *map(findings.percent, summary.measures.values()),
+            *map(findings.with_interval, summary.measures.values()),
         ]
         for summary in summaries
     ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fkjax.report.analysis import Analysis, Cost, Interval, Pair, Reached
-from fkjax.report.comparison import Comparison, Experiment, shown
+from fkjax.report.comparison import ComparedExperiment, Comparison, shown
 from fkjax.report.statistics import Paired, pairs_needed, smallest_p
 from fkjax.runs.past_run import Run
 
@@ -50,7 +50,7 @@ def headline(comparison: Comparison, analysis: Analysis) -> str:
 
 
 def _area(pair: tuple[Interval, str]) -> str:
-    return f"{percent(pair[0])} %"
+    return f"{with_interval(pair[0])} %"
 
 
 def power(pairs: Sequence[Pair]) -> str:
@@ -97,7 +97,7 @@ def few_seeds(analysis: Analysis) -> str:
     return ""
 
 
-def percent(interval: Interval, *, digits: int = 1) -> str:
+def with_interval(interval: Interval, *, digits: int = 1) -> str:
     """Formats a mean with its interval."""
     if math.isnan(interval.low):
         return number(interval.mean, digits)
@@ -166,7 +166,7 @@ class Setting(NamedTuple):
     differs: bool
 
 
-def configuration(experiments: Sequence[Experiment]) -> list[Setting]:
+def configuration(experiments: Sequence[ComparedExperiment]) -> list[Setting]:
     """Returns all settings and versions, those that differ first.
 
     Args:

@@ -14,7 +14,7 @@ from fkjax.data.reading import plain_errors
 from fkjax.files.opening import open_file
 from fkjax.files.spreadsheet import inert
 from fkjax.parallel.examples import take
-from fkjax.report.comparison import Comparison, Strategy
+from fkjax.report.comparison import ComparedStrategy, Comparison
 from fkjax.report.html import thumbnail
 from fkjax.runs.folder import QUERY_COLUMNS
 from fkjax.runs.past_run import Run
@@ -100,7 +100,7 @@ def galleries(comparison: Comparison, *, data_dir: str | None = None) -> list[Ga
 
 
 def _gallery(
-    strategy: Strategy,
+    strategy: ComparedStrategy,
     data_dir: str | None,
     loaded: dict[Any, datasets.Dataset | UserError],
 ) -> Gallery:

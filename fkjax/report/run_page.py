@@ -8,7 +8,7 @@ import numpy as np
 
 from fkjax.report import charts, findings
 from fkjax.report.analysis import COMPARED, Analysis, Pair
-from fkjax.report.comparison import Comparison, Strategy, shown
+from fkjax.report.comparison import ComparedStrategy, Comparison, shown
 from fkjax.report.galleries import Gallery
 from fkjax.report.html import environment
 
@@ -133,7 +133,7 @@ def _paired(pairs: Sequence[Pair], key: str, names: Sequence[str]) -> dict[str, 
     }
 
 
-def _classes(strategies: Sequence[Strategy]) -> list[tuple[str, Any]]:
+def _classes(strategies: Sequence[ComparedStrategy]) -> list[tuple[str, Any]]:
     counts = [
         np.nanmean(np.array(s.values("queried_per_class"), float), axis=0)
         for s in strategies
@@ -153,7 +153,7 @@ def _classes(strategies: Sequence[Strategy]) -> list[tuple[str, Any]]:
     ]
 
 
-def _confusions(strategies: Sequence[Strategy]) -> list[tuple[str, Any]]:
+def _confusions(strategies: Sequence[ComparedStrategy]) -> list[tuple[str, Any]]:
     made = []
     for strategy in strategies:
         last = [run[-1] for run in strategy.seeds.values()]

@@ -13,7 +13,7 @@ from fkjax.training.fit import Schedule, sgd, sgd_step
 ROTATIONS = 4
 
 
-def rotated(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def four_rotations(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Rotates each image by 0, 90, 180 and 270 degrees.
 
     Args:
@@ -71,7 +71,7 @@ def pretrain(
             batch = jax.lax.dynamic_slice_in_dim(order, i * size, size)
             then = jax.lax.dynamic_slice_in_dim(order, (i + 1) * size, size)
             then = jnp.where(i + 1 < num_steps, then, -1)
-            turned, labels = rotated(take(images, batch, then))
+            turned, labels = four_rotations(take(images, batch, then))
             return sgd_step(
                 key_for(key, "dropout", epoch, i),
                 model,

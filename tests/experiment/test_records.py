@@ -6,10 +6,10 @@ import pytest
 from fkjax.experiment.config import Config
 from fkjax.experiment.records import (
     is_over,
+    labels_per_class,
     mark_stop,
     measures,
     member_measures,
-    queried_per_class,
     queries_of,
 )
 
@@ -33,7 +33,7 @@ def test_members_are_named_for_an_ensemble_alone():
 
 
 def test_labels_are_counted_by_class_without_those_that_nobody_could_tell():
-    assert queried_per_class(np.array([2, 0, -1, 2], np.int32), 4) == [1, 0, 2, 0]
+    assert labels_per_class(np.array([2, 0, -1, 2], np.int32), 4) == [1, 0, 2, 0]
 
 
 def test_queries_have_ids_in_place_of_positions():

@@ -48,7 +48,7 @@ def assert_close(found, expected):
 
 def test_identity_is_the_plain_inner_product():
     vectors = {"w": jnp.ones((2, 3))}
-    plain = metric.identity()
+    plain = metric.identity_metric()
     assert plain.whiten(plain.fit(vectors), vectors) is vectors
 
 
@@ -79,7 +79,7 @@ def test_kronecker(num, positions):
     fisher = np.kron(
         a + pi * damping**0.5 * np.eye(4), d + damping**0.5 / pi * np.eye(3)
     )
-    kfac = metric.kronecker(damping=damping)
+    kfac = metric.kfac(damping=damping)
     state = jax.jit(kfac.fit)({"layer": fitted})
     whitened = kfac.whiten(state, {"layer": u})
     expected = kernel(vectors_of(u), fisher, vectors_of(u))
@@ -92,7 +92,7 @@ def test_kronecker(num, positions):
 def test_kronecker_of_no_error_at_all():
     """A model that is always sure has d = 0: finite, the damping split evenly."""
     fitted = Factors(jnp.ones((5, 2)), jnp.zeros((5, 3)))
-    kfac = metric.kronecker(damping=4.0)
+    kfac = metric.kfac(damping=4.0)
     state = kfac.fit({"layer": fitted})["layer"]
     np.testing.assert_allclose(state.d, np.eye(3) / 2**0.5, rtol=1e-5)
     assert np.isfinite(state.a).all()
@@ -180,7 +180,7 @@ def test_low_rank_of_zeros_is_the_damping_alone():
     "make",
     [
         metric.diagonal,
-        metric.kronecker,
+        metric.kfac,
         metric.eigenvalue_corrected,
         metric.low_rank,
     ],

@@ -19,7 +19,7 @@ def test_calibration_undoes_what_made_the_probabilities_wrong():
     found = calibration(wrong, labels)
     assert found.slope == pytest.approx(1 / 3, abs=0.03)
     np.testing.assert_allclose(
-        found.bias - found.bias.mean(), [-0.28, 0.06, 0.22], atol=0.1
+        found.offset - found.offset.mean(), [-0.28, 0.06, 0.22], atol=0.1
     )
     mended = calibrated(found, wrong)
     assert np.abs(mended - exact).mean() < 0.02 < np.abs(wrong - exact).mean()
@@ -34,14 +34,14 @@ def test_calibration_is_where_its_loss_has_no_slope(data):
         away = theta - np.eye(4)[0]
         return -np.log(p[np.arange(len(p)), labels]).sum() + away @ away / 2
 
-    theta = np.array([best.slope, *best.bias])
+    theta = np.array([best.slope, *best.offset])
     for step in 0.01 * np.concatenate([np.eye(4), -np.eye(4)]):
         assert loss(theta + step) > loss(theta)
 
 
 def test_calibration_stays_finite_where_nothing_is_wrong():
     found = calibration(np.eye(3)[[0, 1, 2]] * 0.8 + 0.2 / 3, [0, 1, 2])
-    assert 1 < found.slope < 5 and np.abs(found.bias).max() < 1e-6
+    assert 1 < found.slope < 5 and np.abs(found.offset).max() < 1e-6
 
 
 def test_calibration_is_what_em_needs():

@@ -7,7 +7,7 @@ import pytest
 from fkjax.base import UserError
 from fkjax.labeling.answers import (
     CANNOT_TELL,
-    Source,
+    AnswerFile,
     collect,
     read_classes,
     read_form,
@@ -22,7 +22,7 @@ CLASSES = ["cat", "dog"]
 
 def source(answers, name="to_label.csv"):
     rows = [Answer(*a, f"line {i}") for i, a in enumerate(answers, start=2)]
-    return Source(Path(name), rows, is_history=name != "to_label.csv")
+    return AnswerFile(Path(name), rows, is_history=name != "to_label.csv")
 
 
 def collected(*sources, earlier=None):

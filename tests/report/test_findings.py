@@ -70,8 +70,8 @@ def test_few_seeds_are_a_caution(compare, seeds, word):
 
 
 def test_numbers_as_text():
-    assert findings.percent(Interval(50, math.nan, math.nan)) == "50.0"
-    assert findings.percent(Interval(math.nan, math.nan, math.nan)) == "–"
+    assert findings.with_interval(Interval(50, math.nan, math.nan)) == "50.0"
+    assert findings.with_interval(Interval(math.nan, math.nan, math.nan)) == "–"
     assert findings.number(1234.56) == "1,234.6"
     assert findings.p_value(0.03125) == "0.0312" and findings.p_value(1.0) == "1"
     assert findings.p_value(2**-20) == "< 0.0001"

@@ -24,7 +24,7 @@ def model(digits):
 
 def test_labels_count_the_quarter_turns_of_numpy():
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 5, 2), dtype=np.uint8)
-    turned, labels = pretraining.rotated(images)
+    turned, labels = pretraining.four_rotations(images)
     assert turned.shape == (12, 5, 5, 2) and turned.dtype == jnp.uint8
     np.testing.assert_array_equal(np.bincount(labels), [3, 3, 3, 3])
     for i, (image, label) in enumerate(zip(turned, labels, strict=True)):
@@ -38,7 +38,7 @@ def test_rotations_are_learned_without_a_label(digits, model):
             key, model, model.init(key), images, schedule=Schedule(epochs=15)
         )
     )(jax.random.key(0))
-    turned, labels = pretraining.rotated(digits.test_images[:100])
+    turned, labels = pretraining.four_rotations(digits.test_images[:100])
     accuracy_of = jax.jit(lambda v: evaluation.accuracy(model, v, turned, labels))
     start = accuracy_of(jax.jit(model.init)(jax.random.key(0)))
     accuracy = accuracy_of(trained)
@@ -57,7 +57,7 @@ def test_fewer_images_than_a_batch_are_one_batch(digits, model):
     )(variables)
 
     def loss(variables):
-        turned, labels = pretraining.rotated(images)
+        turned, labels = pretraining.four_rotations(images)
         log_p = jax.nn.log_softmax(model.apply(variables, turned))
         return -log_p[jnp.arange(12), labels].mean()
 
