@@ -59,7 +59,10 @@ def _log_det(matrix: jax.Array) -> jax.Array:
 
 def _full(z: jax.Array, g: jax.Array) -> jax.Array:
     ridge = _RIDGE * jnp.eye(z.shape[-1], dtype=z.dtype)
-    zz, zg, gg = _moment(z, z) + ridge, _moment(z, g), _moment(g, g) + ridge
+    zz, gg = (
+        _moment(x, x) + jnp.expand_dims(ridge, tuple(range(x.ndim - 2))) for x in (z, g)
+    )
+    zg = _moment(z, g)
     (zz_each, gg_each) = (jnp.broadcast_to(c, zg.shape) for c in (zz, gg))
     joint = jnp.block([[zz_each, zg], [zg.mT, gg_each]])
     return _log_det(zz) + _log_det(gg) - _log_det(joint)

@@ -168,8 +168,8 @@ def search(
             # `top_k` sorts -0.0 below 0.0.
             similarities = jnp.where(similarities == 0, 0, similarities)
             last, last_position = (of_batch(j, x)[:, None] for x in after)
-            is_next = (similarities == last) & (positions > last_position)
-            is_next = is_present & (is_next | (similarities < last))
+            is_next = (similarities == last) & (positions[None] > last_position)
+            is_next = is_present[None] & (is_next | (similarities < last))
             similarities = jnp.where(is_next, similarities, -jnp.inf)
             similarities, column = _candidates(similarities, k)
             # The results of earlier chunks come first, so that they win ties.

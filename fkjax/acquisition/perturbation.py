@@ -45,7 +45,9 @@ def copies(
             key_for(copy, "angle"), dtype=jnp.float32
         )
         added = _normal(key_for(copy, "noise"), image.shape)
-        return rotated(image, turn) + (255 * noise) * jnp.asarray(std) * added
+        return (
+            rotated(image, turn) + (255 * noise) * jnp.asarray(std)[None, None] * added
+        )
 
     return map_apart(one, jnp.arange(num_copies), batch_size=32)
 
@@ -64,7 +66,7 @@ def rotated(image: jax.Array, angle: jax.Array) -> jax.Array:
     """
     height, width, _ = image.shape
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
-    y, x = jnp.arange(height)[:, None] - middle_y, jnp.arange(width) - middle_x
+    y, x = jnp.arange(height)[:, None] - middle_y, jnp.arange(width)[None] - middle_x
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     source = [cos * y + sin * x + middle_y, cos * x - sin * y + middle_x]
 

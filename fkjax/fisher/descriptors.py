@@ -151,7 +151,8 @@ def _tapped(
             positions = tuple(range(activation.ndim - 1))
             z[name] = activation.mean(positions)
         if name in offsets:
-            activation += offsets[name] * (offsets[name].size / activation.size)
+            offset = offsets[name] * (offsets[name].size / activation.size)
+            activation += jnp.expand_dims(offset, tuple(range(activation.ndim - 1)))
         return activation
 
     log_p = log_probs(model, variables, image, tap)

@@ -37,7 +37,7 @@ def weight_gradient(a: jax.Array, d: jax.Array) -> jax.Array:
     """
     a, d = (jnp.atleast_2d(x) for x in (a, d))
     if len(a) == 1:
-        return a[0, :, None] * d[0]
+        return a[0, :, None] * d
     # Without the barrier, XLA recomputes the patches inside the product. Mapped over
     # examples, it also multiplies in the convolutions' layout, with strided matrices.
     a_transposed, d = jax.lax.optimization_barrier((a.T, d))

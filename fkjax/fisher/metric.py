@@ -71,7 +71,7 @@ def diagonal(*, damping: float) -> Metric:
         return jax.tree.map(lambda u: jnp.square(u).mean(axis=0) + damping, vectors)
 
     def whiten(state: Any, vectors: Any) -> Any:
-        return jax.tree.map(lambda f, u: u / jnp.sqrt(f), state, vectors)
+        return jax.tree.map(lambda f, u: u / jnp.sqrt(f)[None], state, vectors)
 
     return Metric(fit, whiten)
 
@@ -208,7 +208,7 @@ def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
         def one(name: str) -> jax.Array:
             (a, d), (q_a, q_d, scale) = layers[name], state[name]
             u = jax.vmap(weight_gradient)(_matmul(a, q_a), _matmul(d, q_d))
-            return (u / jnp.sqrt(scale)).reshape(len(u), -1)
+            return (u / jnp.sqrt(scale)[None]).reshape(len(u), -1)
 
         return {name: one(name) for name in layers}
 
@@ -268,7 +268,9 @@ def low_rank(*, damping: float) -> Metric:
     def whiten(state: LowRank, embeddings: jax.Array) -> jax.Array:
         within = _matmul(embeddings, state.basis)
         rest = embeddings - _matmul(within, state.basis.T)
-        return _matmul(within * state.inside, state.basis.T) + rest * state.outside
+        return (
+            _matmul(within * state.inside[None], state.basis.T) + rest * state.outside
+        )
 
     return Metric(fit, whiten)
 
@@ -297,7 +299,8 @@ def _moments(factors: Factors) -> tuple[jax.Array, jax.Array]:
 def _inverse_root(moment: jax.Array, damping: jax.Array) -> jax.Array:
     """Computes the symmetric (moment + damping I)^-1/2. Shape [n, n]."""
     eigenvalues, q = jnp.linalg.eigh(moment)
-    return _matmul(q / jnp.sqrt(jnp.maximum(eigenvalues, 0) + damping), q.T)
+    roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + damping)
+    return _matmul(q / roots[None], q.T)
 
 
 def _mean_square_gradient(a: jax.Array, d: jax.Array, batch_size: int) -> jax.Array:

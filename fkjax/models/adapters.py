@@ -203,7 +203,9 @@ def _model(
 
     def normalised(images: jax.Array) -> jax.Array:
         images = images.astype(jnp.result_type(float)) / 255
-        return (images - jnp.asarray(mean)) / jnp.asarray(std)
+        axes = tuple(range(images.ndim - 1))
+        of_channels = [jnp.expand_dims(jnp.asarray(x), axes) for x in (mean, std)]
+        return (images - of_channels[0]) / of_channels[1]
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
         return run(variables, normalised(images), tap)[0]

@@ -57,5 +57,5 @@ def _random_numbers(key: jax.Array, shape: list[int], num_bits: int) -> jax.Arra
     size, a_word = math.prod(shape), 32 // num_bits
     words = jax.random.bits(key, (-(-size // a_word),), jnp.uint32)
     shifts = jnp.arange(0, 32, num_bits, dtype=jnp.uint32)
-    numbers = (words >> shifts[:, None]) & jnp.uint32(2**num_bits - 1)
+    numbers = (words[None] >> shifts[:, None]) & jnp.uint32(2**num_bits - 1)
     return numbers.ravel()[:size].reshape(shape)

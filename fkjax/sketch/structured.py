@@ -177,8 +177,8 @@ def tensor_sketch(*, rank: int) -> Sketch:
 
     def apply(state: State, leaf: jax.Array) -> jax.Array:
         (rows_a, signs_a), (rows_d, signs_d) = state
-        rows = (rows_a[:, None] + rows_d) % rank
-        signs = signs_a[:, None] * signs_d
+        rows = (rows_a[:, None] + rows_d[None]) % rank
+        signs = signs_a[:, None] * signs_d[None]
         return count((rows.ravel(), signs.ravel()), flat(leaf, rows.size))
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:

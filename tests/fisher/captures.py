@@ -46,27 +46,29 @@ def check(log_probs_fn, theta, xs, covered, *, tolerance=1e-12):
     assert set(plan.uses) | set(plan.rest) == set(plan.paths)
     num = len(jax.tree.leaves(xs)[0])
     labels = jnp.arange(num) % C
-    expected = jax.jit(
-        lambda: vectors.fisher_vectors(log_probs_fn, theta, xs, labels)
-    )()
-
-    def one(x, label):
-        captured = capture.capture(log_probs_fn, theta, x, label)
-        for path, uses in plan.uses.items():
-            for use, (a, d) in zip(uses, captured.factors[path], strict=True):
-                assert a.shape == (use.positions, use.num_inputs)
-                assert d.shape == (use.positions, use.num_outputs)
-        return capture.gradient(plan, captured)
-
-    close(jax.jit(jax.vmap(one))(xs, labels), expected, tolerance)
-    first = jax.tree.map(lambda x: x[0], xs)
-    close(jax.jit(one)(first, 0), jax.tree.map(lambda g: g[0], expected), tolerance)
 
     @jax.jit
-    def all_classes(x):
-        captured = capture.capture_all_classes(log_probs_fn, theta, x)
-        jacobian = jax.jacrev(lambda theta: log_probs_fn(theta, x))(theta)
-        return capture.gradient(plan, captured), jacobian
+    def everything(theta, xs):
+        def one(x, label):
+            captured = capture.capture(log_probs_fn, theta, x, label)
+            for path, uses in plan.uses.items():
+                for use, (a, d) in zip(uses, captured.factors[path], strict=True):
+                    assert a.shape == (use.positions, use.num_inputs)
+                    assert d.shape == (use.positions, use.num_outputs)
+            return capture.gradient(plan, captured)
 
-    close(*all_classes(first), tolerance)
+        first = jax.tree.map(lambda x: x[0], xs)
+        captured = capture.capture_all_classes(log_probs_fn, theta, first)
+        return (
+            vectors.fisher_vectors(log_probs_fn, theta, xs, labels),
+            jax.vmap(one)(xs, labels),
+            one(first, 0),
+            capture.gradient(plan, captured),
+            jax.jacrev(lambda theta: log_probs_fn(theta, first))(theta),
+        )
+
+    expected, mapped, alone, all_classes, jacobian = everything(theta, xs)
+    close(mapped, expected, tolerance)
+    close(alone, jax.tree.map(lambda g: g[0], expected), tolerance)
+    close(all_classes, jacobian, tolerance)
     return plan
