@@ -28,6 +28,7 @@ def run(tmp_path, monkeypatch, capsys):
     STRATEGIES.update(before)
 
 
+@pytest.mark.integration
 def test_picks_from_outputs_are_of_the_rare_class(run):
     printed = run("select_from_outputs.py")
     assert "Similar to validation example" in printed
@@ -35,6 +36,7 @@ def test_picks_from_outputs_are_of_the_rare_class(run):
     assert int(found) >= 4  # at random, 0.4 of 20
 
 
+@pytest.mark.integration
 def test_a_strategy_of_your_own_passes_the_check_and_finds_the_rare_class(run):
     printed = run("own_strategy.py")
     assert "keeps the contract" in printed
@@ -42,6 +44,7 @@ def test_a_strategy_of_your_own_passes_the_check_and_finds_the_rare_class(run):
     assert int(found["rare_by_model"]) > int(found["random"]) + 5
 
 
+@pytest.mark.integration
 def test_a_sketch_is_near_the_fisher_vectors(run):
     printed = run("fisher_sketch.py")
     ((num, error),) = re.findall(r"^([\d,]+) numbers .* error ([\d.]+)$", printed, re.M)

@@ -63,6 +63,7 @@ def test_the_exit_status():
         raises(ValueError("of the program"))
 
 
+@pytest.mark.integration
 def test_doors_run_the_commands():
     for door in ("fkjax", "fkjax.run", "fkjax.select", "fkjax.label", "fkjax.report"):
         command = [sys.executable, "-m", door, "--help"]
