@@ -52,6 +52,12 @@ def test_a_sketch_is_near_the_fisher_vectors(run):
     assert re.search(r"are examples \[.*\] of \[0 0 0 0 0\]$", printed, re.M)
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_imports_only_what_there_is(name, run):
+    found = runpy.run_path(str(FOLDER / name), run_name="imported")
+    assert callable(found["main"])
+
+
 def test_every_script_is_tested_and_listed():
     tests, listed = Path(__file__).read_text(), (FOLDER / "README.md").read_text()
     for name in SCRIPTS:
