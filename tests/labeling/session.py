@@ -26,7 +26,9 @@ def dense(image_shape, num_classes, *, mean, std, conv_dropout, dense_dropout):
         return Variables({n: 0.2 * jax.random.normal(k, sizes[n]) for n, k in keys})
 
     def apply(variables, images, tap=no_tap):
-        x = (images / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+        x = (images / 255 - np.reshape(mean, (1, 1, 1, -1))) / np.reshape(
+            std, (1, 1, 1, -1)
+        )
         x = x.reshape(len(images), -1) @ variables.parameters["hidden"]
         return jnp.tanh(tap("hidden", x)) @ variables.parameters["out"]
 

@@ -19,7 +19,7 @@ def softmax_regression():
     def apply(variables, images, tap=no_tap):
         x = images.reshape(len(images), -1)
         head = variables.parameters["head"]
-        return tap("logits", x @ head["w"] + head["b"])
+        return tap("logits", x @ head["w"] + head["b"][None])
 
     def init(key):
         w = 0.1 * jax.random.normal(key, (FEATURES, CLASSES))
