@@ -1,1 +1,1 @@
-"""The command line: `fkjax run`, `select`, `report` and `label`."""
+"""The commands `fkjax run`, `fkjax select`, `fkjax report` and `fkjax label`."""

@@ -10,7 +10,7 @@ def exit_status(command: Callable[[], object]) -> int:
     """Runs a command and returns its exit status.
 
     Args:
-        command: function to call; what it returns is ignored.
+        command: function to call; its result is ignored.
 
     Returns:
         0 on success; 2 after a `UserError`, whose message is printed; 130 after Ctrl-C.

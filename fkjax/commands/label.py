@@ -1,4 +1,4 @@
-"""`fkjax label`: rounds in which a person labels the images."""
+"""`fkjax label`: labeling sessions for a user's own images."""
 
 import hashlib
 import json
@@ -32,9 +32,10 @@ _HIDDEN = (
 )
 _DESCRIPTION = """Label your images in rounds, with a model that learns from the labels.
 
-Trains a model on the images whose labels are known, chooses images of the pool, writes
-OUTPUT_DIR/to_label.csv and tasks for Label Studio, and stops. Fill in the labels and
-repeat the command: it trains on them and chooses the next images."""
+The command trains a model on the images whose labels are known, chooses images to label
+from the others, writes OUTPUT_DIR/to_label.csv and tasks for Label Studio, and exits.
+Fill in the labels and repeat the command: it trains on them and chooses the next
+images."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> Config:
 
 
 def label(config: Config) -> list[dict[str, Any]]:
-    """Runs until labels are missing, and prints which.
+    """Continues a session until labels are missing, and prints which.
 
     Args:
         config: settings, with `oracle` "file"; see `parse`.
@@ -95,8 +96,8 @@ def _label(config: Config) -> list[dict[str, Any]]:
     home, output = map(os.path.realpath, (config.images, config.output_dir))
     if os.path.commonpath([home, output]) == home:
         raise UserError(
-            f"--output-dir {config.output_dir} is in --images {config.images}, where "
-            "its figures would be taken for images: choose another."
+            f"--output-dir {config.output_dir} must not be in --images "
+            f"{config.images}, where its files would become images: choose another"
         )
     listing = list_images(config.images, config.labels)
     data = json.dumps(

@@ -1,4 +1,4 @@
-"""`python -m fkjax.report`: finished or unfinished runs compared on one page."""
+"""`fkjax report`: comparison of finished or unfinished runs on one page."""
 
 import dataclasses
 import math
@@ -27,36 +27,38 @@ _MARKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compare runs: one page of figures, tables and tests from their folders.
+    """Compare runs on one page of figures, tables and significance tests.
 
-    Takes what `python -m fkjax.run --output-dir DIR` wrote, finished or not. The HTML
-    page is one file, without scripts; .csv and .md have its numbers. Folders with equal
-    settings are taken together, such as one for each seed; a strategy that has other
-    settings in another folder is kept apart. Pairs are compared on the seeds that both
-    have. The same command writes the same bytes.
+    The command reads the folders written by `fkjax run --output-dir DIR`, finished or
+    not. The HTML page is a single file without scripts; .csv and .md files contain its
+    numbers. Folders with equal settings are combined, for example one folder per seed;
+    a strategy with other settings in another folder is kept apart. Pairs of strategies
+    are compared on the seeds that both have. The same command writes the same bytes.
     """
 
     runs: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")
     ]
-    """Folders of runs on one data set."""
+    """Run folders, all of one dataset."""
     output: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE")
     ] = ()
-    """What to write: .html, .csv or .md; report.html if not given.
-    A file that this command made before is replaced."""
+    """File to write, .html, .csv or .md; repeat the flag
+    for several. report.html if not given. Files that
+    this command wrote are replaced."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace a file that this command did not make, too."""
+    """Replace files that this command did not write, too."""
     targets: Annotated[
         tuple[float, ...], tyro.conf.arg(metavar="PERCENT [PERCENT ...]")
     ] = ()
-    """Accuracies to count the labels for, such as 80 90; if not
-    given, some that the curves reach."""
+    """Accuracies for which to report the labels needed,
+    such as 80 90; round accuracies that the curves
+    reach if not given."""
     seeds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT ...]")] = ()
-    """The only seeds to look at; all if not given."""
+    """Seeds to use; all if not given."""
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where the data set is, for pictures of the queries; if not
-    given, where the run had it, else $FKJAX_DATA_DIR."""
+    """Folder of the dataset, for images of the queries;
+    that of the run or $FKJAX_DATA_DIR if not given."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,19 +83,19 @@ def report(options: Options) -> list[Path]:
     """Writes a report.
 
     Args:
-        options: of what, and where to.
+        options: runs to compare, and files to write.
 
     Returns:
-        The files written.
+        The paths of the files written.
 
     Raises:
-        UserError: if a folder, an option or an output file is at fault; then nothing
-            is written.
+        UserError: if a folder, an option or an output file is invalid; then nothing is
+            written.
     """
     for target in options.targets:
         if not (math.isfinite(target) and 0 < target <= 100):
             raise UserError(
-                f"--targets are percentages above 0 and up to 100, got {target:g}."
+                f"--targets must be percentages above 0 and up to 100, got {target:g}"
             )
     paths = [Path(name) for name in options.output or ("report.html",)]
     for path in paths:
@@ -119,8 +121,8 @@ def _page(compared: Comparison, found: Analysis, data_dir: str | None) -> bytes:
 
 
 def _check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuses, before anything is computed, what cannot or must not be written."""
+    """Checks that a file can and may be written, before anything is computed."""
     mark = _MARKS.get(path.suffix.lower())
     if mark is None:
-        raise UserError(f"--output must end in .html, .csv or .md, got {path}.")
+        raise UserError(f"--output must end in .html, .csv or .md, got {path}")
     check_replaceable(path, mark, flag="--output", overwrite=overwrite)

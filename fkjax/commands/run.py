@@ -1,6 +1,7 @@
-"""`python -m fkjax.run`: strategies compared on a biased pool, from the command line.
+"""`fkjax run`: comparison of strategies on a biased pool.
 
-Parses, opens the folder of the run, plays what is not in it yet, and draws.
+The command parses its settings, opens the folder of the run, runs the rounds that are
+not in it yet, and draws figures.
 """
 
 import hashlib
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process if None.
 
     Returns:
-        0 on success, 2 after an error of the user, 130 after Ctrl-C; 3 if another of
-        several processes stopped. All finished rounds are kept.
+        0 on success, 2 after an error of the user, 130 after Ctrl-C, and 3 if another
+        of several processes has stopped. All finished rounds are kept.
     """
 
     def command() -> None:
@@ -50,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(config: Config) -> list[dict[str, Any]]:
-    """Runs every strategy with every seed; goes on where a run of the folder ended.
+    """Runs all strategies and seeds, or resumes the run in the output folder.
 
     Args:
-        config: what to run, such as `fkjax.experiment.presets.defaults("mnist")`.
+        config: settings, such as `fkjax.experiment.presets.defaults("mnist")`.
 
     Returns:
-        The records of all rounds, as they are in rounds.jsonl.
+        The records of all rounds, as in rounds.jsonl.
 
     Raises:
-        UserError: if the configuration, the data or the output folder is at fault.
+        UserError: if a setting, the data or the output folder is invalid.
     """
     check(config)
     _meet(config)
@@ -72,14 +73,14 @@ def _run(config: Config) -> list[dict[str, Any]]:
         config.dataset, data_dir=config.data_dir, image_size=config.image_size
     )
     experiment = prepare(config, dataset)
-    experiment.parts(config.seed)  # a pool that cannot be: told before anything is made
+    experiment.parts(config.seed)  # an impossible pool is reported before any output
     total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
     with (
         open_run(config, {"data": _fingerprint(dataset)}) as folder,
         Progress(total, console=None if is_first() else _nowhere()) as progress,
     ):
         journal = Journal(folder, tell=progress.tell, agreed=agreed)
-        progress.advance("going on", steps=len(journal.records))
+        progress.advance("resuming", steps=len(journal.records))
         try:
             with plain_errors(dataset.train_images, dataset.test_images):
                 for seeds in groups(config, dataset):
@@ -92,19 +93,19 @@ def _run(config: Config) -> list[dict[str, Any]]:
 
 
 def _meet(config: Config) -> None:
-    """Meets the other processes, if there are to be any."""
+    """Connects to the other processes of a distributed run."""
     given = (config.coordinator, config.num_processes, config.process_id)
     if config.distributed:
         connect(*given)
     elif given != (None, None, None):
         raise UserError(
-            "--coordinator, --num-processes and --process-id tell several processes "
-            "apart: give them with --distributed, or leave them out."
+            "--coordinator, --num-processes and --process-id are only used by several "
+            "processes: add --distributed, or leave them out"
         )
 
 
 def _fingerprint(dataset: datasets.Dataset) -> str:
-    """SHA-256 of the labels, and of images that are in memory."""
+    """Computes the SHA-256 of the labels, and of images that are in memory."""
     sha = hashlib.sha256()
     for array in dataset[1:5]:
         if not isinstance(array, Streamed):
@@ -121,7 +122,7 @@ def _conclude(
 ) -> None:
     rich.console.Console().print(tables.final_table(records))
     if folder is None:
-        print("Nothing was written; --output-dir DIR keeps records and figures.")
+        print("Nothing was saved: use --output-dir DIR to save records and figures.")
         return
     bias = f"{config.imbalance.replace('_', ' ')} imbalance {config.imbalance_ratio:g}x"
     curve, confusion = (folder.path / name for name in FIGURES)

@@ -1,7 +1,4 @@
-"""What to label next: `fkjax.select(...)`, and `python -m fkjax.select`.
-
-The module may be called like the function `select` in it.
-"""
+"""`fkjax select`: selection of examples to label, with reasons."""
 
 import contextlib
 import dataclasses
@@ -41,8 +38,8 @@ from fkjax.selection.problem import Problem
 from fkjax.selection.select import require_sufficient
 
 _PAGE_MARK = '<meta name="generator" content="fkjax.select">'
-_SHOWN = 10  # picks on the screen
-_LOOKED_AT = 100_000  # examples of the pool by which its bias is estimated
+_SHOWN = 10  # picks printed
+_LOOKED_AT = 100_000  # examples of the pool from which its bias is estimated
 
 
 _file, _folder = tyro.conf.arg(metavar="FILE"), tyro.conf.arg(metavar="DIR")
@@ -51,55 +48,61 @@ _files = tyro.conf.arg(metavar="FILE [FILE ...]")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Choose what to label next, and why.
+    """Choose the examples of a pool to label next.
 
-    From what a network of any kind made of a pool and of a small validation set that
-    looks like deployment (--pool, --validation); by a Flax network, which is run on
-    both (and --network); or from a folder of images, on which fkjax trains a model of
-    its own (--images, --labels). The picks are those that resemble the model's
-    mistakes on the validation set; they are listed on the screen, and in --output with
-    scores, assumed labels and reasons.
+    The examples are chosen by the mistakes of a model on a small validation set that
+    resembles deployment. The model can be any network, whose features and logits are
+    given (--pool, --validation); a Flax network, which is run on the examples
+    (--network, too); or a model that fkjax trains on a folder of images (--images,
+    --labels). The first picks are printed; --output writes all of them, with scores,
+    assumed labels and reasons.
     """
 
     pool: Annotated[tuple[str, ...], _files] = ()
-    """Of the pool: .npz, .safetensors or .parquet files with the arrays features
-    [N, d], the input of the network's last layer, and logits [N, C], its output; or,
-    with --network, images [N, ...]; and perhaps ids [N]. A .npy file has one array,
-    called so at the end of its name."""
+    """Files of the pool, .npz, .safetensors or .parquet,
+    with the arrays features [N, d], the input of the
+    network's last layer, and logits [N, C], its output;
+    or, with --network, images [N, ...]; optionally ids
+    [N]. A .npy file contains a single array, whose name
+    ends its file name."""
     validation: Annotated[tuple[str, ...], _files] = ()
-    """The same of the validation set, and labels [M]."""
+    """Files of the validation set with the same arrays, and labels [M]."""
     images: Annotated[str | None, _folder] = None
-    """Folder of images; those that LABELS does not name are the pool."""
+    """Folder of images; those that are not listed in LABELS form the pool."""
     labels: Annotated[str | None, _file] = None
-    """CSV file of the labels that are known, with the columns file and label, and
-    perhaps set: validation (if not given), train or test."""
+    """CSV file of known labels with the columns file and
+    label, and optionally set, which is validation (the
+    default), train or test."""
     budget: int = 100
-    """How many to choose."""
+    """Number of examples to choose."""
     strategy: str = "fisher_nearest"
-    """Of random, margin, least_confidence, feature_match, fisher_argmax,
-    fisher_nearest, fisher_nearest_joint; and, where there is a network, of all that
-    fkjax.run has but fisher_oracle."""
+    """Strategy: random, margin, least_confidence,
+    feature_match, fisher_argmax, fisher_nearest or
+    fisher_nearest_joint; with --network or --images,
+    any strategy of `fkjax run` except fisher_oracle."""
     labeled: Annotated[tuple[str, ...], _files] = ()
-    """CSV files with a column id: what is labelled already, such as an earlier
-    --output."""
+    """CSV files with a column id that lists the labeled
+    examples, such as an earlier --output."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     """Names of the classes, in the order of the logits."""
     network: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
-    """Python's name of a Flax NNX or Linen module, or of a function that makes it; the
-    code is run."""
+    """Flax NNX or Linen module, or function that makes it,
+    as module and name in Python; its code is run."""
     checkpoint: Annotated[str | None, _folder] = None
-    """Orbax checkpoint of its variables."""
+    """Orbax checkpoint of the variables of NETWORK."""
     taps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER [LAYER ...]")] = ()
-    """Layers of the network to describe examples by; found if not given."""
+    """Layers of NETWORK whose activations form the
+    descriptors; found automatically if not given."""
     image_size: int = 224
-    """Height and width to which IMAGES are resized."""
+    """Height and width to which the images of IMAGES are resized."""
     seed: int = 0
-    """Of every random choice."""
+    """Seed of all random choices."""
     output: Annotated[str | None, _file] = None
-    """CSV file of the picks; one that this command wrote is replaced."""
+    """CSV file of the picks to write; a file that this command wrote is replaced."""
     report: Annotated[str | None, _file] = None
-    """HTML page of the picks beside the mistakes that they answer, the classes that
-    they would bring, and how biased the pool is."""
+    """HTML page to write: the picks with the mistakes that
+    they match, their class balance, and the bias of the
+    pool."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace files that this command did not write, too."""
 
@@ -155,7 +158,7 @@ def _problem(options: Options, tell: Tell) -> Problem:
         "--images and --labels": bool(options.images and options.labels),
     }
     if sum(given.values()) != 1:
-        raise UserError(f"give either {' or '.join(given)}, and both of the two")
+        raise UserError(f"give either {' or '.join(given)}, both flags of the pair")
     options_of_arrays: dict[str, Any] = {
         "labeled": [i for path in options.labeled for i in read_ids(Path(path))],
         "classes": options.classes or None,
@@ -186,8 +189,8 @@ def _problem_of_images(
     for flag in ("labeled", "classes", "network", "checkpoint", "taps"):
         if getattr(options, flag):
             raise UserError(
-                f"--{flag} does not go with --images, where --labels tells all that is "
-                "known: leave it out"
+                f"--{flag} cannot be used with --images: use --labels for all known "
+                "labels"
             )
     config = image_defaults(image_size=options.image_size)
     config = dataclasses.replace(config, seed=options.seed)
@@ -196,13 +199,14 @@ def _problem_of_images(
 
 
 def named(name: str) -> Any:
-    """The Flax module that a Python name stands for, or that it makes.
+    """Imports a Flax module, or calls the function or class that makes it.
 
     Args:
-        name: "package.module:name"; modules in the working folder are found, too.
+        name: name in the form "package.module:name"; modules in the working folder are
+            found, too.
 
     Raises:
-        UserError: if there is none.
+        UserError: if the module cannot be imported or made.
     """
     module, colon, attribute = name.partition(":")
     if not colon:
@@ -214,19 +218,21 @@ def named(name: str) -> Any:
         return found() if is_maker else found
     except UserError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # anything that the user's code may raise
         raise UserError(
             f"--network {name} could not be made ({type(error).__name__}: {error}): "
-            "mend it, or name another"
+            "fix it, or give another"
         ) from error
     finally:
         sys.path.pop(0)
 
 
 def _shift(problem: Problem, seed: int) -> tuple[Shift | None, str]:
-    """How biased the pool is, by a part of it if it is large; or why that is unknown.
+    """Estimates the bias of the pool, from a random part of it if it is large.
 
-    A page without it is better than none: all classes must be in the validation set.
+    Returns:
+        The estimate and an empty text; or None and a sentence on why it is impossible,
+        for example if the validation set lacks a class.
     """
     positions = np.flatnonzero(problem.is_unlabeled)
     if len(positions) > _LOOKED_AT:
@@ -251,7 +257,11 @@ def _shift(problem: Problem, seed: int) -> tuple[Shift | None, str]:
 
 @contextlib.contextmanager
 def reading_bar() -> Iterator[Tell]:
-    """Shows how many rows were read, on a terminal; what it yields is to be told."""
+    """Shows a progress bar of rows read, if stderr is a terminal.
+
+    Yields:
+        A function `tell(rows, total)` that advances the bar.
+    """
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(
         rich.progress.TextColumn("reading the pool"),
@@ -275,10 +285,10 @@ def reading_bar() -> Iterator[Tell]:
 
 
 def _show(selection: Selection) -> None:
-    """The first picks, and how many answer which kind of mistake."""
+    """Prints the first picks and a summary."""
     console = rich.console.Console()
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for name in ("", "id", "score", "assumed", "why"):
+    for name in ("", "id", "score", "assumed", "reason"):
         table.add_column(name, justify="right" if name in ("", "score") else "left")
     for pick in selection.picks[:_SHOWN]:
         table.add_row(
@@ -291,8 +301,9 @@ def _show(selection: Selection) -> None:
     console.print(table)
     more = len(selection.picks) - _SHOWN
     print(
-        f"{len(selection.picks):,} of {selection.num_unlabeled:,} unlabelled examples, "
-        f"by {selection.strategy}; the model gets {selection.is_mistake.sum():,} of "
-        f"{len(selection.is_mistake):,} validation examples wrong."
-        + (f" {more:,} more are in --output FILE." if more > 0 else "")
+        f"{len(selection.picks):,} of {selection.num_unlabeled:,} unlabeled examples, "
+        f"chosen by {selection.strategy}. The model misclassifies "
+        f"{selection.is_mistake.sum():,} of {len(selection.is_mistake):,} validation "
+        "examples."
+        + (f" --output FILE saves the other {more:,} picks." if more > 0 else "")
     )

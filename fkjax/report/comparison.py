@@ -97,7 +97,7 @@ def read(
     if not runs:
         raise UserError(
             "a report needs one or more run folders, got none: give the folder passed "
-            "as --output-dir to `python -m fkjax.run`"
+            "as --output-dir to `fkjax run`"
         )
     _check_data(runs)
     notes = [note for run in runs for note in unfinished(run)]

@@ -1,4 +1,4 @@
-"""What tests of `python -m fkjax.run` share: how it is started and read."""
+"""Shared by tests of `fkjax run`: how it is started and read."""
 
 import csv
 import json

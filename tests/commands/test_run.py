@@ -181,7 +181,7 @@ def test_nothing_is_written_unasked(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fkjax.commands.run, "play_seeds", play_seeds)
     assert fkjax.commands.run.main(SMALL) == 0
     captured = capsys.readouterr()
-    assert "Nothing was written; --output-dir" in captured.out and captured.err == ""
+    assert "Nothing was saved: use --output-dir" in captured.out and captured.err == ""
     assert "fisher_nearest" in captured.out
     assert not list(tmp_path.iterdir())
 

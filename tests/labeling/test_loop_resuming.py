@@ -113,7 +113,7 @@ def test_flags_of_experiments_are_none_of_labeling(world, tmp_path, capsys):
 def test_the_output_is_not_among_the_images(world, capsys):
     out = world.images / "out"
     assert world.command(out) == 2
-    assert "would be taken for images" in capsys.readouterr().err
+    assert "where its files would become images" in capsys.readouterr().err
     assert not out.exists()
 
 
