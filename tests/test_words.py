@@ -13,10 +13,6 @@ import fkjax
 
 ROOT = Path(fkjax.__file__).parents[1]
 
-# Parts that are still to be rewritten; see `part_of` for the names. To finish one,
-# delete its name here and run this file.
-NOT_YET = ("commands",)
-
 AVOIDED = re.compile(
     r"""\b(
     by\ lot | dear(er|est)? | mend\w* | told | tells | go(es|ing)?\ on
@@ -42,15 +38,6 @@ NAMES: set[str] = {"TFDS"}
 """Proper names and names of classes with which a message may begin."""
 
 
-def part_of(path):
-    """The part that a file is in: a package or module of fkjax, or a folder."""
-    first, *rest = path.relative_to(ROOT).parts
-    if first == "fkjax":
-        inside = rest[0].removesuffix(".py")
-        return "fkjax" if inside in ("__init__", "run", "select") else inside
-    return "benchmarks" if first == "benchmarks" else "docs"
-
-
 def files_in(*patterns):
     paths = {path for pattern in patterns for path in ROOT.glob(pattern)}
     return sorted(p for p in paths if (ROOT / "docs/results/runs") not in p.parents)
@@ -65,10 +52,9 @@ PAGES = files_in(
 )
 
 
-def finished(paths):
-    """A parameter for each file whose part is not to be done yet."""
-    names = {path: str(path.relative_to(ROOT)) for path in paths}
-    return [pytest.param(p, id=names[p]) for p in paths if part_of(p) not in NOT_YET]
+def each(paths):
+    """A parameter for each file."""
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
 
 
 def comments(source):
@@ -117,7 +103,7 @@ def blank(excerpt):
     return "\n" * excerpt.count("\n")
 
 
-@pytest.mark.parametrize("path", finished(SOURCES + PAGES))
+@pytest.mark.parametrize("path", each(SOURCES + PAGES))
 def test_no_text_has_a_word_to_avoid(path):
     assert not list(avoided(path))
 
@@ -228,7 +214,7 @@ def faults_of_messages(source):
             yield f"{line}: ends with a full stop: {end!r}"
 
 
-@pytest.mark.parametrize("path", finished(PACKAGE))
+@pytest.mark.parametrize("path", each(PACKAGE))
 def test_messages_begin_in_lower_case_and_have_no_full_stop(path):
     assert not list(faults_of_messages(path.read_text()))
 
@@ -273,7 +259,7 @@ def faults_of_summaries(source):
             yield f"{node.lineno}: {node.name}: {docstring.splitlines()[0]!r}"
 
 
-@pytest.mark.parametrize("path", finished(PACKAGE))
+@pytest.mark.parametrize("path", each(PACKAGE))
 def test_summaries_of_functions_begin_with_a_verb(path):
     assert not list(faults_of_summaries(path.read_text()))
 
@@ -312,7 +298,7 @@ def faults_of_arguments(source):
                     yield f"{node.lineno}: {node.name}: {name}: {first} ..."
 
 
-@pytest.mark.parametrize("path", finished(PACKAGE))
+@pytest.mark.parametrize("path", each(PACKAGE))
 def test_descriptions_of_arguments_begin_with_a_noun(path):
     assert not list(faults_of_arguments(path.read_text()))
 
@@ -337,8 +323,7 @@ def test_faults_of_arguments_are_found(line, count):
 def test_exceptions_say_when_they_are_raised():
     assert "UserError" in EXCEPTIONS
     for name, (path, docstring) in EXCEPTIONS.items():
-        if part_of(path) not in NOT_YET:
-            assert docstring.startswith("Raised "), f"{path}: {name}"
+        assert docstring.startswith("Raised "), f"{path}: {name}"
 
 
 def defined(body):
