@@ -122,22 +122,22 @@ def bias(
     problem = best.estimate.problem
     verdict = verdict_of(p, distance, problem)
     return Shift(
-        names,
-        _shares(prior, prior_draws),
-        em,
-        bbse,
-        found.em.estimate.problem,
-        found.bbse.estimate.problem,
-        "" if problem else "em" if by_em else "bbse",
-        ratio,
-        distance,
-        p,
-        verdict,
-        sentence_of(verdict, p, distance, ratio, problem, names, len(labels)),
-        list(cautions_of(counts, found, names)),
-        len(pool),
-        len(labels),
-        num_resamples,
+        classes=names,
+        validation=_shares(prior, prior_draws),
+        em=em,
+        bbse=bbse,
+        em_problem=found.em.estimate.problem,
+        bbse_problem=found.bbse.estimate.problem,
+        best="" if problem else "em" if by_em else "bbse",
+        ratio=ratio,
+        distance=distance,
+        p=p,
+        verdict=verdict,
+        sentence=sentence_of(verdict, p, distance, ratio, problem, names, len(labels)),
+        cautions=list(cautions_of(counts, found, names)),
+        num_pool=len(pool),
+        num_validation=len(labels),
+        num_resamples=num_resamples,
     )
 
 

@@ -1,5 +1,6 @@
 """The types of the results of `fkjax.label_shift.bias`."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ class Distance(NamedTuple):
     high: float
 
 
-class Shift(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Shift:
     """The class balance of a pool compared with that of its validation set.
 
     Attributes:

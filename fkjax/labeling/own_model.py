@@ -88,16 +88,16 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
             )
             training.require_finite(variables, "training")
     return Problem(
-        model,
-        variables,
-        config.taps,
-        own.images[own.pool],
-        [own.names[i] for i in own.pool],
-        np.ones(len(own.pool), bool),
-        own.images[own.validation],
-        [own.names[i] for i in own.validation],
-        own.labels[own.validation],
-        own.classes,
+        model=model,
+        variables=variables,
+        taps=config.taps,
+        pool=own.images[own.pool],
+        pool_ids=[own.names[i] for i in own.pool],
+        is_unlabeled=np.ones(len(own.pool), bool),
+        validation=own.images[own.validation],
+        validation_ids=[own.names[i] for i in own.validation],
+        validation_labels=own.labels[own.validation],
+        classes=own.classes,
         is_trained=len(own.train) > 0,
     )
 

@@ -1,7 +1,8 @@
 """The problem that a query solves: pool, validation set, model and classes."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from fkjax.data.columns import Table
 from fkjax.fisher.kernel import Kernel, multi_scale
 
 
-class Problem(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
     """A pool, a validation set and a model, from which a query is chosen.
 
     Attributes:

@@ -263,16 +263,16 @@ def test_a_query_of_a_plain_module():
     predicted = np.asarray(module(x).argmax(axis=1))
     assert 0 < (predicted != labels).sum() < 30
     problem = Problem(
-        model,
-        variables,
-        taps,
-        as_images(x),
-        range(30),
-        np.ones(30, bool),
-        as_images(x),
-        range(30),
-        labels,
-        "abc",
+        model=model,
+        variables=variables,
+        taps=taps,
+        pool=as_images(x),
+        pool_ids=range(30),
+        is_unlabeled=np.ones(30, bool),
+        validation=as_images(x),
+        validation_ids=range(30),
+        validation_labels=labels,
+        classes="abc",
     )
     selection = choose(problem, budget=5)
     np.testing.assert_array_equal(selection.is_mistake, predicted != labels)

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 
 import numpy as np
@@ -38,16 +39,16 @@ MODEL = Model(
 @pytest.fixture
 def problem():
     return Problem(
-        MODEL,
-        Variables({}),
-        ("x",),
-        POOL,
-        [f"{HOSTILE}{i}.png" for i in range(200)],
-        np.arange(200) >= 20,
-        VALIDATION,
-        [f"v{i}" for i in range(60)],
-        LABELS,
-        CLASSES,
+        model=MODEL,
+        variables=Variables({}),
+        taps=("x",),
+        pool=POOL,
+        pool_ids=[f"{HOSTILE}{i}.png" for i in range(200)],
+        is_unlabeled=np.arange(200) >= 20,
+        validation=VALIDATION,
+        validation_ids=[f"v{i}" for i in range(60)],
+        validation_labels=LABELS,
+        classes=CLASSES,
         is_trained=True,
     )
 
@@ -150,7 +151,7 @@ def test_the_headline_has_the_numbers(problem, shift):
     assert "pool200" in text and "validation set60" in text
     assert f"validation accuracy{100 * (1 - num / 60):.1f} %" in text
     assert "has not been trained on any label" not in text
-    untrained = problem._replace(is_trained=False)
+    untrained = dataclasses.replace(problem, is_trained=False)
     text = read(selection_page(untrained, selection, shift))[1]
     assert "has not been trained on any label" in text
 
@@ -175,7 +176,8 @@ def test_picks_that_answer_nothing(problem, shift):
 
 
 def test_vectors_have_no_pictures(problem, shift):
-    flat = problem._replace(
+    flat = dataclasses.replace(
+        problem,
         pool=POOL.reshape(200, 1, 1, 64).astype(np.float32),
         validation=VALIDATION.reshape(60, 1, 1, 64).astype(np.float32),
     )
@@ -188,7 +190,7 @@ def test_vectors_have_no_pictures(problem, shift):
 
 def test_other_numbers_than_bytes_are_scaled_to_their_range(problem, shift):
     pool, known = (x.astype(np.float32) / 255 - 0.5 for x in (POOL, VALIDATION))
-    scaled = problem._replace(pool=pool, validation=known)
+    scaled = dataclasses.replace(problem, pool=pool, validation=known)
     selection = chosen(problem)
     page, _ = read(selection_page(scaled, selection, None))
     parts = POOL[selection.indices], VALIDATION[np.unique(selection.targets)]
@@ -203,7 +205,7 @@ def test_other_numbers_than_bytes_are_scaled_to_their_range(problem, shift):
 def test_streamed_images_are_read(problem, shift):
     images = stream(lambda ids, then: POOL[ids], 200, (8, 8, 1))
     known = stream(lambda ids, then: VALIDATION[ids], 60, (8, 8, 1))
-    streamed = problem._replace(pool=images, validation=known)
+    streamed = dataclasses.replace(problem, pool=images, validation=known)
     page, _ = read(selection_page(streamed, chosen(problem), shift))
     np.testing.assert_array_equal(next(pictures(page)), POOL[20, ..., 0])
 
@@ -249,7 +251,7 @@ def test_of_many_classes_those_with_most_picks_are_drawn(problem, monkeypatch):
         apply=lambda v, images, tap=None: images[:, 0, 0, :1] * np.ones(30),
         num_classes=30,
     )
-    many = problem._replace(classes=names, model=model)
+    many = dataclasses.replace(problem, classes=names, model=model)
     selection = chosen(problem)
     picks = [p._replace(pseudo_label=f"c{29 - p.rank}") for p in selection.picks]
     drawn = []
@@ -281,7 +283,8 @@ def test_the_estimates_are_told_with_what_they_assume(problem, shift):
 
 def test_what_is_not_determined_is_told(problem, shift):
     none = Shares(*np.full((3, 3), np.nan))
-    unknown = shift._replace(
+    unknown = dataclasses.replace(
+        shift,
         bbse=none, bbse_problem="of <b>", em=none, em_problem="of it", best="",
         ratio=none, cautions=["Be <i>careful</i>."], verdict="undetermined",
         sentence="Undetermined: x.",
@@ -292,7 +295,7 @@ def test_what_is_not_determined_is_told(problem, shift):
     assert "Be <i>careful</i>." in text and "nan" not in text
     assert "pool, estimated" not in text
     assert {"class": "verdict undetermined"} in [a for _, a in page.found]
-    by_em = shift._replace(bbse=none, bbse_problem="of <b>", best="em")
+    by_em = dataclasses.replace(shift, bbse=none, bbse_problem="of <b>", best="em")
     text = read(selection_page(problem, chosen(problem), by_em))[1]
     assert "The last column is the share by EM" in text and "pool, estimated" in text
 
@@ -325,7 +328,7 @@ def test_mistakes_are_counted_by_kind(problem):
 
 
 def test_a_model_without_mistakes(problem):
-    right = problem._replace(validation_labels=VALIDATION[:, 0, 0, 0] % 3)
+    right = dataclasses.replace(problem, validation_labels=VALIDATION[:, 0, 0, 0] % 3)
     selection = chosen(problem, answers=False)._replace(is_mistake=np.zeros(60, bool))
     text = read(selection_page(right, selection, None))[1]
     assert "makes no mistake on the validation set" in text

@@ -1,5 +1,7 @@
 """Problems made from a user's network, compared with those from its outputs."""
 
+import dataclasses
+
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -76,7 +78,7 @@ def test_a_large_pool_is_streamed_to_the_same_picks(monkeypatch):
     expected = choose(problem_of_network(POOL, VALIDATION, network), budget=5)
     monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
     problem = problem_of_network(POOL, VALIDATION, network)
-    found = choose(problem._replace(batch_size=32), budget=5)
+    found = choose(dataclasses.replace(problem, batch_size=32), budget=5)
     assert found.indices.tolist() == expected.indices.tolist()
 
 

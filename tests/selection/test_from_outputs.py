@@ -1,5 +1,7 @@
 """Problems made from features and logits: exact Fisher vectors, also if streamed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +83,9 @@ def test_a_pool_that_is_streamed_gives_what_one_in_memory_gives(
     monkeypatch.setattr(arrays, "_IN_MEMORY", 0)
     told = []
     streamed = problem_of_outputs(POOL, VALIDATION, tell=lambda *n: told.append(n))
-    problem, streamed = (p._replace(batch_size=64) for p in (problem, streamed))
+    problem, streamed = (
+        dataclasses.replace(p, batch_size=64) for p in (problem, streamed)
+    )
     expected, found = (
         choose(p, budget=BUDGET, strategy=strategy) for p in (problem, streamed)
     )
