@@ -1,4 +1,4 @@
-"""The words that users read: one spelling, one form of message and of summary."""
+"""The texts that users read: plain words, and one form of messages and docstrings."""
 
 import ast
 import builtins
@@ -32,7 +32,7 @@ ALLOWED: dict[str, str] = {
     # Purposes of `key_for`, which determine the random draws.
     "labelled batch": "`vaal` draws its batches for these purposes",
 }
-"""What may stand in a text in spite of its words: the exact excerpt, and why."""
+"""Exact excerpts that may have such words, and why."""
 
 NAMES: set[str] = {"TFDS"}
 """Proper names and names of classes with which a message may begin."""
@@ -58,7 +58,7 @@ def each(paths):
 
 
 def comments(source):
-    """Each comment of a source with its line; lines that follow on are joined."""
+    """Each comment of a source with its line; consecutive lines are joined."""
     found = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -72,14 +72,14 @@ def comments(source):
 
 
 def strings(source):
-    """Each string literal of a source with its line: docstrings are among them."""
+    """Each string literal of a source, docstrings included, with its line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
 
 
 def texts(path):
-    """(line, text) pairs: what a reader may read in a file."""
+    """(line, text) pairs: the texts of a file."""
     content = path.read_text()
     if path.suffix == ".py":
         return [*strings(content), *comments(content)]
