@@ -39,10 +39,15 @@ def example(vectors, i):
 
 def matrix(sketch, shape, seed=0):
     """S [K, P], column by column."""
-    state = sketch.init(jax.random.key(seed), shape)
     size = math.prod(shape)
-    apply = jax.jit(sketch.apply)
-    return np.stack([apply(state, e.reshape(shape)) for e in np.eye(size)], axis=1)
+
+    @jax.jit
+    def columns(units):
+        state = sketch.init(jax.random.key(seed), shape)
+        return jax.vmap(lambda e: sketch.apply(state, e))(units)
+
+    units = np.eye(size, dtype=np.float32).reshape(size, *shape)
+    return np.asarray(columns(units)).T
 
 
 def assert_moments(products, mean, variance):

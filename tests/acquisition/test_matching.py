@@ -1,5 +1,6 @@
 """Compares the selection of centers and the merge with brute force in Python."""
 
+import functools
 from functools import partial
 
 import jax
@@ -174,6 +175,12 @@ def test_all_but_the_budget_labelled():
     assert set(indices.tolist()) == {4, 9, 21}
 
 
+@functools.cache
+def shallow(*search):
+    """`match` of a budget of 10, compiled once for each kind of search."""
+    return jax.jit(partial(matching.match, budget=10, **dict(search)))
+
+
 SEARCHES = [
     {"first_depth": 1, "next_depth": 1, "batch_size": 5},
     {"first_depth": 2, "next_depth": 3, "batch_size": 4},
@@ -200,7 +207,7 @@ def brute_match(key, pool, is_unlabeled, validation, is_mistake, budget):
 @pytest.mark.parametrize("levels", [2, 50])
 def test_a_shallow_search_gives_what_the_whole_lists_give(search, share, levels):
     """Uses small integers, whose similarities are exact and often equal."""
-    ask = jax.jit(partial(matching.match, budget=10, **search))
+    ask = shallow(*search.items())
     for seed in range(8):
         rng = np.random.default_rng(seed)
         pool, validation = (

@@ -34,6 +34,7 @@ from fkjax.sketch.embedding import embed, predicted, sampled
 from fkjax.sketch.planner import auto
 from fkjax.sketch.projection import project
 from fkjax.training.fit import Schedule
+from tests.parallel.test_examples import dense
 from tests.tiny import TAPS, tiny
 
 CHECKS = {}
@@ -215,7 +216,7 @@ def rounds(name):
     known = np.random.default_rng(1).integers(0, 3, 1200)
     parts = np.split(np.random.default_rng(2).permutation(1200), [670, 891, 960])
     streamed = stream(lambda ids, then: pixels[ids], len(pixels), pixels.shape[1:])
-    model = tiny((8, 8, 1), 3)
+    model = dense(3)
     variables = jax.jit(model.init)(jax.random.key(0))
 
     def played(images, put, compiled):
@@ -229,7 +230,7 @@ def rounds(name):
             trains_on_validation=True,
             compiled=compiled,
         )
-        strategy = fisher_nearest(model, taps=TAPS, budget=20)
+        strategy = fisher_nearest(model, taps=model.taps, budget=20)
         strategy = strategy._replace(query=compiled(strategy.query))
         state = RoundState(jax.random.key(1), pools.create(len(labels[0])), variables)
         records = play(

@@ -14,7 +14,9 @@ def table_model():
     """Classifies an image by the position of its largest pixel."""
 
     def apply(variables, images, tap=no_tap):
-        return tap("logits", images.reshape(len(images), -1) + variables.parameters)
+        return tap(
+            "logits", images.reshape(len(images), -1) + variables.parameters[None]
+        )
 
     return Model(lambda key: START, apply, ("logits",), "", (2, 2, 1), 4)
 
