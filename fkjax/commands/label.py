@@ -62,7 +62,9 @@ def parse(argv: Sequence[str] | None) -> Config:
         image_size=int(size) if size.isdecimal() else 224, model=known["model"]
     )
     strategy = tyro.conf.arg(
-        name="strategy", metavar="NAME", help="Strategy that chooses the images."
+        name="strategy",
+        metavar="NAME",
+        help="Strategy that chooses the images: any of `fkjax run` but fisher_oracle.",
     )
     return parse_config(
         argv,

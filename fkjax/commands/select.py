@@ -51,11 +51,10 @@ class Options:
     """Choose the examples of a pool to label next.
 
     The examples are chosen by the mistakes of a model on a small validation set that
-    resembles deployment. The model can be any network, whose features and logits are
-    given (--pool, --validation); a Flax network, which is run on the examples
-    (--network, too); or a model that fkjax trains on a folder of images (--images,
-    --labels). The first picks are printed; --output writes all of them, with scores,
-    assumed labels and reasons.
+    resembles deployment. With --pool and --validation, the features and logits of any
+    network are given. With --network, too, a Flax network is run on the examples. For
+    a folder of images (--images and --labels), fkjax trains a model. The first picks
+    are printed; --output writes all of them, with scores, assumed labels and reasons.
     """
 
     pool: Annotated[tuple[str, ...], _files] = ()
@@ -305,5 +304,9 @@ def _show(selection: Selection) -> None:
         f"chosen by {selection.strategy}. The model misclassifies "
         f"{selection.is_mistake.sum():,} of {len(selection.is_mistake):,} validation "
         "examples."
-        + (f" --output FILE saves the other {more:,} picks." if more > 0 else "")
+        + (
+            f" {more:,} more are not shown; --output FILE saves all."
+            if more > 0
+            else ""
+        )
     )

@@ -96,7 +96,7 @@ class Config:
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0
-    """First seed. All random choices are derived from the seed."""
+    """Seed of all random choices; the first if there are several."""
     side_by_side: Literal["auto", "yes", "no"] = "auto"
     """Whether to run all seeds of a strategy as one
     program. auto: on GPU and TPU, but not on CPU or
@@ -106,13 +106,12 @@ class Config:
     budget: int = 125
     """Number of examples to label in each round."""
     stop_when: Literal["budget", "plateau", "target-accuracy", "low-gain"] = "budget"
-    """When to stop a strategy and seed. budget: after the
-    last round. The others stop earlier, by the accuracy
-    on the validation set: target-accuracy when it
-    reaches TARGET_ACCURACY; plateau when no round of
-    the last PATIENCE is better than the best before;
-    low-gain when these rounds gained less than
-    MIN_GAIN."""
+    """When to stop each run. budget: after the last round.
+    The others stop earlier, by the accuracy on the
+    validation set: target-accuracy when it reaches
+    TARGET_ACCURACY; plateau when no round of the last
+    PATIENCE is better than the best before; low-gain
+    when these rounds gained less than MIN_GAIN."""
     target_accuracy: float = 0.95
     """Accuracy at which target-accuracy stops, as a fraction."""
     patience: int = 3

@@ -60,7 +60,7 @@ def test_the_command_writes_what_the_function_gives(files, tmp_path, capsys):
             str(pick.answers.id), *pick.answers[1:]
         )  # fmt: skip
     said = capsys.readouterr().out
-    assert "12 of 400 unlabeled examples" in said and "the other 2 picks" in said
+    assert "12 of 400 unlabeled examples" in said and "2 more are not shown" in said
     assert str(picks[0].id) in said
     before = output.read_bytes()
     assert main(argv) == 0 and output.read_bytes() == before
