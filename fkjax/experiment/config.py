@@ -49,7 +49,7 @@ class Config:
     labels the images of IMAGES in
     OUTPUT_DIR/to_label.csv or in Label Studio. Each
     call of the command continues until labels are
-    missing, says which, and exits."""
+    missing, prints which, and exits."""
     images: Annotated[str | None, _folder] = None
     """Folder of your own images; those that are not listed in LABELS form the pool."""
     labels: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None

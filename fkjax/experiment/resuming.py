@@ -19,8 +19,8 @@ PACKAGES = ("fkjax", "jax", "jaxlib", "flax", "optax", "numpy")
 def open_run(config: Config, data: dict[str, Any]) -> Iterator[RunFolder | None]:
     """Opens the output folder of a run and locks it.
 
-    The folder is created if it does not exist and cleared if `config` says to
-    overwrite it; otherwise the run in it is resumed.
+    The folder is created if it does not exist, and cleared if `config.overwrite` is
+    set; otherwise the run in it is resumed.
 
     Args:
         config: settings of the run.

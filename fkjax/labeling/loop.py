@@ -85,7 +85,7 @@ def play_labeling(
     if end := _end(config, listing, desk, records):
         return Outcome(records, end)
     asked = desk.request(len(records) + 1)
-    if asked is not None:  # before an image is read
+    if asked is not None:  # answers are checked before images are read, which is slow
         if waiting := desk.ask(asked, _classes(listing, records)):
             return Outcome(records, waiting)
     own = load_images(

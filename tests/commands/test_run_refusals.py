@@ -1,4 +1,4 @@
-"""What cannot run is refused in one line, and nothing is touched."""
+"""Errors of the command in one line, after which no file has changed."""
 
 import gzip
 import subprocess

@@ -1,4 +1,4 @@
-"""What a configuration may not be."""
+"""Checks of the settings of a run."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Each preset, two tiny rounds from files of the real format, by thin networks."""
+"""Each preset, in two tiny rounds from files of the real format, by small networks."""
 
 import functools
 import gzip

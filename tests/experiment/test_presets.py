@@ -1,4 +1,4 @@
-"""The defaults of data sets, of own images and of presets."""
+"""The defaults of datasets, of a user's images and of presets."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Rounds on the digits: compiled once, replayed, and honest about the labels."""
+"""Rounds on the digits: compiled once, reproducible, without use of hidden labels."""
 
 import collections
 import functools
@@ -326,7 +326,7 @@ def test_without_a_mistake_the_round_is_filled_at_random(
 def test_the_epoch_that_is_best_on_the_selection_images_is_kept(
     model, driver, start, arrays, predict
 ):
-    """Trained on wrong labels alone, a model is the worse the longer it trains."""
+    """Trained on wrong labels only, a model gets worse with each epoch."""
     indices = jnp.arange(BUDGET * ROUNDS)
     predicted = predict(start.variables, arrays.pool)
     wrong = jnp.asarray((predicted[indices] + 1) % 10, jnp.int32)

@@ -1,4 +1,4 @@
-"""A session that was labeled to its end, and copies of its folder."""
+"""A finished labeling session, and copies of its folder."""
 
 import shutil
 

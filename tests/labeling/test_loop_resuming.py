@@ -1,4 +1,4 @@
-"""Sessions that are stopped, damaged or asked for something else."""
+"""Labeling sessions that are stopped, damaged or given other settings."""
 
 import base64
 import json

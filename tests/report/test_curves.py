@@ -1,4 +1,4 @@
-"""Learning curves and labels needed, by hand."""
+"""Learning curves and labels needed, compared with values computed by hand."""
 
 import numpy as np
 import pytest

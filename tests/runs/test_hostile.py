@@ -1,4 +1,4 @@
-"""Files of a run that are broken: see `tests/hostile.py`."""
+"""Damaged files of a run; see `tests/hostile.py`."""
 
 import csv
 import dataclasses
