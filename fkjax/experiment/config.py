@@ -78,8 +78,8 @@ class Config:
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Address of the first process;
     $JAX_COORDINATOR_ADDRESS if not given. On Slurm,
-    Open MPI and TPUs, JAX finds it and the next two by
-    itself."""
+    Open MPI and TPUs, JAX detects the values of this
+    and the next two flags."""
     num_processes: int | None = None
     """Number of processes; $JAX_NUM_PROCESSES if not given."""
     process_id: int | None = None

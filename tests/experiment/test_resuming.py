@@ -104,7 +104,7 @@ def kill_at(killer, folder, step, argv=ARGV):
 
 
 def kill_and_go_on(killer, whole, tmp_path, steps):
-    """Kills a run at each of some steps, in a new folder; returns the number of kills."""
+    """Kills a run at each step, in a new folder; returns the number of kills."""
     num_kills = 0
     for step in steps:
         folder = tmp_path / str(step)
