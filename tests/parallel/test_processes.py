@@ -114,7 +114,7 @@ def test_two_processes_meet_share_out_and_stop_together():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--process-id 0", "give them with --distributed"),
+        ("--process-id 0", "add --distributed, or leave them out"),
         ("--distributed --coordinator here", "must be HOST:PORT"),
         ("--distributed --num-processes 2 --process-id 2", "got 2 of 2"),
         ("--distributed", "the processes could not be connected"),
