@@ -115,7 +115,9 @@ def test_the_projects_own_convolution_is_found_behind_its_derivative_rule():
     theta = {"kernel": normal(0, 3, 2, 2, 4), "bias": normal(1, 4)}
 
     def log_probs_fn(theta, x):
-        return classify(convolution.conv_valid(x, theta["kernel"]) + theta["bias"])
+        return classify(
+            convolution.conv_valid(x, theta["kernel"]) + theta["bias"][None, None, None]
+        )
 
     check(log_probs_fn, theta, normal(2, 3, 1, 6, 5, 2), ["kernel"])
 
@@ -296,7 +298,7 @@ def test_the_label_may_be_chosen_between_the_passes():
 
 def test_the_plan_reads_as_a_table():
     def log_probs_fn(theta, x):
-        return classify(x @ theta["kernel"] + theta["b"])
+        return classify(x @ theta["kernel"] + theta["b"][None])
 
     theta = {"kernel": normal(0, 4, 5), "b": normal(1, 5)}
     assert str(capture.plan(log_probs_fn, theta, normal(2, 6, 4))).splitlines() == [

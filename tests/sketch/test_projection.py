@@ -127,22 +127,25 @@ def test_batches_are_examples_one_by_one(sketch):
 
     batched = jax.vmap(projected.apply, (None, 0))
     check(batched(state, vectors))
-    check(jax.jit(batched)(state, vectors))
-    for batch_size in (1, 4, 6):
-        check(
-            jax.lax.map(
-                lambda v: projected.apply(state, v), vectors, batch_size=batch_size
-            )
-        )
-    nested = jax.tree.map(lambda v: v.reshape(2, 3, *v.shape[1:]), vectors)
-    check(jax.vmap(batched, (None, 0))(state, nested).reshape(6, -1))
-    states = jax.tree.map(lambda s: jnp.stack([s] * 6), state)
-    check(jax.vmap(projected.apply)(states, vectors))
+
+    @jax.jit
+    def every_way(state, vectors):
+        def apply(vector):
+            return projected.apply(state, vector)
+
+        in_loops = [jax.lax.map(apply, vectors, batch_size=n) for n in (1, 4, 6)]
+        nested = jax.tree.map(lambda v: v.reshape(2, 3, *v.shape[1:]), vectors)
+        nested = jax.vmap(batched, (None, 0))(state, nested).reshape(6, -1)
+        states = jax.tree.map(lambda s: jnp.stack([s] * 6), state)
+        with_states = jax.vmap(projected.apply)(states, vectors)
+        of_one = jax.vmap(projected.apply, (0, None))(states, example(vectors, 0))
+        return [batched(state, vectors), *in_loops, nested, with_states], of_one
+
+    ways, of_one = every_way(state, vectors)
+    for embeddings in ways:
+        check(embeddings)
     np.testing.assert_allclose(
-        jax.vmap(projected.apply, (0, None))(states, example(vectors, 0)),
-        np.stack([expected[0]] * 6),
-        rtol=1e-5,
-        atol=1e-5,
+        of_one, np.stack([expected[0]] * 6), rtol=1e-5, atol=1e-5
     )
 
 
