@@ -1,6 +1,8 @@
 """Fixtures for data, shared by all tests; and how JAX compiles for them."""
 
 import atexit
+import importlib.util
+import mmap
 import os
 import shutil
 import tempfile
@@ -16,10 +18,33 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 
 # Compiling takes most of the time of the tests, and they compute little: XLA leaves out
-# what makes programs fast. `FKJAX_TESTS_OPTIMIZE=1` compiles as a user's program is.
+# what makes programs fast, if it has these flags; it ends the process at unknown ones.
+# `FKJAX_TESTS_OPTIMIZE=1` compiles as a user's program is.
+_FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_use_fusion_emitters": "false",
+}
+
+
+def _known(flag: str) -> bool:
+    folder = Path(importlib.util.find_spec("jaxlib").origin).parent
+    for path in folder.glob("*.so"):
+        with path.open("rb") as file:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data.find(flag.encode()) >= 0:
+                    return True
+    return False
+
+
+_flags = os.environ.get("XLA_FLAGS", "")
 if "FKJAX_TESTS_OPTIMIZE" not in os.environ:
-    _flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{_flags} --xla_backend_optimization_level=0"
+    for _flag, _value in _FAST_TO_COMPILE.items():
+        if _flag not in _flags and _known(_flag):
+            _flags += f" --{_flag}={_value}"
+    os.environ["XLA_FLAGS"] = _flags
+
+# An array is broadcast to more axes only where the code says so.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 import jax
 import pytest

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import jax
 import pytest
 
 import fkjax
@@ -93,9 +94,10 @@ def run_command(command):
 
 @pytest.fixture
 def registries():
-    """Pages add to them."""
+    """Pages add to them; and they may broadcast as NumPy does."""
     before = dict(MODELS), dict(STRATEGIES)
-    yield
+    with jax.numpy_rank_promotion("allow"):
+        yield
     for registry, old in zip((MODELS, STRATEGIES), before, strict=True):
         registry.clear()
         registry.update(old)

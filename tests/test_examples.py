@@ -4,6 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
+import jax
 import pytest
 
 from fkjax.acquisition import STRATEGIES
@@ -23,7 +24,8 @@ def run(tmp_path, monkeypatch, capsys):
         assert not list(tmp_path.iterdir()), "it leaves files"
         return capsys.readouterr().out
 
-    yield run
+    with jax.numpy_rank_promotion("allow"):  # which is how JAX comes
+        yield run
     STRATEGIES.clear()
     STRATEGIES.update(before)
 

@@ -90,6 +90,7 @@ def images():
 def by_hand(variables, images, mean, var):
     """Computes the logits in NumPy, normalized by this mean and variance."""
     p = jax.tree.map(np.float64, variables.parameters)
+    mean, var = np.asarray(mean), np.asarray(var)
     x = (images.reshape(-1, 4) / 255 - 0.4) / 0.5
     x = (x - mean) / np.sqrt(var + EPSILON) * p["norm"]["scale"] + p["norm"]["bias"]
     return x @ p["fc"]["kernel"] + p["fc"]["bias"]

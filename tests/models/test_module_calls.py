@@ -101,7 +101,7 @@ def test_a_call_of_the_class_above_is_part_of_one_call():
     model.apply(variables, as_images(x), lambda n, a: seen.setdefault(n, a))
     dense = variables.parameters["layers_0"]
     np.testing.assert_allclose(
-        seen["layers_0"], 2 * (x @ dense["kernel"] + dense["bias"]), rtol=1e-5
+        seen["layers_0"], 2 * (x @ dense["kernel"] + dense["bias"][None]), rtol=1e-5
     )
 
 
@@ -158,7 +158,7 @@ def test_examples_of_other_shapes_are_carried():
     class Sum(nnx.Module):
         def __call__(self, x):
             assert x.shape[1:] == (2, 3, 4, 5)
-            return x.sum(axis=(1, 2, 3)) + self.kernel
+            return x.sum(axis=(1, 2, 3)) + self.kernel[...][None]
 
         def __init__(self):
             self.kernel = nnx.Param(jnp.zeros(5))
