@@ -123,7 +123,7 @@ def test_sampled_labels_follow_the_model_and_not_the_microbatch(small):
     )
     np.testing.assert_allclose(one, other, atol=1e-6)
     each = embed_all_classes(regression, theta, xs[:1], projection, state)[0]
-    drawn = (abs(one[:, None] - each).max(axis=2) < 1e-5).mean(axis=0)
+    drawn = (abs(one[:, None] - each[None]).max(axis=2) < 1e-5).mean(axis=0)
     p = np.exp(regression(theta, xs[0]))
     assert (abs(drawn - p) <= 4 * np.sqrt(p * (1 - p) / 3000)).all()
 
