@@ -138,7 +138,7 @@ def test_training_calls_the_taps_too(kind, variables, images):
     )
     assert tuple(seen) == model.taps
     kernel = variables.parameters["fc"]["kernel"]
-    np.testing.assert_allclose(logits, whole + kernel.sum(axis=0) + 1, rtol=1e-4)
+    np.testing.assert_allclose(logits, whole + kernel.sum(axis=0)[None] + 1, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", NORMED)
