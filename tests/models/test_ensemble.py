@@ -101,7 +101,7 @@ def test_side_by_side_is_one_after_the_other(fitted, data):
 
     def scores(key, variables):
         noise = jax.random.normal(key, (4,))
-        return MODEL.apply(variables, data[0][:2]) + noise
+        return MODEL.apply(variables, data[0][:2]) + noise[None]
 
     seen = []
 

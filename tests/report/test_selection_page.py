@@ -248,7 +248,7 @@ def test_the_balances_are_those_of_picks_labels_and_the_pool(
 def test_of_many_classes_those_with_most_picks_are_drawn(problem, monkeypatch):
     names = [f"c{i}" for i in range(30)]
     model = MODEL._replace(
-        apply=lambda v, images, tap=None: images[:, 0, 0, :1] * np.ones(30),
+        apply=lambda v, images, tap=None: images[:, 0, 0, :1] * np.ones((1, 30)),
         num_classes=30,
     )
     many = dataclasses.replace(problem, classes=names, model=model)
