@@ -45,12 +45,12 @@ def main() -> None:
 def make(num: int, features: Path, logits: Path, validation: Path) -> None:
     """Writes noise around ten centers, of which the last ones are rare in the pool."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(CLASSES, WIDTH)).astype(np.float32)
+    centers = rng.normal(size=(CLASSES, WIDTH)).astype(np.float32)
     head = rng.normal(size=(WIDTH, CLASSES)).astype(np.float32) / WIDTH**0.5
 
     def rows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         noise = rng.standard_normal((len(labels), WIDTH), np.float32)
-        z = np.maximum(centres[labels] + 2 * noise, 0)
+        z = np.maximum(centers[labels] + 2 * noise, 0)
         return z, z @ head
 
     out = np.lib.format.open_memmap(features, "w+", np.float32, (num, WIDTH))

@@ -88,5 +88,5 @@ def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
     halves = jnp.stack([words & 0xFFFF, words >> 16], axis=-1).ravel()[:size]
-    centred = (halves.astype(jnp.float32) - 32767.5) / 32768
-    return math.sqrt(2) * jax.lax.erf_inv(centred).reshape(shape)
+    centered = (halves.astype(jnp.float32) - 32767.5) / 32768
+    return math.sqrt(2) * jax.lax.erf_inv(centered).reshape(shape)

@@ -201,14 +201,14 @@ def _model(
             f"{head!r}: give the name of the layer that computes the logits"
         )
 
-    def normalised(images: jax.Array) -> jax.Array:
+    def normalized(images: jax.Array) -> jax.Array:
         images = images.astype(jnp.result_type(float)) / 255
         axes = tuple(range(images.ndim - 1))
         of_channels = [jnp.expand_dims(jnp.asarray(x), axes) for x in (mean, std)]
         return (images - of_channels[0]) / of_channels[1]
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
-        return run(variables, normalised(images), tap)[0]
+        return run(variables, normalized(images), tap)[0]
 
     def apply_training(
         variables: Variables,
@@ -217,7 +217,7 @@ def _model(
         mask: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         mask = jnp.ones(len(images), bool) if mask is None else mask
-        logits, statistics = run(variables, normalised(images), tap, mask)
+        logits, statistics = run(variables, normalized(images), tap, mask)
         # The statistics keep their precision, independently of that of the images.
         return logits, jax.tree.map(
             lambda new, old: new.astype(old.dtype), statistics, variables.statistics
