@@ -258,7 +258,7 @@ def vaal(
 
         scores = jax.lax.cond(
             view.is_unlabeled.all(),
-            lambda: jnp.full(len(view.pool), jnp.nan),
+            lambda: jnp.full_like(jax.eval_shape(learned_scores), jnp.nan),
             learned_scores,
         )
         return highest(key, scores, view.is_unlabeled, budget=budget)

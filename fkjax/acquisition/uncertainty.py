@@ -216,10 +216,13 @@ def _most_uncertain(
         def one(image: jax.Array, position: jax.Array) -> jax.Array:
             return score_one(key_for(key, "masks", position), view.variables, image)
 
+        def computed() -> jax.Array:
+            return map_examples(one, view.pool, positions, batch_size=batch_size)
+
         scores = jax.lax.cond(
             view.is_unlabeled.all() & (not is_trained),
-            lambda: jnp.full(len(positions), jnp.nan),
-            lambda: map_examples(one, view.pool, positions, batch_size=batch_size),
+            lambda: jnp.full_like(jax.eval_shape(computed), jnp.nan),
+            computed,
         )
         return highest(
             key, scores, view.is_unlabeled, budget=budget, is_trained=is_trained

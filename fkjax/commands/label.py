@@ -89,7 +89,7 @@ def label(config: Config) -> list[dict[str, Any]]:
         UserError: if a setting, an image, an answer or the output folder is invalid.
     """
     check(config)
-    with jax.enable_x64(config.precision == "float64"):
+    with jax.enable_x64(config.precision == "float64"), jax.debug_nans(False):
         return _label(config)
 
 

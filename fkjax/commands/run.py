@@ -64,7 +64,8 @@ def run(config: Config) -> list[dict[str, Any]]:
     """
     check(config)
     _meet(config)
-    with jax.enable_x64(config.precision == "float64"):
+    # Scores of NaN have a meaning here, and all others are reported with their ids.
+    with jax.enable_x64(config.precision == "float64"), jax.debug_nans(False):
         return _run(config)
 
 

@@ -193,7 +193,8 @@ def _strategy(
 def _ask(
     problem: Problem, strategy: Strategy, key: jax.Array
 ) -> tuple[Query, np.ndarray]:
-    with plain_errors(problem.pool, problem.validation):
+    # Scores of NaN have a meaning here, so `jax_debug_nans` must not raise for them.
+    with plain_errors(problem.pool, problem.validation), jax.debug_nans(False):
         predicted = _predictions(problem.model)(problem.variables, problem.validation)
         is_mistake = predicted != problem.validation_labels
         view = view_for(
@@ -206,7 +207,7 @@ def _ask(
             validation_mistakes=is_mistake,
             hidden_labels=lambda: jnp.zeros(0, jnp.int32),
         )
-        query = jax.block_until_ready(strategy.query(key, view))
+        query = jax.device_get(strategy.query(key, view))
     return query, np.asarray(is_mistake)
 
 

@@ -1,0 +1,40 @@
+"""Selection under JAX's own flags: the same picks, and no traceback."""
+
+import contextlib
+
+import jax
+import numpy as np
+import pytest
+
+import fkjax
+from fkjax.selection.from_outputs import SUFFICE
+from tests.selection.test_from_outputs import POOL, VALIDATION
+
+FLAGS = {
+    "enable_x64": lambda: jax.enable_x64(True),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "numpy_rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "default_matmul_precision": lambda: jax.default_matmul_precision("highest"),
+    "disable_jit": jax.disable_jit,
+}
+SMALL = {name: rows[:60] for name, rows in POOL.items()}
+
+
+def picked(strategy, flag=contextlib.nullcontext):
+    with flag():
+        selection = fkjax.select(SMALL, VALIDATION, budget=5, strategy=strategy)
+    return selection.indices.tolist(), selection.targets.tolist()
+
+
+@pytest.mark.parametrize("strategy", SUFFICE)
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_of_jax_does_not_change_the_picks(strategy, flag):
+    assert picked(strategy, FLAGS[flag]) == picked(strategy)
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_nan_in_the_pool_is_named_under_each_flag(flag):
+    broken = SMALL | {"features": SMALL["features"].copy()}
+    broken["features"][7] = np.nan
+    with FLAGS[flag](), pytest.raises(fkjax.UserError, match="NaN"):
+        fkjax.select(broken, VALIDATION, budget=5)
