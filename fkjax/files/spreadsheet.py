@@ -1,8 +1,10 @@
 """CSV files that users make or change, perhaps in a spreadsheet."""
 
+import codecs
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,13 @@ class Row(NamedTuple):
 
     line: int
     cells: dict[str, str]
+
+
+class Cell(str):
+    """Text read from a cell, such as an id, with `as_it_was` applied.
+
+    The text that was written may have differed: see `as_in_cell`.
+    """
 
 
 class Problems:
@@ -75,36 +84,28 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
     """Reads a table that begins with the names of its columns.
 
     Empty lines are skipped. Columns may be in any order, and there may be others. Cells
-    are separated by commas, semicolons or tabs, as in the first line.
+    are separated by commas, semicolons or tabs, as in the first line. The first line
+    may be `sep=;`, as in files for Excel.
 
     Args:
         path: path of the file.
-        columns: columns that the file must have.
+        columns: columns that the file must have, in lower case. If no name is equal,
+            one that differs in case is used.
         problems: collection to which lines with more cells than columns are added.
 
     Raises:
-        UserError: if the file cannot be read, is not UTF-8 or CSV, or lacks a column.
+        UserError: if the file cannot be read, is not CSV in UTF-8 or UTF-16, lacks a
+            column, or has it twice.
     """
-    data = read_bytes(path, MAX_BYTES)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} must be UTF-8, but line {line} is not: save it as CSV UTF-8"
-        ) from error
-    first = text.split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first.count)  # a comma if there is none
+    text = _decoded(path, read_bytes(path, MAX_BYTES))
+    first, *rest = re.split(r"\r\n|\r|\n", text, maxsplit=1)
+    declared = re.fullmatch(r"\"?sep=(.)\"?", first)
+    delimiter = declared[1] if declared else _delimiter(first, columns)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        header = [name.strip().lower() for name in next(lines, [])]
-        missing = [name for name in columns if name not in header]
-        if missing:
-            raise UserError(
-                f"{path} must begin with a line of column names that include "
-                f"{' and '.join(columns)}, but {' and '.join(missing)} is missing: add "
-                "it"
-            )
+        if declared and rest:
+            next(lines)
+        header = _names(path, next(lines, []), columns)
         rows = []
         for cells in lines:
             cells = [cell.strip() for cell in cells]
@@ -125,6 +126,67 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
     return rows
 
 
+def _delimiter(first: str, columns: Sequence[str]) -> str:
+    """Returns the delimiter by which a first line has the most of the columns."""
+
+    def score(delimiter: str) -> tuple[int, int]:
+        names = [name.strip(' "').lower() for name in first.split(delimiter)]
+        return sum(name in names for name in columns), first.count(delimiter)
+
+    return max(_DELIMITERS, key=score)  # a comma if all are equal
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    """Decodes a file in UTF-8, or in UTF-16 if it begins with a byte order mark.
+
+    Raises:
+        UserError: if it is in another encoding, or is a workbook.
+    """
+    if data.startswith(b"PK\x03\x04"):
+        raise UserError(
+            f"{path} is not a CSV file but a ZIP file, such as a workbook (.xlsx): "
+            "save it as CSV UTF-8"
+        )
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding, name = ("utf-16", "UTF-16") if is_wide else ("utf-8-sig", "UTF-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        if is_wide:
+            line = before.decode(encoding, "ignore").count("\n") + 1
+        else:
+            line = before.count(b"\n") + 1
+        raise UserError(
+            f"{path} must be {name}, but line {line} is not: save it as CSV UTF-8"
+        ) from error
+
+
+def _names(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Returns the names of the columns, in lower case.
+
+    A name in capitals is kept if there is an equal one in lower case.
+
+    Raises:
+        UserError: if a required column is missing, or is there twice.
+    """
+    header = [name.strip() for name in header]
+    names = [name if name.lower() in header else name.lower() for name in header]
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise UserError(
+            f"{path} must begin with a line of column names that include "
+            f"{' and '.join(columns)}, but {' and '.join(missing)} is missing: add it"
+        )
+    for name in columns:
+        if names.count(name) > 1:
+            raise UserError(
+                f"{path} must have one column {name}, but has {names.count(name)}: "
+                "rename the others"
+            )
+    return names
+
+
 def as_it_was(cell: str) -> str:
     """Reverses `inert`, which prevents a spreadsheet from running a cell.
 
@@ -138,6 +200,17 @@ def inert(text: str) -> str:
     """Escapes text of a CSV cell that a spreadsheet would run as a formula."""
     text = printable(text)  # a carriage return would begin another row
     return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
+
+
+def as_in_cell(text: str) -> str:
+    """Returns what `as_it_was` returns for the cell with a text that `inert` escaped.
+
+    It differs from the text in control characters, surrounding spaces, and the
+    apostrophe of a text that looks escaped.
+    """
+    if text.isprintable() and text == text.strip() and text[:1] != "'":
+        return text
+    return as_it_was(inert(text).strip())
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]]) -> bytes:

@@ -1,14 +1,17 @@
 """The CSV file of picks, and the ids read from CSV files."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fkjax.base import UserError
-from fkjax.files.opening import read_bytes
-from fkjax.files.spreadsheet import as_it_was, csv_bytes, inert
+from fkjax.files.spreadsheet import (
+    Cell,
+    Problems,
+    as_it_was,
+    csv_bytes,
+    inert,
+    read_rows,
+)
 from fkjax.selection.choose import Selection
 
 COLUMNS = (
@@ -41,17 +44,13 @@ def picks_csv(selection: Selection) -> bytes:
     return csv_bytes(rows)
 
 
-def read_ids(path: Path) -> list[str]:
+def read_ids(path: Path) -> list[Cell]:
     """Reads the column `id` of a CSV file.
 
     Raises:
         UserError: if the file cannot be read or has no such column.
     """
-    data = read_bytes(path)
-    try:
-        lines = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        if "id" not in (lines.fieldnames or ()):
-            raise UserError(f"{path} must be a CSV file with a column id")
-        return [as_it_was(line["id"] or "") for line in lines]
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file ({error}): fix it") from error
+    problems = Problems(path)
+    rows = read_rows(path, ("id",), problems)
+    problems.raise_any("fix the file")
+    return [Cell(as_it_was(cells["id"])) for _, cells in rows]

@@ -1,12 +1,21 @@
 """CSV files as users and their spreadsheets write them."""
 
+import csv
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fkjax.base import UserError
 from fkjax.files import spreadsheet
-from fkjax.files.spreadsheet import Problems, as_it_was, csv_bytes, inert, read_rows
+from fkjax.files.spreadsheet import (
+    Problems,
+    as_in_cell,
+    as_it_was,
+    csv_bytes,
+    inert,
+    read_rows,
+)
 
 
 @pytest.fixture
@@ -30,6 +39,23 @@ def test_a_table_is_read_whichever_program_wrote_it(read, delimiter, end):
     assert read(text) == [(2, "a", "x y"), (6, "b c", "one\ntwo"), (7, "d", "")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", ["", "sep=;", '"sep=;"'])
+def test_a_table_is_read_as_excel_writes_it(read, encoding, end, first):
+    lines = [first] if first else []
+    lines += [" File ;LABEL;x,y,z", "ü;'=1;", ";;", ";;", "001;a,b;", ""]
+    rows = read(end.join(lines).encode(encoding))
+    more = len(lines) - 6
+    assert rows == [(2 + more, "ü", "'=1", ""), (5 + more, "001", "a,b", "")]
+
+
+def test_a_name_in_lower_case_comes_before_others(read):
+    assert read("ID,id\n1,2\n", "id") == [(2, "1", "2")]
+    with pytest.raises(UserError, match="must have one column id, but has 2"):
+        read("ID,Id\n1,2\n", "id")
+
+
 def test_columns_may_stand_in_any_order_and_be_more(read):
     assert read("x,label,file\n1,2,3\n") == [(2, "1", "2", "3")]
 
@@ -40,6 +66,8 @@ def test_columns_may_stand_in_any_order_and_be_more(read):
         ("", "file and label is missing"),
         ("file\na\n", "but label is missing"),
         (b"file,label\na,\xe4\n", "must be UTF-8, but line 2 is not"),
+        ("file,label\na,ä\n".encode("utf-16")[:-1], "must be UTF-16, but line 2"),
+        (b"PK\x03\x04rest", r"not a CSV file but a ZIP file.*save it as CSV UTF-8"),
         (
             "file,label\na," + "b" * 200_000,
             "damaged in line",
@@ -83,3 +111,10 @@ def test_text_comes_back_from_a_cell(text):
     )  # looks like `inert` text
     assert as_it_was(inert(text)) == text
     assert b"\n=" not in csv_bytes([["x"], [inert(text)]])
+
+
+@given(st.text())
+def test_every_text_is_known_by_its_cell(text):
+    (cell,) = csv_bytes([[inert(text)]]).decode("utf-8").splitlines() or [""]
+    (read,) = next(csv.reader([cell]), [""])
+    assert as_it_was(read.strip()) == as_in_cell(text) == as_in_cell(as_in_cell(text))
