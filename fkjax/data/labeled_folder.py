@@ -15,6 +15,7 @@ from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
 from fkjax.data.decoding import decode
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.folders import list_files
+from fkjax.files.matching import Names, composed
 from fkjax.files.spreadsheet import Problems, as_it_was, inert, read_rows
 from fkjax.parallel.examples import Streamed
 
@@ -122,10 +123,10 @@ def list_images(
             f"--images {folder} contains no {', '.join(SUFFIXES)} file: give the "
             "folder of the images"
         )
-    if len({inert(name) for name in names}) < len(names):
+    if len({inert(name).strip() for name in names}) < len(names):
         raise UserError(
-            f"two images of {folder} have names that differ only in characters that "
-            "cannot be displayed: rename one"
+            f"two images of {folder} have names that differ only in surrounding spaces "
+            "or in characters that cannot be displayed: rename one"
         )
     problems = Problems(path)
     known = _known(path, names, problems)
@@ -224,23 +225,23 @@ def flaw_of_class(name: str) -> str | None:
 def _known(
     path: Path, names: Sequence[str], problems: Problems
 ) -> dict[str, tuple[str, str]]:
-    """Reads the label and the set of each image in the CSV file."""
+    """Reads the label and the set of each image in the CSV file.
+
+    Labels that differ only in their Unicode normal form are written as the first.
+    """
     rows = read_rows(path, ("file", "label"), problems)
-    files = {inert(name): name for name in names} | {name: name for name in names}
-    homes: dict[str, list[str]] = {}
-    for name in names:
-        homes.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+    files, classes = Names(names), dict[str, str]()
     known: dict[str, tuple[str, str]] = {}
     lines: dict[str, int] = {}
     for line, cells in rows:
         given, label = cells["file"], as_it_was(cells["label"])
         part = cells.get("set", "").lower() or SETS[0]
-        name = files.get(given) or files.get(os.path.normpath(given))
-        name = name or files.get(os.path.normpath(given.replace("\\", "/")))
+        label = classes.setdefault(composed(label), label)
+        found = files.find(given)
+        name = found[0] if len(found) == 1 else None
         what = flaw_of_class(label)
         if name is None:
-            near = homes.get(re.split(r"[/\\]", given)[-1], [])
-            hint = f" (did you mean {near[0]}?)" if len(near) == 1 else ""
+            hint = files.hint(given)
             problems.add(f"there is no image {given or '(no name)'}{hint}", line)
         elif name in known:
             problems.add(f"{name} is in line {lines[name]}, too", line)

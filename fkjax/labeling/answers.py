@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import flaw_of_class
+from fkjax.files.matching import Names, composed
 from fkjax.files.opening import exists, read_if_exists
 from fkjax.files.spreadsheet import Problems, as_it_was, csv_bytes, inert, read_rows
 from fkjax.files.writing import replace_file
@@ -57,6 +58,7 @@ def collect(
     *,
     earlier: Mapping[str, str],
     classes: Sequence[str],
+    names: Iterable[str] = (),
 ) -> Collected:
     """Checks answers and combines those of several files.
 
@@ -65,6 +67,7 @@ def collect(
         asked: files of the requested images.
         earlier: answers that were accepted in earlier rounds.
         classes: classes that are allowed as answers.
+        names: names of all images, for messages.
 
     Raises:
         UserError: if an answer is an unknown class, is for an image that was not
@@ -73,10 +76,14 @@ def collect(
     """
     given: dict[str, tuple[str, str]] = {}
     wanted, notes = set(asked), []
+    files = Names(names)
+    spelled = {composed(name): name for name in (*reversed(classes), CANNOT_TELL)}
     for path, answers, is_history in sources:
         problems = Problems(path)
         for file, text, where in answers:
             label = CANNOT_TELL if text.lower() in _CANNOT_TELL else text
+            if label not in classes:
+                label = spelled.get(composed(label), label)
             before = given.setdefault(file, (label, f"{path.name}, {where}"))
             if file in earlier and label != earlier[file]:
                 what = f"{file} was accepted as {earlier[file]}, but is now {label}"
@@ -87,7 +94,8 @@ def collect(
             elif file in earlier:
                 pass
             elif file not in wanted:
-                problems.add(f"{where}: {file} was not requested")
+                hint = "" if files.find(file) == [file] else files.hint(file)
+                problems.add(f"{where}: {file} was not requested{hint}")
             elif label not in (*classes, CANNOT_TELL):
                 near = difflib.get_close_matches(label, classes, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
@@ -121,10 +129,11 @@ def read_form(path: Path, names: Iterable[str]) -> tuple[list[Answer], set[str]]
         UserError: if the form is damaged.
     """
     problems = Problems(path)
-    files = {inert(name): name for name in names}
+    files = Names(names)
     answers, listed = [], set()
     for line, cells in read_rows(path, ("file", "label"), problems):
-        file = files.get(cells["file"], as_it_was(cells["file"]))
+        found = files.find(cells["file"])
+        file = found[0] if len(found) == 1 else as_it_was(cells["file"])
         listed.add(file)
         if cells["label"]:
             answers.append(Answer(file, as_it_was(cells["label"]), f"line {line}"))
@@ -145,14 +154,14 @@ def read_taken(path: Path, names: Iterable[str]) -> Taken:
     if not exists(path):
         return {}
     problems, taken = Problems(path), Taken()
-    files = {inert(name): name for name in names}
+    files = Names(names)
     for line, cells in read_rows(path, _COLUMNS, problems):
-        number, file = cells["round"], files.get(cells["file"])
-        if file is None or not cells["label"] or not number.isdecimal():
+        number, found = cells["round"], files.find(cells["file"])
+        if len(found) != 1 or not cells["label"] or not number.isdecimal():
             problems.add("not a valid answer", line)
         else:
             of_round = taken.setdefault(int(number), {})
-            of_round[file] = as_it_was(cells["label"])
+            of_round[found[0]] = as_it_was(cells["label"])
     problems.raise_any("restore the file as it was written")
     return taken
 
@@ -192,7 +201,8 @@ def read_classes(path: Path) -> list[str]:
         if what:
             problems.add(f"the class {what}", number)
     problems.raise_any("fix the file")
-    return list(dict.fromkeys(line for line in lines if line))
+    first = {composed(line): line for line in reversed(lines) if line}
+    return [line for line in dict.fromkeys(lines) if first.get(composed(line)) == line]
 
 
 def flaw_of_answer(name: str) -> str | None:

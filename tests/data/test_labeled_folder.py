@@ -107,6 +107,31 @@ def test_names_of_files_may_be_written_otherwise(folder, labels):
     assert [own.names[i] for i in own.validation] == ["10.png", "=1.png", "a/x.png"]
 
 
+def test_names_and_classes_that_look_the_same_are_the_same(folder, labels):
+    decomposed, composed = "cre\u0300me.png", "cr\u00e8me.png"
+    for name in (decomposed, "a b.PNG", " c.png"):
+        Image.new("L", (8, 8)).save(folder / name)
+    own = list_images(
+        folder,
+        labels(f"file,label\n{composed},caf\u00e9\na%20b.png,cafe\u0301\nc.png,d\n"),
+    )
+    found = {own.names[i]: own.classes[own.labels[i]] for i in own.validation}
+    assert found == {decomposed: "caf\u00e9", "a b.PNG": "caf\u00e9", " c.png": "d"}
+    assert own.classes == ["caf\u00e9", "d"]
+
+
+def test_names_that_can_be_two_images_are_refused(folder, labels):
+    for name in ("E.png", "e.PNG"):
+        Image.new("L", (8, 8)).save(folder / name)
+    own = list_images(folder, labels("file,label\nE.png,a\ne.PNG,b\n"))
+    assert [own.names[i] for i in own.validation] == ["E.png", "e.PNG"]
+    with pytest.raises(UserError, match=r"no image e.png \(it can be E.png or e.PNG: "):
+        list_images(folder, labels("file,label\ne.png,a\n9.jpg,b\n"))
+    Image.new("L", (8, 8)).save(folder / " e.PNG")
+    with pytest.raises(UserError, match="differ only in surrounding spaces"):
+        list_images(folder, labels(LABELS))
+
+
 def test_all_problems_of_the_file_are_told_at_once(folder, labels):
     text = LABELS + (
         "x.png,dog,\nno.png,cat9,\n10.png,cat9,\nz.jpeg,,\na/b/c.JPEG,cat9,tset\n,cat,\n"

@@ -25,8 +25,8 @@ def source(answers, name="to_label.csv"):
     return AnswerFile(Path(name), rows, is_history=name != "to_label.csv")
 
 
-def collected(*sources, earlier=None):
-    return collect(sources, ASKED, earlier=earlier or {}, classes=CLASSES)
+def collected(*sources, earlier=None, classes=CLASSES, names=()):
+    return collect(sources, ASKED, earlier=earlier or {}, classes=classes, names=names)
 
 
 def test_answers_of_several_files_are_put_together_in_the_order_of_the_question():
@@ -56,6 +56,28 @@ def test_all_mistakes_of_a_file_are_told():
     )
 
 
+def test_classes_are_the_same_in_each_unicode_form():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for known, given in ((composed, decomposed), (decomposed, composed)):
+        assert collected(source([("a", given)]), classes=["x", known]).given["a"] == (
+            known
+        )
+    both = [composed, decomposed]
+    assert collected(source([("a", decomposed)]), classes=both).given["a"] == decomposed
+
+
+def test_the_nearest_image_is_named():
+    names = [*ASKED, "a/1.png", "b/1.png", "d.png"]
+    for given, hint in (
+        ("x/d.png", " (did you mean d.png?)"),
+        ("1.png", " (did you mean a/1.png or b/1.png?)"),
+        ("d.png", ""),
+    ):
+        with pytest.raises(UserError) as caught:
+            collected(source([(given, "cat")]), names=names)
+        assert f"{given} was not requested{hint}: no answers" in str(caught.value)
+
+
 def test_files_that_disagree_are_told():
     form, export = source([("a", "cat")]), source([("a", "dog")], "export.json")
     with pytest.raises(UserError, match="a is dog, but cat in to_label.csv, line 2"):
@@ -77,8 +99,9 @@ def test_what_was_taken_counts_and_is_not_asked_again():
 def test_what_was_taken_comes_back_from_its_file(tmp_path):
     path = tmp_path / "answers.csv"
     assert read_taken(path, []) == {}
-    names = ["=a", "b,c.png", "d\n.png"]
+    names = ["=a", "b,c.png", "d\n.png", " e.png"]
     taken = {1: {"b,c.png": "=1+1"}, 2: {"=a": CANNOT_TELL, "d\n.png": "'tis"}}
+    taken[3] = {" e.png": "cat"}
     save_taken(path, taken)
     assert read_taken(path, names) == taken
     assert b"\n2,'=a,can't tell\n" in path.read_bytes()
@@ -92,6 +115,8 @@ def test_a_form_is_read_as_a_spreadsheet_saves_it(tmp_path):
     answers, listed = read_form(path, ["=a", "b"])
     assert answers == [Answer("=a", "cat", "line 2"), Answer("x", "?", "line 4")]
     assert listed == {"=a", "b", "x"}
+    path.write_text("file,label\nE\u0301 1.PNG,cat\n", encoding="utf-16")
+    assert read_form(path, [" \u00e9 1.png"])[1] == {" \u00e9 1.png"}
     path.write_text("label\na\n")
     with pytest.raises(UserError, match="but file is missing"):
         read_form(path, [])
@@ -102,6 +127,8 @@ def test_classes_are_read_one_a_line(tmp_path):
     assert read_classes(path) == []
     path.write_bytes("\ufeffcat\r\n\r\n big dog \ncat".encode())
     assert read_classes(path) == ["cat", "big dog"]
+    path.write_bytes("caf\u00e9\ncafe\u0301\n".encode())
+    assert read_classes(path) == ["caf\u00e9"]
     path.write_text("cat\nCan't tell\n?\n\x07")
     with pytest.raises(UserError, match="line 2: .*; line 3: .*; line 4: "):
         read_classes(path)
