@@ -7,6 +7,7 @@ from typing import Any
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import Listing
 from fkjax.files.folders import make_folder
+from fkjax.files.matching import composed
 from fkjax.files.opening import exists, read_if_exists
 from fkjax.files.spreadsheet import csv_bytes, inert
 from fkjax.files.writing import replace_file
@@ -97,7 +98,12 @@ class Desk:
         """
         if asked.round in self.taken:
             return None
-        classes = list(dict.fromkeys([*classes, *self._more]))
+        more = [composed(name) for name in classes]
+        classes = list(
+            dict.fromkeys(
+                [*classes, *(c for c in self._more if composed(c) not in more)]
+            )
+        )
         found = self._collected(asked, classes)
         for note in found.notes:
             self._tell(note)
@@ -114,13 +120,19 @@ class Desk:
             given, _ = answers.read_form(self._form, self._listing.names)
             sources.append(AnswerFile(self._form, given, is_history=False))
         if exists(self._export):
-            given = label_studio.read_export(self._export)
+            given = label_studio.read_export(self._export, self._listing.names)
             sources.append(AnswerFile(self._export, given, is_history=True))
         earlier: dict[str, str] = {}
         for number, of_round in self.taken.items():
             if number < asked.round:
                 earlier |= of_round
-        return answers.collect(sources, asked.files, earlier=earlier, classes=classes)
+        return answers.collect(
+            sources,
+            asked.files,
+            earlier=earlier,
+            classes=classes,
+            names=self._listing.names,
+        )
 
     def _offer(self, asked: Request, classes: Sequence[str]) -> None:
         """Writes the form and the tasks, but keeps a form of the same round.

@@ -7,20 +7,27 @@ exports JSON; see https://labelstud.io/guide.
 import base64
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs, quote, urlsplit
+from typing import NamedTuple
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from fkjax.base import UserError
+from fkjax.files.matching import Names
 from fkjax.files.opening import read_bytes
+from fkjax.labeling.exported import (
+    CONTROL,
+    IMAGE,
+    FlawError,
+    choices_of,
+    control_of,
+    image_of,
+)
 from fkjax.labeling.request import Asked
 
 MAX_BYTES = 2 << 30
 """The size of the largest export that is read, in bytes."""
-
-_CHOICES, _IMAGE = "label", "image"  # the names of the tags
 
 
 class Answer(NamedTuple):
@@ -48,8 +55,8 @@ def interface(choices: Sequence[str]) -> bytes:
     """
     lines = [
         "<View>",
-        f'  <Image name="{_IMAGE}" value="$image" zoom="true"/>',
-        f'  <Choices name="{_CHOICES}" toName="{_IMAGE}" choice="single"'
+        f'  <Image name="{IMAGE}" value="$image" zoom="true"/>',
+        f'  <Choices name="{CONTROL}" toName="{IMAGE}" choice="single"'
         ' required="true" showInline="true">',
         *(f"    <Choice value={quoteattr(choice)}/>" for choice in choices),
         "  </Choices>",
@@ -85,8 +92,8 @@ def tasks(wanted: Sequence[Asked], urls: Sequence[str], *, round: int) -> bytes:
                     "score": task.confidence,
                     "result": [
                         {
-                            "from_name": _CHOICES,
-                            "to_name": _IMAGE,
+                            "from_name": CONTROL,
+                            "to_name": IMAGE,
                             "type": "choices",
                             "value": {"choices": [task.guess]},
                         }
@@ -131,11 +138,16 @@ def data_uri(folder: Path, file: str) -> str:
     return f"data:image/{kind};base64,{data}"
 
 
-def read_export(path: Path) -> list[Answer]:
+def read_export(path: Path, names: Iterable[str] = ()) -> list[Answer]:
     """Reads an export of Label Studio in the format JSON or JSON-MIN.
 
     Skipped tasks and tasks without an annotation are left out. A task with several
-    annotations gives several answers.
+    annotations gives several answers. The control is "label" or else the only one with
+    choices. The image is that of the field "file" or else of the URL.
+
+    Args:
+        path: path of the export.
+        names: paths of the images in their folder.
 
     Raises:
         UserError: if the file cannot be read or is not such an export; the message
@@ -149,83 +161,24 @@ def read_export(path: Path) -> list[Answer]:
         raise UserError(f"{path} is not JSON ({error}): {again}") from error
     if not isinstance(rows, list):
         raise UserError(f"{path} must contain a list of tasks: {again}")
-    answers = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: task {number} is not an object: {again}")
+    try:
+        control = control_of(rows)
+    except FlawError as error:
+        raise UserError(f"{path} {error}") from error
+    answers, files = [], Names(names)
     for number, row in enumerate(rows, start=1):
         where = f"task {number}"
-        if not isinstance(row, dict):
-            raise UserError(f"{path}: {where} is not an object: {again}")
         if isinstance(row.get("id"), int):
             where += f" (id {row['id']})"
         try:
-            answers += _answers(row, where)
-        except _FlawError as error:
-            raise UserError(f"{path}: {where} {error}: {again}") from error
+            chosen = choices_of(row, control)
+            if chosen:
+                file = image_of(row, files)
+                answers += [Answer(file, choice, where) for choice in chosen]
+        except FlawError as error:
+            advice = error.advice or again
+            raise UserError(f"{path}: {where} {error}: {advice}") from error
     return answers
-
-
-class _FlawError(ValueError):
-    """Raised if a task is invalid; the message follows the number of the task."""
-
-
-def _answers(row: dict[str, Any], where: str) -> list[Answer]:
-    if "annotations" in row or "completions" in row:
-        chosen = _chosen_of_annotations(row)
-    else:
-        chosen = [_chosen(row.get(_CHOICES))]
-    chosen = [choice for choice in chosen if choice is not None]
-    return [Answer(_file(row), choice, where) for choice in chosen]
-
-
-def _chosen_of_annotations(row: Mapping[str, Any]) -> list[str | None]:
-    """Returns the choices in the annotations of a task in a JSON export."""
-    annotations = row.get("annotations", row.get("completions"))
-    if not isinstance(annotations, list):
-        raise _FlawError("has annotations that are not a list")
-    chosen = []
-    for annotation in annotations:
-        if not isinstance(annotation, dict):
-            raise _FlawError("has an annotation that is not an object")
-        if annotation.get("was_cancelled"):  # the person skipped it
-            continue
-        results = annotation.get("result")
-        if not isinstance(results, list) or not all(
-            isinstance(result, dict) for result in results
-        ):
-            raise _FlawError("has an annotation whose result is not a list of objects")
-        for result in results:
-            if result.get("from_name") == _CHOICES:
-                chosen.append(_chosen(result.get("value")))
-    return chosen
-
-
-def _chosen(value: Any) -> str | None:
-    """Returns the choice in a value, or None if there is none."""
-    if isinstance(value, dict):
-        value = value.get("choices")
-    if isinstance(value, list) and len(value) <= 1:
-        value = value[0] if value else None
-    if value is None:
-        return None
-    if isinstance(value, list):
-        raise _FlawError(f"must have one choice, but has {len(value)}")
-    if not isinstance(value, str):
-        raise _FlawError("has a choice that is not text")
-    return value.strip() or None
-
-
-def _file(row: Mapping[str, Any]) -> str:
-    """Returns the path of a task's image, as it was imported or from its URL."""
-    data = row.get("data", row)  # JSON-MIN has no field "data"
-    if not isinstance(data, dict):
-        raise _FlawError("has data that are not an object")
-    file, url = data.get("file"), data.get(_IMAGE)
-    if isinstance(file, str):
-        return file
-    if isinstance(url, str):
-        try:
-            inside = parse_qs(urlsplit(url).query).get("d", [""])[0]
-        except ValueError:
-            inside = ""
-        if "/" in inside:
-            return inside.split("/", 1)[1]
-    raise _FlawError("does not contain the path of its image")
