@@ -9,6 +9,7 @@ import numpy as np
 from fkjax.base import Examples, Model, UserError, Variables
 from fkjax.data.columns import Table
 from fkjax.fisher.kernel import Kernel, multi_scale
+from fkjax.selection.id_cells import nearest, positions_of_cells
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,11 +171,12 @@ def _is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
         at = np.flatnonzero(np.isin(text, wanted))
         found = dict(zip(text[at].tolist(), at.tolist(), strict=True))
         positions = [found.get(i) for i in wanted]
+        positions = positions_of_cells(labeled, positions, ids)
     for example, position in zip(labeled, positions, strict=True):
         if position is None:
             raise UserError(
-                f"the labeled example {example} is not in the pool: give ids as in the "
-                "pool"
+                f"the labeled example {example} is not in the pool"
+                f"{nearest(example, ids)}: give ids as in the pool"
             )
         free[position] = False
     return free

@@ -13,6 +13,7 @@ import fkjax
 from fkjax.commands.select import main
 from fkjax.selection.picks import read_ids
 from tests.selection.test_from_outputs import POOL, VALIDATION
+from tests.selection.test_id_cells import HARD
 
 
 @pytest.fixture
@@ -113,6 +114,23 @@ def test_ids_that_a_spreadsheet_would_run_come_back_as_they_were(tmp_path):
     assert main([*argv, "--output", str(output)]) == 0
     assert all(r["id"].startswith("'=") for r in rows_of(output))
     assert set(read_ids(output)) <= set(ids.tolist())
+
+
+def test_ids_that_look_otherwise_in_a_cell_are_left_out(tmp_path):
+    ids = np.array([*HARD, *(f"i{k}" for k in range(400 - len(HARD)))])
+    np.savez(tmp_path / "pool.npz", **POOL, ids=ids)
+    np.savez(tmp_path / "validation.npz", **VALIDATION)
+    argv = ["--pool", str(tmp_path / "pool.npz"), "--strategy", "random"]
+    argv += ["--validation", str(tmp_path / "validation.npz")]
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    assert main([*argv, "--budget", "390", "--output", str(first)]) == 0
+    with first.open(newline="") as file:
+        rows = list(csv.reader(file))
+    with first.open("w", newline="", encoding="utf-16") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    argv += ["--labeled", str(first), "--budget", "10", "--output", str(second)]
+    assert main(argv) == 0
+    assert main([*argv, "--budget", "11"]) == 2
 
 
 @pytest.mark.parametrize(
