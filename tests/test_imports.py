@@ -169,7 +169,7 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("tyro", "commands experiment.config"),
         ("rich", "commands report.tables experiment.progress"),
         ("safetensors", "data.column_files"),
-        ("pyarrow", "data.column_files"),
+        ("pyarrow", "data.parquet"),
         ("orbax", "files.checkpoint"),
     ],
 )

@@ -4,22 +4,35 @@ Rows are read when they are used. Arrays in a .npy file, and in a .npz file writ
 `numpy.savez`, are mapped into memory. Compressed arrays in a .npz file are read whole.
 """
 
+import contextlib
+import functools
+import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.data.columns import Column, Columns, Table
+from fkjax.data.column_types import OF_TEXT, as_array, cure, plain
+from fkjax.data.columns import Columns, Table
+from fkjax.data.parquet import ParquetColumn, parquet_file
 from fkjax.files.opening import open_file, takes_too_much
 
 NAMES = ("features", "logits", "images", "labels", "ids")
 
 
-def read_columns(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Columns:
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
+"""Paths of files of arrays, as in `read_columns`."""
+
+Readers = dict[str, Callable[[], Any]]
+"""Functions that open the arrays of files, by name."""
+
+
+def read_columns(paths: Paths) -> Columns:
     """Opens the arrays of one or more files, by name.
 
     A .npy file contains one array. Its name is the end of the file name, as in
@@ -36,25 +49,34 @@ def read_columns(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Colu
         UserError: if a file cannot be read, two files contain arrays of the same name,
             or arrays differ in length.
     """
-    if isinstance(paths, (str, os.PathLike)):
-        paths = [paths]
-    columns: dict[str, Column] = {}
-    for path in paths:
-        name, path = _named(str(path))
-        for key, column in _read(name, Path(path)).items():
-            if key in columns:
+    columns = {name: read() for name, read in _find(paths).items()}
+    _common_length(columns, f"the arrays of {_shown(paths)}")
+    return columns
+
+
+def _find(paths: Paths) -> Readers:
+    """Finds the arrays of files whose names are in `NAMES`, without opening them."""
+    arrays: Readers = {}
+    for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        name, path = _named(str(given))
+        for key, read in _find_in(name, Path(path)).items():
+            if key in arrays:
                 raise UserError(
                     f"{path} contains {key}, but a previous file does, too; leave out "
                     "one of them"
                 )
-            columns[key] = column
-    if not columns:
+            arrays[key] = read
+    if not arrays:
         raise UserError(
-            f"{', '.join(map(str, paths))} contain none of the arrays "
-            f"{', '.join(NAMES)}; give the arrays these names"
+            f"{_shown(paths)} contain none of the arrays {', '.join(NAMES)}; give the "
+            "arrays these names"
         )
-    _common_length(columns, f"the arrays of {', '.join(map(str, paths))}")
-    return columns
+    return arrays
+
+
+def _shown(paths: Paths) -> str:
+    is_one = isinstance(paths, (str, os.PathLike))
+    return ", ".join(map(str, [paths] if is_one else paths))
 
 
 def _named(path: str) -> tuple[str | None, str]:
@@ -62,7 +84,7 @@ def _named(path: str) -> tuple[str | None, str]:
     return (name, rest) if equals and name in NAMES else (None, path)
 
 
-def _read(name: str | None, path: Path) -> dict[str, Column]:
+def _find_in(name: str | None, path: Path) -> Readers:
     read = _READERS.get(path.suffix.lower())
     if read is None:
         raise UserError(
@@ -73,19 +95,9 @@ def _read(name: str | None, path: Path) -> dict[str, Column]:
         raise UserError(
             f"{path} contains the names of its arrays; leave out {name}= before it"
         )
-    try:
+    with _plain_errors(path):
         open_file(path).close()
         found = read(path)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be read ({error.strerror or error}); fix it"
-        ) from error
-    except Exception as error:  # libraries raise many kinds of errors for damaged files
-        raise UserError(
-            f"{path} is damaged or not a {path.suffix} file ({error}); write it again"
-        ) from error
     if path.suffix.lower() == ".npy":
         if name is None:
             (name,) = [n for n in NAMES if path.stem.endswith(n)] or [None]
@@ -95,78 +107,141 @@ def _read(name: str | None, path: Path) -> dict[str, Column]:
                 f"{', '.join(NAMES)}, or give features={path}"
             )
         found = {name: found[""]}
-    for key, column in found.items():
-        if column.dtype.hasobject:
-            raise UserError(
-                f"{key} in {path} contains Python objects, which are not read; save "
-                "numbers, or text of a fixed length"
-            )
-        if len(column.shape) == 0:
-            raise UserError(
-                f"{key} in {path} must have one row for each example, got one number"
-            )
-    return {key: column for key, column in found.items() if key in NAMES}
+    return {
+        key: functools.partial(_opened, path, key, read)
+        for key, read in found.items()
+        if key in NAMES
+    }
 
 
-def _read_npy(path: Path) -> dict[str, Column]:
+def _opened(path: Path, name: str, read: Callable[[], Any]) -> Any:
+    with _plain_errors(path):
+        column = read()
+    if isinstance(column, np.dtype):
+        what = "an array of Python objects, which are not read"
+        if not column.hasobject:
+            what = "of a type that NumPy's files have no name for, such as float8"
+        raise UserError(f"{name} in {path} is {what}; save {cure(name)}")
+    if len(column.shape) == 0:
+        raise UserError(
+            f"{name} in {path} must have one row for each example, got one number"
+        )
+    if column.dtype == "V2":  # bfloat16 in NumPy's files, as in `jax.numpy.load`
+        return column.view(jnp.bfloat16)
+    return column
+
+
+@contextlib.contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
     try:
-        return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        yield
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be read ({error.strerror or error}); fix it"
+        ) from error
+    except Exception as error:  # libraries raise many kinds of errors for damaged files
+        raise UserError(
+            f"{path} is damaged or not a {path.suffix} file ({error}); write it again"
+        ) from error
+
+
+def _find_npy(path: Path) -> Readers:
+    return {"": functools.partial(_read_npy, path)}
+
+
+def _read_npy(path: Path) -> Any:
+    with open_file(path) as file:
+        dtype = _header(file)[2]
+    if dtype.hasobject or dtype == _FLOAT8_LOST:
+        return dtype
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         if "mmap" not in str(error) and "empty" not in str(error):
             raise
-        return {"": np.load(path, allow_pickle=False)}  # an empty array
+        return np.load(path, allow_pickle=False)  # an empty array
 
 
-def _read_npz(path: Path) -> dict[str, Column]:
-    columns: dict[str, Column] = {}
+def _find_npz(path: Path) -> Readers:
     with open_file(path) as file, zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
-            if name not in NAMES:
-                continue
-            with archive.open(member) as stream:
-                shape, fortran, dtype = _header(stream)
-                if dtype.hasobject:
-                    raise ValueError(f"{name} contains Python objects")
-                if member.compress_type != zipfile.ZIP_STORED or not np.prod(shape):
-                    if takes_too_much(shape, dtype):
-                        raise UserError(
-                            f"{name} in {path} is compressed and too large to be read "
-                            "whole; save it with numpy.savez or numpy.save"
-                        )
-                    with archive.open(member) as whole:
-                        columns[name] = np.lib.format.read_array(
-                            whole, allow_pickle=False
-                        )
-                    continue
-                inside = stream.tell()
-            # The bytes of the member follow its local header: 30 bytes and two strings,
-            # whose lengths are at offsets 26 and 28.
-            file.seek(member.header_offset + 26)
-            lengths = file.read(4)
-            start = member.header_offset + 30 + inside
-            start += int.from_bytes(lengths[:2], "little")
-            start += int.from_bytes(lengths[2:], "little")
-            columns[name] = np.memmap(
-                path, dtype, "r", start, shape, "F" if fortran else "C"
+        return {
+            member.filename.removesuffix(".npy"): functools.partial(
+                _read_member, path, member
             )
-    return columns
+            for member in archive.infolist()
+        }
+
+
+def _read_member(path: Path, member: zipfile.ZipInfo) -> Any:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
+        with archive.open(member) as stream:
+            shape, fortran, dtype = _header(stream)
+            if dtype.hasobject or dtype == _FLOAT8_LOST:
+                return dtype
+            if member.compress_type != zipfile.ZIP_STORED or not np.prod(shape):
+                if takes_too_much(shape, dtype):
+                    raise UserError(
+                        f"{member.filename.removesuffix('.npy')} in {path} is "
+                        "compressed and too large to be read whole; save it with "
+                        "numpy.savez or numpy.save"
+                    )
+                with archive.open(member) as whole:
+                    return np.lib.format.read_array(whole, allow_pickle=False)
+            inside = stream.tell()
+        # The bytes of the member follow its local header: 30 bytes and two strings,
+        # whose lengths are at offsets 26 and 28.
+        file.seek(member.header_offset + 26)
+        lengths = file.read(4)
+    start = member.header_offset + 30 + inside
+    start += int.from_bytes(lengths[:2], "little")
+    start += int.from_bytes(lengths[2:], "little")
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+
+
+_FLOAT8_LOST = np.dtype("V1")
 
 
 def _header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    return np.lib.format.read_array_header_2_0(stream)
+    try:
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(stream)
+        return np.lib.format.read_array_header_2_0(stream)
+    except ValueError as error:
+        if "'<f1'" in str(error):  # float8_e5m2, which NumPy writes but does not read
+            return (), False, _FLOAT8_LOST
+        raise
 
 
-def _read_safetensors(path: Path) -> dict[str, Column]:
+def _find_safetensors(path: Path) -> Readers:
     try:
         from safetensors import safe_open
     except ImportError as error:
         raise _needs("safetensors", path) from error
     file = safe_open(os.fspath(path), framework="numpy")
-    return {name: _Tensor(file.get_slice(name)) for name in file.keys()}
+    return {name: functools.partial(_tensor, path, file, name) for name in file.keys()}
+
+
+_FLOAT8 = {"F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}
+
+
+def _tensor(path: Path, file: Any, name: str) -> Any:
+    part = file.get_slice(name)
+    shape, dtype = part.get_shape(), _FLOAT8.get(part.get_dtype())
+    if 0 in shape or not shape:
+        return np.zeros(shape, np.float32)  # the library cannot slice it
+    if dtype is None:
+        return _Tensor(part)
+    # The library reads these types for PyTorch only. The bytes of the arrays follow the
+    # length of the header, in 8 bytes, and the header, in JSON.
+    with open_file(path) as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        start = json.loads(opened.read(length))[name]["data_offsets"][0]
+    return np.memmap(path, dtype, "r", 8 + length + start, tuple(shape))
 
 
 class _Tensor:
@@ -174,8 +249,6 @@ class _Tensor:
 
     def __init__(self, part: Any):
         self._part, self.shape = part, tuple(part.get_shape())
-        if not self.shape:
-            raise ValueError("an array has no rows")
         self.dtype = np.asarray(part[:0]).dtype
 
     def __len__(self) -> int:
@@ -185,86 +258,26 @@ class _Tensor:
         return self._part[rows]
 
 
-def _read_parquet(path: Path) -> dict[str, Column]:
+def _find_parquet(path: Path) -> Readers:
     try:
-        import pyarrow.parquet
+        file = parquet_file(path)
     except ImportError as error:
         raise _needs("pyarrow", path) from error
-    file = pyarrow.parquet.ParquetFile(path, memory_map=True)
-    return {n: _ParquetColumn(file, n) for n in file.schema_arrow.names if n in NAMES}
-
-
-class _ParquetColumn:
-    """A column of a Parquet file: numbers, text, or lists of the same length."""
-
-    def __init__(self, file: Any, name: str):
-        self._file, self._name = file, name
-        groups = range(file.num_row_groups)
-        sizes = [file.metadata.row_group(g).num_rows for g in groups]
-        self._starts = np.cumsum([0, *sizes])
-        self._cached: tuple[int, np.ndarray] | None = None
-        if not self._starts[-1]:
-            raise ValueError("it has no row")
-        first = self._group(0)
-        self.shape = (int(self._starts[-1]), *first.shape[1:])
-        self.dtype = first.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(len(self))
-        parts = [np.zeros((0, *self.shape[1:]), self.dtype)]
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        for group in range(first, len(self._starts) - 1):
-            at = int(self._starts[group])
-            if at >= stop:
-                break
-            parts.append(self._group(group)[max(0, start - at) : stop - at])
-        return np.concatenate(parts)
-
-    def _group(self, group: int) -> np.ndarray:
-        if self._cached is None or self._cached[0] != group:
-            try:
-                column = self._file.read_row_group(group, [self._name]).column(0)
-                rows = self._to_numpy(column.combine_chunks())
-            except UserError:
-                raise
-            except Exception as error:  # the library raises many kinds of errors
-                raise UserError(
-                    f"the column {self._name} is damaged after row "
-                    f"{self._starts[group]} ({error}); write the file again"
-                ) from error
-            self._cached = group, rows
-        return self._cached[1]
-
-    def _to_numpy(self, array: Any) -> np.ndarray:
-        if array.null_count:
-            raise UserError(f"the column {self._name} has empty cells; fill them")
-        if not hasattr(array, "flatten") or not hasattr(array.type, "value_type"):
-            found = array.to_numpy(zero_copy_only=False)
-            return found.astype(str) if found.dtype.hasobject else found
-        flat = array.flatten()
-        if flat.null_count or len(flat) % len(array):
-            raise UserError(
-                f"the column {self._name} must contain lists of the same length"
-            )
-        if hasattr(array, "value_lengths") and len(set(array.value_lengths())) > 1:
-            raise UserError(
-                f"the column {self._name} must contain lists of the same length"
-            )
-        return flat.to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    return {
+        name: functools.partial(ParquetColumn, file, name)
+        for name in file.schema_arrow.names
+    }
 
 
 def _needs(package: str, path: Path) -> UserError:
     return UserError(f"{path} needs {package}; run pip install 'fkjax[arrays]'")
 
 
-_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    ".npz": _read_npz,
-    ".npy": _read_npy,
-    ".safetensors": _read_safetensors,
-    ".parquet": _read_parquet,
+_READERS: dict[str, Callable[[Path], Readers]] = {
+    ".npz": _find_npz,
+    ".npy": _find_npy,
+    ".safetensors": _find_safetensors,
+    ".parquet": _find_parquet,
 }
 
 
@@ -273,34 +286,47 @@ def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
 
     Args:
         given: mapping of arrays, or paths as in `read_columns`.
-        needed: names of the arrays that are required.
+        needed: names of the arrays that are required, with ids where they are given.
         what: name of the table in messages, such as "pool".
 
     Returns:
-        The arrays with names in `NAMES`. The ids are the array `ids`, or positions.
+        The arrays that are required. The ids are the array `ids`, in which bytes are
+        decoded, or positions. Other arrays are left out.
 
     Raises:
         UserError: if an array is missing, arrays differ in length, the ids are not one
             for each example, or a file is invalid (see `read_columns`).
     """
-    columns = given if isinstance(given, Mapping) else read_columns(given)
+    needed, is_given = tuple(needed), isinstance(given, Mapping)
+    found: Mapping[str, Any] = given if is_given else _find(given)
     for name in needed:
-        if name not in columns:
+        if name not in found:
             raise UserError(
                 f"the {what} must have {name}, got "
-                f"{', '.join(map(str, columns)) or 'no array'}"
+                f"{', '.join(map(str, found)) or 'no array'}"
             )
-    columns = {name: _array(columns[name]) for name in NAMES if name in columns}
+    names = [name for name in NAMES if name in found and name in (*needed, "ids")]
+    columns: dict[str, Any] = {
+        name: _converted(found[name], name, what) if is_given else found[name]()
+        for name in names
+    }
     for name, column in columns.items():
         if len(column.shape) == 0:
             raise UserError(
                 f"{name} of the {what} must have one row for each example, got one "
                 "number"
             )
-    num = _common_length(columns, f"the arrays of the {what}")
+    which = f"the {what}" if is_given else _shown(given)
+    num = _common_length(columns, f"the arrays of {which}")
+    for name, column in columns.items():
+        if name in OF_TEXT or isinstance(column, np.ndarray):
+            is_read = isinstance(column, np.ndarray)
+            columns[name] = plain(
+                column if is_read else np.asarray(column[:]), name, what
+            )
     if "ids" not in columns:
         return Table(columns, range(num))
-    ids = np.asarray(columns["ids"][:])
+    ids = columns["ids"]
     if ids.ndim > 1:
         raise UserError(
             f"ids of the {what} must be one for each example, got shape {ids.shape}"
@@ -308,10 +334,16 @@ def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
     return Table(columns, ids)
 
 
-def _array(given: Any) -> Column:
-    """Converts arrays of other libraries, such as tensors, to NumPy arrays."""
-    is_one = isinstance(given, (np.ndarray, _Tensor, _ParquetColumn))
-    return given if is_one else np.asarray(given)
+def _converted(given: Any, name: str, what: str) -> Any:
+    if isinstance(given, (np.ndarray, _Tensor, ParquetColumn)):
+        return given
+    try:
+        return as_array(given)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{name} of the {what} could not be converted to an array ({error}); give "
+            "a NumPy array"
+        ) from error
 
 
 def _common_length(columns: Columns, which: str) -> int:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.base import Examples
+from fkjax.data.column_types import with_float32
 from fkjax.parallel.examples import stream
 
 
@@ -64,14 +65,20 @@ class Table:
 
 
 def take_rows(column: Column, ids: np.ndarray) -> np.ndarray:
-    """Returns the rows at given positions. Shape [B, ...]."""
+    """Returns the rows at given positions. Shape [B, ...].
+
+    Floats of types that NumPy lacks, such as bfloat16, are converted to float32.
+    """
     ids = np.asarray(ids)
     if len(ids) and (np.diff(ids) == 1).all():
-        return np.asarray(column[int(ids[0]) : int(ids[-1]) + 1])
-    if isinstance(column, np.ndarray):
-        return np.asarray(column[ids])
-    rows = [np.asarray(column[int(i) : int(i) + 1]) for i in ids]
-    return np.concatenate(rows) if rows else np.asarray(column[:0])
+        rows = np.asarray(column[int(ids[0]) : int(ids[-1]) + 1])
+    elif isinstance(column, np.ndarray):
+        rows = np.asarray(column[ids])
+    elif len(ids):
+        rows = np.concatenate([np.asarray(column[int(i) : int(i) + 1]) for i in ids])
+    else:
+        rows = np.asarray(column[:0])
+    return with_float32(rows)
 
 
 Tell = Callable[[int, int], None]

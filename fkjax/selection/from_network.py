@@ -7,6 +7,7 @@ import numpy as np
 
 from fkjax.base import Examples, Model, UserError, Variables
 from fkjax.data.column_files import as_table
+from fkjax.data.column_types import is_number
 from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
 from fkjax.selection.problem import Problem, make_problem
@@ -95,6 +96,8 @@ def _images(column: Column, tell: Tell | None, *, is_small: bool = False) -> Exa
         raise UserError(
             f"images must have shape [examples, ...] without a 0, got {column.shape}"
         )
+    if not is_number(column.dtype) and column.dtype != bool:
+        raise UserError(f"images must be numbers, got {column.dtype}; convert them")
 
     def read(ids: np.ndarray) -> np.ndarray:
         return as_images(_floats(take_rows(column, ids)))

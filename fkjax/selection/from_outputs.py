@@ -13,6 +13,7 @@ import numpy as np
 
 from fkjax.base import Examples, UserError, Variables
 from fkjax.data.column_files import as_table
+from fkjax.data.column_types import is_number
 from fkjax.data.columns import Table, Tell, images_of, take_rows
 from fkjax.fisher.kernel import last_layer
 from fkjax.models.precomputed import FEATURES, LOGITS, from_outputs
@@ -92,9 +93,7 @@ def _check(part: Table, what: str) -> None:
                 f"the {name} of the {what} must have shape [examples, numbers] without "
                 f"a 0, got {column.shape}"
             )
-        if not np.issubdtype(column.dtype, np.floating) and not np.issubdtype(
-            column.dtype, np.integer
-        ):
+        if not is_number(column.dtype):
             raise UserError(
                 f"the {name} of the {what} must be numbers, got {column.dtype}"
             )

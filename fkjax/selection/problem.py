@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fkjax.base import Examples, Model, UserError, Variables
+from fkjax.data.column_types import as_text
 from fkjax.data.columns import Table
 from fkjax.fisher.kernel import Kernel, multi_scale
 from fkjax.selection.id_cells import nearest, positions_of_cells
@@ -108,7 +109,7 @@ def _class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
     Raises:
         UserError: if they are not C different names.
     """
-    names = [str(c) for c in (range(num_classes) if classes is None else classes)]
+    names = [as_text(c) for c in (range(num_classes) if classes is None else classes)]
     if len(names) != num_classes or len(set(names)) < len(names):
         raise UserError(
             f"the network has {num_classes} classes and needs as many different names, "
@@ -166,7 +167,7 @@ def _is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
             raise UserError(
                 "the ids of the pool must be distinct, but one occurs twice"
             )
-        wanted = [str(i) for i in labeled]
+        wanted = [as_text(i) for i in labeled]
         text = ids.astype(str)
         at = np.flatnonzero(np.isin(text, wanted))
         found = dict(zip(text[at].tolist(), at.tolist(), strict=True))

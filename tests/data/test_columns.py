@@ -1,5 +1,8 @@
 """Columns of each kind of file: reading in parts, and errors for damaged files."""
 
+import json
+
+import jax.numpy as jnp
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -116,8 +119,95 @@ def test_python_objects_are_not_read(tmp_path):
     objects = np.array([{"a": 1}, {}], object)
     np.savez(tmp_path / "a.npz", features=objects)
     np.save(tmp_path / "features.npy", objects)
-    refused(tmp_path / "a.npz", "objects|damaged")
-    refused(tmp_path / "features.npy", "objects|damaged")
+    refused(tmp_path / "a.npz", "objects.*features.astype")
+    refused(tmp_path / "features.npy", "objects.*features.astype")
+
+
+@pytest.mark.parametrize("name", ["ids", "features"])
+def test_object_arrays_are_named_as_such_with_the_conversion(name, tmp_path):
+    objects = np.array(["a", "b"], object)
+    np.savez(tmp_path / "a.npz", **{name: objects})
+    np.savez_compressed(tmp_path / "b.npz", **{name: objects})
+    np.save(tmp_path / f"{name}.npy", objects)
+    kind = "str" if name == "ids" else "np.float32"
+    for file in ("a.npz", "b.npz", f"{name}.npy"):
+        refused(
+            tmp_path / file,
+            rf"{name} in .*{file} is an array of Python objects, .*; save "
+            rf"{name}.astype\({kind}\)$",
+        )
+
+
+def write_tensors(folder, **arrays):
+    path = folder / "pool.safetensors"
+    safetensors.numpy.save_file(arrays, path)
+    return path
+
+
+def test_bfloat16_is_read_as_float32(tmp_path):
+    half = FEATURES.astype(jnp.bfloat16)
+    expected = half.astype(np.float32)
+    np.savez(tmp_path / "a.npz", features=half)
+    np.savez_compressed(tmp_path / "b.npz", features=half)
+    np.save(tmp_path / "features.npy", half)
+    tensors = write_tensors(tmp_path, features=half)
+    for file in ("a.npz", "b.npz", "features.npy", tensors):
+        column = read_columns(tmp_path / file)["features"]
+        for ids in (np.arange(30), np.array([7, 2])):
+            found = take_rows(column, ids)
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, expected[ids])
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("F8_E4M3", jnp.float8_e4m3fn), ("F8_E5M2", jnp.float8_e5m2)],
+)
+def test_float8_is_read_as_float32(kind, dtype, tmp_path):
+    rows = FEATURES.astype(dtype)
+    shown = {"x": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}
+    shown["features"] = {"dtype": kind, "shape": [30, 4], "data_offsets": [3, 123]}
+    header = json.dumps(shown).encode()
+    path = tmp_path / "pool.safetensors"
+    path.write_bytes(
+        len(header).to_bytes(8, "little") + header + b"abc" + rows.tobytes()
+    )
+    column = read_columns(path)["features"]
+    found = take_rows(column, np.array([0, 29, 3]))
+    np.testing.assert_array_equal(found, rows[[0, 29, 3]].astype(np.float32))
+    np.save(tmp_path / "features.npy", rows)
+    refused(tmp_path / "features.npy", "such as float8; save features.ast")
+    np.savez(tmp_path / "a.npz", features=rows)
+    refused(tmp_path / "a.npz", "such as float8; save features.ast")
+
+
+def test_arrays_of_no_use_are_left_out(tmp_path):
+    objects = np.array([None, {}], object)
+    tensors = write_tensors(
+        tmp_path, features=FEATURES, logit_scale=np.array(100.0), x=np.zeros((0, 3))
+    )
+    np.savez(tmp_path / "a.npz", features=FEATURES, labels=objects, x=objects)
+    np.savez(tmp_path / "b.npz", features=FEATURES, labels=None, images=np.ones(2))
+    for path in (tensors, tmp_path / "a.npz", tmp_path / "b.npz"):
+        table = as_table(path, needed=["features"], what="pool")
+        assert list(table.columns) == ["features"] and len(table) == 30
+    assert list(read_columns(tensors)) == ["features"]
+    given = {"features": FEATURES, "labels": objects, "images": None}
+    table = as_table(given, needed=["features"], what="pool")
+    assert list(table.columns) == ["features"]
+    refused(write_tensors(tmp_path, features=np.array(1.0)), "got one number")
+
+
+def test_an_array_without_rows_is_not_called_damaged(tmp_path):
+    np.savez(tmp_path / "a.npz", features=FEATURES[:0])
+    tensors = write_tensors(tmp_path, features=FEATURES[:0])
+    for path in (tensors, tmp_path / "a.npz"):
+        assert read_columns(path)["features"].shape == (0, 4)
+
+
+def test_rows_of_different_lengths_are_refused():
+    with pytest.raises(UserError, match="features of the pool could not be converted"):
+        as_table({"features": [[1, 2], [3]]}, needed=["features"], what="pool")
 
 
 @pytest.mark.parametrize("write", WRITERS[1:])
@@ -158,10 +248,12 @@ def test_what_is_needed_is_asked_for():
 
 
 def test_a_table_is_of_arrays_with_ids_or_positions():
-    table = as_table({"labels": [1, 2], "other": [3]}, needed=[], what="pool")
+    table = as_table({"labels": [1, 2], "other": [3]}, needed=["labels"], what="pool")
     assert isinstance(table["labels"], np.ndarray) and list(table.columns) == ["labels"]
     assert table.ids == range(2) and len(table) == 2
-    named = as_table({"labels": [1, 2], "ids": ["a", "b"]}, needed=[], what="pool")
+    named = as_table(
+        {"labels": [1, 2], "ids": ["a", "b"]}, needed=["labels"], what="pool"
+    )
     assert named.ids.tolist() == ["a", "b"] and len(named) == 2
 
 
@@ -184,3 +276,10 @@ def test_a_table_is_made_of_each_kind_of_file(write, tmp_path):
 def test_a_table_of_arrays_that_do_not_fit_is_refused(arrays, match):
     with pytest.raises(UserError, match=match):
         as_table(arrays, needed=["features"], what="pool")
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_columns_of_files_are_given_as_arrays(write, tmp_path):
+    columns = read_columns(write(tmp_path))
+    table = as_table(columns, needed=["features"], what="pool")
+    assert table["features"] is columns["features"]

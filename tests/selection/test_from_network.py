@@ -152,6 +152,7 @@ def test_the_command_takes_a_checkpoint_of_either_kind(tmp_path, monkeypatch):
         ({}, VALIDATION, {}, "pool must have images"),
         (POOL, {"images": X}, {}, "must have labels"),
         ({"images": X[:, 0]}, VALIDATION, {}, "shape"),
+        ({"images": np.full(X.shape, "a")}, VALIDATION, {}, "must be numbers, got <U1"),
         ({"images": X[:, 1:]}, VALIDATION, {}, "5.*those of the pool have .*4"),
         (POOL, VALIDATION | {"labels": np.arange(20)}, {}, "classes"),
         (POOL, VALIDATION, {"taps": ["none"]}, "none"),

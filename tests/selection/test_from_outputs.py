@@ -152,6 +152,47 @@ def test_what_is_labelled_is_not_chosen():
     ).is_unlabeled).all()  # fmt: skip
 
 
+def test_bytes_are_ids_and_labels():
+    names = np.array(["kæt", "dog", "eel"])
+    encoded = np.char.encode(names, "utf-8")
+    ids = np.char.encode(np.array([f"é{i}" for i in range(400)]), "utf-8")
+    known = VALIDATION | {"labels": encoded[LABELS]}
+    for classes in (encoded, names.tolist()):
+        problem = problem_of_outputs(
+            POOL | {"ids": ids}, known, classes=classes, labeled=[ids[3], "é5"]
+        )
+        assert np.flatnonzero(~problem.is_unlabeled).tolist() == [3, 5]
+        assert problem.validation_labels.tolist() == LABELS.tolist()
+        assert problem.classes == names.tolist()
+    (pick,) = choose(problem, budget=1).picks
+    assert pick.id in np.char.decode(ids, "utf-8")
+
+
+def test_bfloat16_gives_what_its_values_in_float32_give():
+    def chosen(dtype, kind):
+        parts = (POOL, {name: VALIDATION[name] for name in POOL})
+        pool, known = (
+            {name: kind(x.astype(jnp.bfloat16), dtype) for name, x in part.items()}
+            for part in parts
+        )
+        known["labels"] = LABELS
+        return choose(problem_of_outputs(pool, known), budget=BUDGET)
+
+    expected = chosen(np.float32, np.asarray).picks
+    assert chosen(jnp.bfloat16, np.asarray).picks == expected
+    assert chosen(jnp.bfloat16, jnp.asarray).picks == expected
+
+
+def test_objects_of_plain_values_are_taken():
+    ids = np.array([f"p{i}.png" for i in range(400)], object)
+    labels = LABELS.astype(object)
+    given = problem_of_outputs(
+        POOL | {"ids": ids}, VALIDATION | {"labels": labels}, labeled=["p7.png"]
+    )
+    assert np.flatnonzero(~given.is_unlabeled).tolist() == [7]
+    assert given.validation_labels.tolist() == LABELS.tolist()
+
+
 def changed(part, **changes):
     made = part | changes
     return {name: value for name, value in made.items() if value is not None}

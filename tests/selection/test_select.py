@@ -133,6 +133,20 @@ def test_ids_that_look_otherwise_in_a_cell_are_left_out(tmp_path):
     assert main([*argv, "--budget", "11"]) == 2
 
 
+def test_the_picks_of_ids_in_bytes_are_labeled_examples(tmp_path):
+    ids = np.array([f"é {i}.jpg".encode() for i in range(400)])
+    np.savez(tmp_path / "pool.npz", **POOL, ids=ids)
+    np.savez(tmp_path / "validation.npz", **VALIDATION)
+    files = ["--pool", str(tmp_path / "pool.npz"), "--budget", "9"]
+    files += ["--validation", str(tmp_path / "validation.npz")]
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    assert main([*files, "--output", str(first)]) == 0
+    chosen = set(read_ids(first))
+    assert chosen <= {i.decode() for i in ids}
+    assert main([*files, "--output", str(second), "--labeled", str(first)]) == 0
+    assert not chosen & set(read_ids(second))
+
+
 @pytest.mark.parametrize(
     ("more", "match"),
     [
