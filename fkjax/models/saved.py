@@ -1,5 +1,6 @@
 """Reading of variables that another program saved with Orbax."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ def restore_variables(path: str | Path, like: Any = None) -> Any:
             and `jax.eval_shape`. Of an NNX state, only parameters and batch statistics
             are read. Of the variables of a Linen module, only the collections in the
             template are read; others in the checkpoint, such as the state of an
-            optimizer, are ignored. With None or a Linen module, which does not hold
-            variables, the complete checkpoint is returned.
+            optimizer, are ignored. Of a checkpoint with more in it, such as a
+            TrainState, the one part that fits is read. With a Linen module, which does
+            not hold variables, these are the collections beside `params`; with None,
+            the complete checkpoint is returned.
 
     Returns:
         Nested dicts of NumPy arrays, with the keys of `like`, which can be passed to
@@ -38,20 +41,99 @@ def restore_variables(path: str | Path, like: Any = None) -> Any:
             `like`. The message names the first difference.
     """
     found = read_tree(Path(path))
-    if like is None or isinstance(like, flax.linen.Module):
+    if like is None:
         return _plain(found)
     source = f"the checkpoint {path}"
+    if isinstance(like, flax.linen.Module):
+        return _variables_in(_plain(found), source)
     if isinstance(like, nnx.Module | nnx.State):
-        return fitted_state(found, like, source=source)
+        return _fitted_part(found, lambda part: fitted_state(part, like, source=source))
     if not isinstance(like, dict | FrozenDict):
         raise UserError(
             "like must be an NNX module, its state, or the dict of variables of a "
             f"Linen module, got {type(like).__name__}"
         )
-    like = unfreeze(like)
-    if "params" in like and isinstance(found, dict):
-        found = {name: found[name] for name in found if name in like}
-    return fitted(found, like, source=source)
+    template = unfreeze(like)
+
+    def fit_part(part: Any) -> Any:
+        if "params" in template and isinstance(part, dict):
+            part = {name: part[name] for name in part if name in template}
+        return fitted(part, template, source=source)
+
+    return _fitted_part(found, fit_part)
+
+
+def _parts(tree: Any, depth: int = 2) -> list[tuple[str, dict[str, Any]]]:
+    """Lists the dicts in a checkpoint to some depth, with their paths."""
+    found = []
+    for name, child in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(child, dict):
+            found.append((str(name), child))
+            if depth > 1:
+                inside = _parts(child, depth - 1)
+                found += [(f"{name}/{path}", part) for path, part in inside]
+    return found
+
+
+def _contents(tree: Any) -> str:
+    """Describes what a checkpoint holds, for messages."""
+    if not isinstance(tree, dict):
+        return "a single array"
+    names = [str(name) for name in tree]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
+def _fitted_part(found: Any, fit: Callable[[Any], Any]) -> Any:
+    """Fits a whole checkpoint, or else the one part of it that fits.
+
+    Programs save the variables alone, or beside an optimizer and a step.
+    """
+    try:
+        return fit(found)
+    except UserError as error:
+        problem = str(error)
+    fits = []
+    for path, part in _parts(found):
+        try:
+            fits.append((path, fit(part)))
+        except UserError:
+            continue
+    if len(fits) == 1:
+        return fits[0][1]
+    which = f"; {', '.join(path for path, _ in fits)} would all fit" if fits else ""
+    raise UserError(f"{problem} (it holds {_contents(found)}{which})")
+
+
+def _variables_in(found: Any, source: str) -> dict[str, Any]:
+    """Returns the collections of a Linen module in a checkpoint, such as a TrainState.
+
+    Args:
+        found: contents of the checkpoint.
+        source: description of `found`, for messages.
+
+    Raises:
+        UserError: if there is not exactly one dict with `params` in it.
+    """
+    holders = [("", found)] if isinstance(found, dict) and "params" in found else []
+    holders = holders or [(p, part) for p, part in _parts(found) if "params" in part]
+    if len(holders) != 1:
+        several = ", ".join(path for path, _ in holders)
+        raise UserError(
+            f"{source} must hold the variables of a Linen module, with params, but it "
+            f"holds {_contents(found)}"
+            + (f", with params in each of {several}" if several else "")
+            + ": save the variables alone"
+        )
+    _, variables = holders[0]
+    inner = variables["params"]
+    if isinstance(inner, dict) and isinstance(inner.get("params"), dict):
+        return _variables_in(inner, source)  # a TrainState made of all variables
+    return {
+        name: value
+        for name, value in variables.items()
+        if isinstance(value, dict) and name != "opt_state"
+    }
 
 
 def fitted_state(found: Any, like: nnx.Module | nnx.State, *, source: str) -> Any:

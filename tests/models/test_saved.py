@@ -165,3 +165,47 @@ def test_folders_that_hold_no_checkpoint(linen, tmp_path):
     for name in ("a", "b", "c"):
         with pytest.raises(UserError, match="cannot be read by Orbax"):
             restore_variables(tmp_path / name)
+
+
+def train_state(variables, **more):
+    return {"step": np.int32(3), "opt_state": [{"mu": variables["params"]}], **more}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda v: train_state(v, **v),
+        lambda v: train_state(v, params=v),
+        lambda v: {"state": train_state(v, **v), "epoch": np.int32(2)},
+    ],
+    ids=["variables in it", "variables as its params", "beside an epoch"],
+)
+def test_the_variables_of_a_train_state_are_found(held, linen, tmp_path):
+    save("standard", tmp_path / "state", held(linen))
+    wanted = jax.tree.leaves(linen)
+    for like in (LinenNet(), linen):
+        found = restore_variables(tmp_path / "state", like=like)
+        assert set(found) == {"params", "batch_stats"}
+        for leaf, expected in zip(jax.tree.leaves(found), wanted, strict=True):
+            np.testing.assert_array_equal(leaf, expected)
+    from_module(
+        LinenNet(), restore_variables(tmp_path / "state", LinenNet()), example=X
+    )
+
+
+def test_an_nnx_state_beside_its_optimizer_is_found(net, tmp_path):
+    state = nnx.to_pure_dict(nnx.state(net, (nnx.Param, nnx.BatchStat)))
+    save("standard", tmp_path / "both", {"model": state, "optimizer": {"mu": X}})
+    found = restore_variables(tmp_path / "both", like=net)
+    np.testing.assert_array_equal(found["norm"]["mean"], np.arange(4.0))
+
+
+def test_what_a_checkpoint_holds_is_named(linen, net, tmp_path):
+    save("standard", tmp_path / "twice", {"first": linen, "ema": linen, "step": X})
+    for like in (LinenNet(), linen):
+        with pytest.raises(UserError, match="ema.*first|first.*ema"):
+            restore_variables(tmp_path / "twice", like=like)
+    save("standard", tmp_path / "none", {"weights": X, "step": X})
+    for like in (LinenNet(), linen, net):
+        with pytest.raises(UserError, match="holds (weights, step|step, weights)"):
+            restore_variables(tmp_path / "none", like=like)
