@@ -80,9 +80,10 @@ def load(
     - MATLAB files of SVHN, `train_32x32.mat`, `test_32x32.mat` and, optionally,
       `extra_32x32.mat`, whose images are also used as training images;
     - for `cifar10` and `cifar100`, the `.bin` files of their binary version;
-    - image folders, `train/<class>/*.jpg` (`.jpeg`, `.png`) and `test/<class>/` or
-      `val/<class>/`. The images are streamed, that is, decoded when they are used and
-      never all in memory. Links in the folders must stay in the data folder.
+    - image folders, `train/<class>/*.jpg` (or another of
+      `fkjax.data.decoding.SUFFIXES`) and `test/<class>/` or `val/<class>/`. The images
+      are streamed, that is, decoded when they are used and never all in memory. Links
+      in the folders must stay in the data folder.
 
     Otherwise, a TFDS dataset prepared in array_record or parquet is read, or TFDS
     prepares the dataset, which requires a data folder, TensorFlow and network access.

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from fkjax.base import UserError
-from fkjax.data.decoding import decode
+from fkjax.data.decoding import SUFFIXES, decode
 from fkjax.data.reading import stream_in_parallel
+from fkjax.files.folders import is_hidden
 from fkjax.parallel.examples import Streamed
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+_SHOWN = 20  # files in one message
 _TEST_PARTS = ("test", "val")
 
 
@@ -25,10 +26,10 @@ def read_image_folder(
     """Lists the images of `train/<class>/` and of `test/<class>/` or `val/<class>/`.
 
     The classes are the sorted names of the folders in `train`. The names of images end
-    in .jpg, .jpeg or .png. Images are decoded when they are used (see
-    `fkjax.data.decoding.decode`), without augmentation. Hidden files are ignored. The
-    folder of the dataset may be a link to any folder, but links inside must stay in the
-    data folder.
+    in one of `fkjax.data.decoding.SUFFIXES`. Images are decoded when they are used (see
+    `fkjax.data.decoding.decode`), without augmentation. Hidden files are ignored. If
+    there are both, `test/<class>/` is read and `val/` is not. The folder of the dataset
+    may be a link to any folder, but links inside must stay in the data folder.
 
     Args:
         folder: folder of the dataset, in the data folder.
@@ -99,12 +100,20 @@ class _Tree:
 
     def images(self, folder: Path) -> list[str]:
         entries = self._entries(folder)
-        for entry in entries:
-            if not entry.name.lower().endswith(_SUFFIXES) or not entry.is_file():
-                raise UserError(
-                    f"{entry.path} is not a {', '.join(_SUFFIXES)} file; remove or "
-                    "convert it"
-                )
+        others = [
+            entry.path
+            for entry in entries
+            if not entry.name.lower().endswith(SUFFIXES) or not entry.is_file()
+        ]
+        if others:
+            more = len(others) - _SHOWN
+            rest = f", and {more} more" if more > 0 else ""
+            verb = "is not a" if len(others) == 1 else "are not"
+            files = "file" if len(others) == 1 else "files"
+            raise UserError(
+                f"{', '.join(others[:_SHOWN])}{rest} {verb} {', '.join(SUFFIXES)} "
+                f"{files}; remove or convert {'it' if len(others) == 1 else 'them'}"
+            )
         if not entries:
             raise UserError(f"{folder} contains no image; add images or remove it")
         return [entry.name for entry in entries]
@@ -123,7 +132,7 @@ class _Tree:
         try:
             self._require_home(path)
             with os.scandir(folder) as found:
-                entries = [entry for entry in found if not entry.name.startswith(".")]
+                entries = [entry for entry in found if not is_hidden(entry.name)]
             for entry in entries:
                 if entry.is_symlink():
                     path = entry.path

@@ -89,14 +89,25 @@ def clear(path: Path, *names: str) -> None:
                 (path / name).unlink(missing_ok=True)
 
 
-def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
+_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder is hidden, or made by a file manager."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def list_files(
+    folder: Path, suffixes: tuple[str, ...], others: list[str] | None = None
+) -> dict[str, int]:
     """Lists the files with given suffixes in a folder and its subfolders.
 
-    Names that begin with a dot are left out. Links within the folder are followed.
+    Hidden files and folders are left out. Links within the folder are followed.
 
     Args:
         folder: folder to search.
         suffixes: suffixes of the names, in lower case.
+        others: list to which the paths in the folder of all other files are added.
 
     Returns:
         The size of each file in bytes, by its path in the folder.
@@ -112,7 +123,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
         while left:
             inside, real, above = left.pop()
             with os.scandir(real) as entries:
-                seen = [entry for entry in entries if not entry.name.startswith(".")]
+                seen = [entry for entry in entries if not is_hidden(entry.name)]
             for entry in seen:
                 name = f"{inside}{entry.name}"
                 at = os.path.join(real, entry.name)
@@ -131,6 +142,8 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
                             f"{entry.path} is not a regular file: remove it"
                         )
                     found[name] = entry.stat().st_size
+                elif others is not None:
+                    others.append(name)
     return found
 
 

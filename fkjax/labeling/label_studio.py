@@ -29,6 +29,14 @@ from fkjax.labeling.request import Asked
 MAX_BYTES = 2 << 30
 """The size of the largest export that is read, in bytes."""
 
+_KINDS = {
+    ".png": "png",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".bmp": "bmp",
+}  # of images, by the suffixes of their names; others are JPEG
+
 
 class Answer(NamedTuple):
     """A person's answer for one image.
@@ -134,7 +142,7 @@ def data_uri(folder: Path, file: str) -> str:
     """
     path = folder / file
     data = base64.b64encode(read_bytes(path)).decode()
-    kind = "png" if file.lower().endswith(".png") else "jpeg"
+    kind = _KINDS.get(Path(file).suffix.lower(), "jpeg")
     return f"data:image/{kind};base64,{data}"
 
 

@@ -111,6 +111,28 @@ def test_links_are_followed_within_the_data_folder(pets):
     assert len(load(pets.name, data_dir=pets.parent).train_images) == 19
 
 
+def test_all_kinds_of_images_are_read_and_clutter_of_file_managers_is_not(pets):
+    pixels = np.full((9, 9, 3), 7, np.uint8)
+    for name in ("x.webp", "x.tif", "x.TIFF", "x.bmp", "x.jfif"):
+        form = "JPEG" if name == "x.jfif" else None
+        Image.fromarray(pixels).save(pets / "train" / "cat" / name, form)
+    (pets / "train" / "cat" / "Thumbs.db").touch()
+    (pets / "train" / "desktop.ini").touch()
+    (pets / "train" / "__MACOSX").mkdir()
+    dataset = load(pets.name, data_dir=pets.parent, image_size=4)
+    assert dataset.num_classes == 3 and len(dataset.train_images) == 18 + 5
+    rows = jnp.arange(len(dataset.train_images))
+    images = np.asarray(take(dataset.train_images, rows)).astype(int)
+    assert (abs(images - 7).max(axis=(1, 2, 3)) <= 2).sum() >= 5
+
+
+def test_all_files_of_a_class_that_are_no_images_are_named(pets):
+    for i in range(22):
+        (pets / "train" / "cat" / f"{i:02}.gif").touch()
+    with pytest.raises(UserError, match="00.gif, .*19.gif, and 2 more are not .jpg"):
+        load(pets.name, data_dir=pets.parent)
+
+
 def test_the_folder_of_a_set_and_that_of_all_sets_may_be_links(pets, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "own").symlink_to(pets)
@@ -160,7 +182,7 @@ def test_any_name_of_a_class_and_of_a_file_is_only_a_name(pets, name):
     with pytest.raises(UserError) as caught:
         images.source.read(np.arange(len(images)), np.arange(0))
     message = str(caught.value)
-    assert message.isprintable() and "could not be read as a JPEG or PNG" in message
+    assert message.isprintable() and "could not be read as a JPEG, PNG" in message
 
 
 @pytest.mark.parametrize("name", ["pets", "my-pets"])
@@ -228,7 +250,7 @@ def one_class(pets):
         (no_test, r"neither test/<class>/ nor val/<class>/"),
         (unknown_class, r"val/yak is a class that .*/train does not have"),
         (absent_class, r"train/emu is a class that .*/val does not have"),
-        (no_image, r"train/cat/list.txt is not a .jpg, .jpeg, .png file"),
+        (no_image, r"train/cat/list.txt is not a .jpg, .jpeg, .*.bmp file"),
         (stray_file, r"train/list.txt is not the folder of a class"),
         (folder_in_class, r"val/cat/more.png is not a .jpg"),
         (pipe, r"val/cat/pipe.png is not a .jpg"),
@@ -280,5 +302,5 @@ def test_the_command_runs_and_then_tells_which_image_is_damaged(
     damaged.write_bytes(damaged.read_bytes()[:100])
     assert fkjax.commands.run.main(argv) == 2
     error = capfd.readouterr().err
-    assert f"fkjax: {damaged} could not be read as a JPEG or PNG image" in error
+    assert f"fkjax: {damaged} could not be read as a JPEG, PNG" in error
     assert "Traceback" not in error and error.count("\n") <= 2

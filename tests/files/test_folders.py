@@ -42,6 +42,9 @@ def test_files_are_listed_by_suffix_with_their_sizes(tmp_path):
     (tmp_path / "g.png").symlink_to("a.PNG")
     found = list_files(tmp_path, (".png",))
     assert found == {"a.PNG": 3, "b/c/d.png": 3, "g.png": 3}
+    (tmp_path / "b" / "Thumbs.db").touch()
+    others = []
+    assert list_files(tmp_path, (".png",), others) == found and others == ["f.txt"]
     (tmp_path / "b" / "h.png").symlink_to(tmp_path.parent)
     with pytest.raises(UserError, match="leads out of"):
         list_files(tmp_path, (".png",))

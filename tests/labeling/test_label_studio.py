@@ -86,6 +86,8 @@ def test_an_image_may_be_embedded(tmp_path):
     head, data = data_uri(tmp_path, "a.JPG").split(",")
     assert head == "data:image/jpeg;base64" and base64.b64decode(data) == b"pixels"
     assert data_uri(tmp_path, "a.JPG").startswith("data:image/jpeg")
+    (tmp_path / "c.tif").write_bytes(b"pixels")
+    assert data_uri(tmp_path, "c.tif").startswith("data:image/tiff")
     with pytest.raises(UserError, match="could not read"):
         data_uri(tmp_path, "b.png")
 
