@@ -1,9 +1,9 @@
-"""The exit status of a command."""
+"""The exit status of a command, and what it prints to stderr."""
 
 import sys
 from collections.abc import Callable
 
-from fkjax.base import UserError
+from fkjax.base import UserError, printable
 
 
 def exit_status(command: Callable[[], object]) -> int:
@@ -24,3 +24,8 @@ def exit_status(command: Callable[[], object]) -> int:
         print("fkjax: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def notify(sentence: str) -> None:
+    """Prints a sentence to stderr, with control characters escaped."""
+    print(f"fkjax: {printable(sentence)}", file=sys.stderr)

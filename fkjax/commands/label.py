@@ -12,7 +12,7 @@ import rich.console
 import tyro
 
 from fkjax.base import UserError, printable
-from fkjax.commands.exit_status import exit_status
+from fkjax.commands.exit_status import exit_status, notify
 from fkjax.commands.options import given, parse_config
 from fkjax.data.labeled_folder import list_images
 from fkjax.experiment.checks import check
@@ -101,7 +101,7 @@ def _label(config: Config) -> list[dict[str, Any]]:
             f"--output-dir {config.output_dir} must not be in --images "
             f"{config.images}, where its files would become images: choose another"
         )
-    listing = list_images(config.images, config.labels)
+    listing = list_images(config.images, config.labels, notify=notify)
     data = json.dumps(
         [listing.names, listing.sizes, *map(np.ndarray.tolist, listing[3:8])]
     )

@@ -20,7 +20,7 @@ import tyro
 
 from fkjax.acquisition import STRATEGIES
 from fkjax.base import UserError, check_name, key_for, printable
-from fkjax.commands.exit_status import exit_status
+from fkjax.commands.exit_status import exit_status, notify
 from fkjax.data.columns import Tell
 from fkjax.data.labeled_folder import read_own_images
 from fkjax.experiment.presets import image_defaults
@@ -193,7 +193,9 @@ def _problem_of_images(
             )
     config = image_defaults(image_size=options.image_size)
     config = dataclasses.replace(config, seed=options.seed)
-    own = read_own_images(folder, labels, image_size=options.image_size, tell=tell)
+    own = read_own_images(
+        folder, labels, image_size=options.image_size, tell=tell, notify=notify
+    )
     return problem_of_images(own, config)
 
 

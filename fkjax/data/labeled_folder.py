@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,19 +13,20 @@ import numpy as np
 
 from fkjax.base import UserError
 from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
-from fkjax.data.decoding import decode
+from fkjax.data.decoding import SUFFIXES, combined, decode
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.folders import list_files
 from fkjax.files.matching import Names, composed
 from fkjax.files.spreadsheet import Problems, as_it_was, inert, read_rows
 from fkjax.parallel.examples import Streamed
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 SETS = ("validation", "train", "test")
 """The sets that a labeled image can belong to; the first is the default."""
 
 MEMORY = 1_000_000_000
 """Maximum size in bytes of decoded images in memory; larger sets are streamed."""
+
+_SHOWN = 20  # kinds of files in one message
 
 
 class Listing(NamedTuple):
@@ -88,25 +90,32 @@ def read_own_images(
     *,
     image_size: int = 224,
     tell: Callable[[int, int], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> OwnImages:
     """Calls `list_images`, then `load_images`; see there for the arguments."""
-    listing = list_images(folder, labels)
+    listing = list_images(folder, labels, notify=notify)
     return load_images(listing, image_size=image_size, tell=tell)
 
 
 def list_images(
-    folder: str | os.PathLike[str], labels: str | os.PathLike[str]
+    folder: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    *,
+    notify: Callable[[str], None] | None = None,
 ) -> Listing:
     """Lists the images of a folder and reads their labels.
 
-    The names of images end in .jpg, .jpeg or .png. Images can be in subfolders of any
-    depth. Other files and hidden files are ignored. The CSV file has the columns
-    `file`, the path of an image in the folder, `label` and, optionally, `set`, one of
-    `SETS`. Images that are not in the CSV file are the pool.
+    The names of images end in one of `fkjax.data.decoding.SUFFIXES`. Images can be in
+    subfolders of any depth. Other files are left out, and hidden files are ignored.
+    The CSV file has the columns `file`, the path of an image in the folder, `label`
+    and, optionally, `set`, one of `SETS`. Images that are not in the CSV file are
+    the pool.
 
     Args:
         folder: folder of the images.
         labels: path of the CSV file.
+        notify: `notify(sentence)` is called if files were left out, with their
+            number and kinds. The CSV file and hidden files do not count.
 
     Returns:
         The images and their labels.
@@ -116,12 +125,13 @@ def list_images(
             file is invalid. The message lists all problems of the CSV file.
     """
     folder, path = Path(folder), Path(labels)
-    found = list_files(folder, SUFFIXES)
+    others: list[str] = []
+    found = list_files(folder, SUFFIXES, others)
     names = sorted(found)
     if not names:
         raise UserError(
-            f"--images {folder} contains no {', '.join(SUFFIXES)} file: give the "
-            "folder of the images"
+            f"--images {folder} contains no {', '.join(SUFFIXES)} file"
+            f"{_kinds(others, ', only ')}: give the folder of the images"
         )
     if len({inert(name).strip() for name in names}) < len(names):
         raise UserError(
@@ -147,6 +157,14 @@ def list_images(
         label, part = known.get(name, ("", ""))
         parts[part].append(i)
         numbers[i] = number.get(label, -1)
+    labels_path = os.path.realpath(path)
+    others = [o for o in others if os.path.realpath(folder / o) != labels_path]
+    if others and notify:
+        files = "file" if len(others) == 1 else "files"
+        notify(
+            f"left out {len(others)} {files} of {folder} that are not "
+            f"{', '.join(SUFFIXES)}{_kinds(others, ': ')}"
+        )
     return Listing(
         folder,
         names,
@@ -196,6 +214,16 @@ def load_images(
         images = _kept(read_one, num_images, shape, tell or (lambda done, total: None))
         mean, std = channel_statistics(images)
     return OwnImages(listing.names, images, *listing[3:], mean, std)
+
+
+def _kinds(names: Sequence[str], before: str) -> str:
+    """Counts files by the suffixes of their names, the most frequent first."""
+    suffixes = (os.path.splitext(name)[1].lower() for name in names)
+    counts = Counter(suffix or "without a suffix" for suffix in suffixes).most_common()
+    shown = [f"{count} {suffix}" for suffix, count in counts[:_SHOWN]]
+    rest = sum(count for _, count in counts[_SHOWN:])
+    shown += [f"{rest} of other kinds"] if rest else []
+    return before + ", ".join(shown) if shown else ""
 
 
 def natural(text: str) -> tuple[Any, ...]:
@@ -264,22 +292,21 @@ def _kept(
     tell: Callable[[int, int], None],
 ) -> np.ndarray:
     images = np.empty((num_images, *shape), np.uint8)
-    flaws: list[str] = []
+    errors: list[UserError] = []
 
-    def read(i: int) -> str:
+    def read(i: int) -> UserError | None:
         try:
             images[i] = read_one(i)
         except UserError as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        for done, what in enumerate(threads.map(read, range(num_images)), start=1):
-            flaws += [what] if what else []
+        for done, error in enumerate(threads.map(read, range(num_images)), start=1):
+            errors += [error] if error else []
             tell(done, num_images)
-    if flaws:
-        more = f" (and {len(flaws) - 1} more cannot be used)" if flaws[1:] else ""
-        raise UserError(f"{flaws[0]}{more}")
+    if errors:
+        raise combined(errors)
     is_grey = all(
         (image[..., :1] == image).all() for image in images
     )  # one at a time, to avoid a copy of all images

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from fkjax.base import UserError
+from fkjax.data.decoding import combined
 from fkjax.parallel.examples import Streamed, stream
 
 ReadOne = Callable[[int], np.ndarray]
@@ -82,12 +83,18 @@ class _Batch(NamedTuple):
     where: np.ndarray  # Positions of the ids in `distinct`. Shape [B].
 
     def wait(self) -> np.ndarray:
+        errors: list[UserError] = []
         try:
             for future in self.futures:
-                future.result()
+                try:
+                    future.result()
+                except UserError as error:
+                    errors.append(error)
         except BaseException:
             self.cancel()
             raise
+        if errors:
+            raise combined(errors)
         return self.distinct[self.where]
 
     def cancel(self) -> None:

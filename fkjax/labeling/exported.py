@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from fkjax.data.decoding import SUFFIXES
 from fkjax.files.matching import Names
 
 CONTROL, IMAGE = "label", "image"
@@ -12,7 +13,6 @@ CONTROL, IMAGE = "label", "image"
 
 _FIELDS = {IMAGE, "file", "reason", "answers", "round"}  # those of fkjax's tasks
 _ADDED = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time"}
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _UPLOADS = "/data/upload/"
 
 
@@ -208,7 +208,7 @@ def _is_image(value: Any) -> bool:
     """Returns whether a value is the path or the URL of an image."""
     if not isinstance(value, str):
         return False
-    return (_inside(value) or _path(value)).lower().endswith(_SUFFIXES)
+    return (_inside(value) or _path(value)).lower().endswith(SUFFIXES)
 
 
 def _inside(url: str) -> str:

@@ -172,7 +172,7 @@ def test_a_folder_without_images_is_told(tmp_path, labels):
     with pytest.raises(UserError, match="could not read"):
         list_images(tmp_path / "none", labels(LABELS))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="contains no .jpg, .jpeg, .png file"):
+    with pytest.raises(UserError, match="contains no .jpg, .* file: give"):
         list_images(tmp_path / "empty", labels(LABELS))
     os.mkfifo(tmp_path / "empty" / "a.png")
     with pytest.raises(UserError, match="not a regular file"):
@@ -183,8 +183,51 @@ def test_damaged_images_are_told_and_counted(folder, labels):
     listing = list_images(folder, labels(LABELS))
     for name in ("9.jpg", "z.jpeg"):
         (folder / name).write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"9\.jpg could not be read.* \(and 1 more"):
+    with pytest.raises(UserError, match="2 images cannot be used: ") as told:
         load_images(listing, image_size=4)
+    assert "9.jpg (it does not start" in str(told.value)
+    assert "z.jpeg (it does not start" in str(told.value)
+
+
+def test_damaged_streamed_images_are_told_together(folder, labels, monkeypatch):
+    monkeypatch.setattr(own_images, "MEMORY", 0)
+    own = read_own_images(folder, labels(LABELS), image_size=4)
+    for name in ("9.jpg", "z.jpeg"):
+        (folder / name).write_bytes(b"no image")
+    with pytest.raises(UserError, match="2 images cannot be used: .*9.jpg.*z.jpeg"):
+        own.images.source.read(np.arange(5), np.arange(0))
+
+
+def test_more_kinds_of_images_are_listed(folder, labels):
+    for name in ("b.webp", "c.TIFF", "d.tif", "e.bmp", "f.jfif"):
+        form = "JPEG" if name == "f.jfif" else None
+        Image.new("L", (8, 8), 7).save(folder / name, form)
+    own = read_own_images(folder, labels(LABELS), image_size=4)
+    assert own.names == sorted([*NAMES, "b.webp", "c.TIFF", "d.tif", "e.bmp", "f.jfif"])
+    assert abs(own.images[own.names.index("b.webp")].astype(int) - 7).max() <= 2
+
+
+def test_files_that_are_left_out_are_counted_by_kind(folder, labels):
+    told = []
+    list_images(folder, labels(LABELS), notify=told.append)
+    assert not told
+    for name in ("a.heic", "a/b.HEIC", "c.gif", "a/README", "Thumbs.db", ".x.gif"):
+        (folder / name).touch()
+    path = folder / "labels.csv"
+    path.write_text(LABELS)
+    list_images(folder, path, notify=told.append)
+    (sentence,) = told
+    assert sentence.startswith(f"left out 4 files of {folder} that are not .jpg, ")
+    assert sentence.endswith(": 2 .heic, 1 .gif, 1 without a suffix")
+
+
+def test_a_folder_of_other_kinds_only_is_told_with_them(tmp_path, labels):
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "a.HEIC").touch()
+    with pytest.raises(
+        UserError, match="contains no .jpg, .* file, only 1 .heic: give"
+    ):
+        list_images(tmp_path / "phone", labels(LABELS))
 
 
 def test_the_natural_order_takes_numbers_as_numbers():
