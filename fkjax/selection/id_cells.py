@@ -57,6 +57,8 @@ def positions_of_cells(
 
 def nearest(example: Any, ids: Any) -> str:
     """Returns a hint at the id that differs in case or in leading zeros, or ""."""
+    if str(example) == "":
+        return " (it is empty)"
     if isinstance(ids, range):
         return f", whose ids are 0 to {len(ids) - 1}"
     near = [text for text in map(str, ids.tolist()) if _rough(text) == _rough(example)]

@@ -77,4 +77,5 @@ def test_the_nearest_id_is_named():
     assert nearest("7", ids) == " (did you mean 007?)"
     assert nearest("a1", ids) == " (did you mean A1?)"
     assert nearest("c", ids) == "" and nearest("0b", ids) == ""
+    assert nearest(Cell(""), ids) == " (it is empty)"
     assert nearest(Cell("x"), range(3)) == ", whose ids are 0 to 2"
