@@ -307,7 +307,7 @@ def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
             )
     names = [name for name in NAMES if name in found and name in (*needed, "ids")]
     columns: dict[str, Any] = {
-        name: _converted(found[name], name, what) if is_given else found[name]()
+        name: _converted(found, name, what) if is_given else found[name]()
         for name in names
     }
     for name, column in columns.items():
@@ -334,15 +334,21 @@ def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
     return Table(columns, ids)
 
 
-def _converted(given: Any, name: str, what: str) -> Any:
-    if isinstance(given, (np.ndarray, _Tensor, ParquetColumn)):
-        return given
+def _converted(arrays: Mapping[str, Any], name: str, what: str) -> Any:
     try:
-        return as_array(given)
+        given = arrays[name]  # of an opened .npz file, the array is read here
+        if isinstance(given, (_Tensor, ParquetColumn)):
+            return given
+        if np.ma.is_masked(given):
+            raise UserError(f"{name} of the {what} has masked values; fill them")
+        return given if isinstance(given, np.ndarray) else as_array(given)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
+        fix = cure(name) if "Object arrays" in str(error) else "a NumPy array"
         raise UserError(
             f"{name} of the {what} could not be converted to an array ({error}); give "
-            "a NumPy array"
+            f"{fix}"
         ) from error
 
 

@@ -61,8 +61,8 @@ def plain(array: np.ndarray, name: str, what: str) -> np.ndarray:
     """
     if array.dtype.kind == "S" and name in OF_TEXT:
         return _decoded(array.ravel().tolist(), name, what).reshape(array.shape)
-    if array.dtype.kind == "T":
-        return array.astype(str)
+    if array.dtype.kind == "T":  # text of variable length
+        array = array.astype(object)
     if not array.dtype.hasobject:
         return array
     values = [v.item() if isinstance(v, _SCALARS) else v for v in array.flat]

@@ -55,6 +55,12 @@ def test_objects_that_are_text_or_numbers_are_taken(values, kind):
     assert found.dtype.kind == kind and found.tolist() == values
 
 
+def test_text_of_variable_length_becomes_text_of_a_fixed_length():
+    given = np.array([["a"], ["bcd"]], np.dtypes.StringDType())
+    found = plain(given, "ids", "pool")
+    assert found.dtype == "U3" and found.tolist() == [["a"], ["bcd"]]
+
+
 def test_objects_that_can_be_ordered_are_kept_as_ids():
     ids = np.array([pathlib.Path("a"), pathlib.Path("b")], object)
     assert plain(ids, "ids", "pool") is ids

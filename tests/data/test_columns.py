@@ -283,3 +283,24 @@ def test_columns_of_files_are_given_as_arrays(write, tmp_path):
     columns = read_columns(write(tmp_path))
     table = as_table(columns, needed=["features"], what="pool")
     assert table["features"] is columns["features"]
+
+
+def test_masked_values_are_refused():
+    features = np.ma.masked_array(FEATURES, FEATURES > 1)
+    with pytest.raises(UserError, match="^features of the pool has masked values"):
+        as_table({"features": features}, needed=["features"], what="pool")
+    whole = {"features": np.ma.masked_array(FEATURES, False)}
+    table = as_table(whole, needed=["features"], what="pool")
+    np.testing.assert_array_equal(table["features"], FEATURES)
+
+
+def test_an_opened_npz_file_is_a_mapping_of_arrays(tmp_path):
+    with np.load(write_npz(tmp_path), allow_pickle=False) as given:
+        table = as_table(given, needed=["features"], what="pool")
+    assert table.ids.tolist() == IDS.tolist()
+    np.savez(tmp_path / "a.npz", features=FEATURES, ids=IDS.astype(object))
+    with (
+        np.load(tmp_path / "a.npz", allow_pickle=False) as given,
+        pytest.raises(UserError, match=r"Object arrays .*; give ids.astype\(str\)"),
+    ):
+        as_table(given, needed=["features"], what="pool")
