@@ -24,11 +24,12 @@ def standardized(block: jax.Array) -> jax.Array:
         enabled. Shape [n].
 
     Raises:
-        ValueError: if the block has fewer than 2 values.
+        UserError: if the block has fewer than 2 values.
     """
     if block.size < 2:
-        raise ValueError(
-            f"a correlation needs blocks of 2 or more values, got {block.size}"
+        raise UserError(
+            f"a correlation needs blocks of 2 or more values, got {block.size}: use "
+            "features, or taps, of 2 or more values, or a strategy of uncertainty"
         )
     block = block.astype(jnp.result_type(float))
     return (block - block.mean()) / (block.std(ddof=1) + 1e-10)

@@ -23,6 +23,7 @@ from fkjax.base import (
 )
 from fkjax.data.reading import plain_errors
 from fkjax.parallel.mapping import map_examples
+from fkjax.selection.arguments import whole
 from fkjax.selection.problem import Problem
 from fkjax.training import evaluation
 
@@ -111,9 +112,17 @@ def choose(
         round: number of the query; different numbers give different random choices.
 
     Raises:
-        UserError: if the strategy or the budget is invalid, or an embedding or score is
-            NaN or infinite.
+        UserError: if the strategy, the budget, the seed or the round is invalid, or an
+            embedding or score is NaN or infinite.
     """
+    budget, seed, round = (
+        whole(number, what)
+        for number, what in ((budget, "budget"), (seed, "seed"), (round, "round"))
+    )
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise UserError(f"the seed must be from -2**63 to 2**63 - 1, got {seed}")
+    if not 0 <= round < 1 << 32:
+        raise UserError(f"the round must be from 0 to 2**32 - 1, got {round}")
     num_unlabeled = int(np.sum(problem.is_unlabeled))
     if not 1 <= budget <= num_unlabeled:
         raise UserError(

@@ -91,6 +91,31 @@ def test_an_impossible_budget_is_refused(budget):
         choose(PROBLEM, budget=budget)
 
 
+def test_a_budget_may_be_a_whole_number_of_any_type():
+    expected = choose(PROBLEM, budget=3).indices.tolist()
+    for budget in (3.0, np.int64(3), np.float32(3), np.array(3)):
+        found = choose(PROBLEM, budget=budget, seed=np.int64(0), round=0.0)
+        assert found.indices.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"budget": 2.5}, "budget must be an integer, got 2.5"),
+        ({"budget": "10"}, "budget must be an integer, got '10'"),
+        ({"budget": True}, "budget must be an integer, got True"),
+        ({"budget": float("nan")}, "budget must be an integer, got nan"),
+        ({"seed": 0.5}, "seed must be an integer, got 0.5"),
+        ({"seed": None}, "seed must be an integer, got None"),
+        ({"seed": 1 << 64}, "seed must be from"),
+        ({"round": -1}, "round must be from 0"),
+    ],
+)
+def test_numbers_that_are_not_whole_are_refused(options, match):
+    with pytest.raises(UserError, match=match):
+        choose(PROBLEM, **({"budget": 1} | options))
+
+
 def test_unknown_strategies_and_the_one_that_sees_hidden_labels_are_refused():
     with pytest.raises(UserError, match="unknown strategy 'best'"):
         choose(PROBLEM, budget=1, strategy="best")
