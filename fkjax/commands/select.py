@@ -167,7 +167,12 @@ def _problem(options: Options, tell: Tell) -> Problem:
         return _problem_of_images(options, options.images, options.labels, tell)
     if options.network is None:
         require_sufficient(options.strategy)
-        return problem_of_outputs(options.pool, options.validation, **options_of_arrays)
+        return problem_of_outputs(
+            options.pool,
+            options.validation,
+            warn=lambda text: print(f"fkjax: {text}", file=sys.stderr),
+            **options_of_arrays,
+        )
     network = named(options.network)
     variables = None
     if options.checkpoint is not None:

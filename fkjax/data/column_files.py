@@ -22,7 +22,10 @@ from fkjax.data.columns import Columns, Table
 from fkjax.data.parquet import ParquetColumn, parquet_file
 from fkjax.files.opening import open_file, takes_too_much
 
-NAMES = ("features", "logits", "images", "labels", "ids")
+NAMES = (
+    *("features", "logits", "log_probs", "probabilities"),
+    *("images", "labels", "ids"),
+)
 
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -281,13 +284,17 @@ _READERS: dict[str, Callable[[Path], Readers]] = {
 }
 
 
-def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
+def as_table(
+    given: Any, *, needed: Iterable[str], what: str, any_of: Sequence[str] = ()
+) -> Table:
     """Checks arrays, or reads them from files.
 
     Args:
         given: mapping of arrays, or paths as in `read_columns`.
         needed: names of the arrays that are required, with ids where they are given.
         what: name of the table in messages, such as "pool".
+        any_of: names of arrays one of which is required; the first that is there is
+            used, and the others are left out.
 
     Returns:
         The arrays that are required. The ids are the array `ids`, in which bytes are
@@ -305,10 +312,18 @@ def as_table(given: Any, *, needed: Iterable[str], what: str) -> Table:
                 f"the {what} must have {name}, got "
                 f"{', '.join(map(str, found)) or 'no array'}"
             )
-    names = [name for name in NAMES if name in found and name in (*needed, "ids")]
+    chosen = [name for name in any_of if name in found][:1]
+    if any_of and not chosen:
+        raise UserError(
+            f"the {what} must have {any_of[0]}, got "
+            f"{', '.join(map(str, found)) or 'no array'}; "
+            f"{' or '.join(any_of[1:])} will do in its place"
+        )
+    wanted = (*needed, *chosen, "ids")
     columns: dict[str, Any] = {
         name: _converted(found, name, what) if is_given else found[name]()
-        for name in names
+        for name in NAMES
+        if name in found and name in wanted
     }
     for name, column in columns.items():
         if len(column.shape) == 0:

@@ -1,8 +1,10 @@
 """Problems made from a network, which is run on the examples."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from fkjax.base import Examples, Model, UserError, Variables
@@ -10,9 +12,11 @@ from fkjax.data.column_files import as_table
 from fkjax.data.column_types import is_number
 from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
+from fkjax.selection.probabilities import are_probabilities
 from fkjax.selection.problem import Problem, make_problem
 
 _AT_ONCE = 1 << 20  # numbers in the examples of a batch
+_EXAMINED = 32  # validation examples whose outputs are examined
 
 
 def problem_of_network(
@@ -45,6 +49,7 @@ def problem_of_network(
     Raises:
         UserError: if something is missing or does not fit.
     """
+    taps = (taps,) if isinstance(taps, str) else taps
     pool = as_table(pool, needed=("images",), what="pool")
     validation = as_table(
         validation, needed=("images", "labels"), what="validation set"
@@ -72,6 +77,12 @@ def problem_of_network(
                 f"the network takes examples of shape {network.image_shape}, but those "
                 f"of the {what} have {part.shape[1:]}"
             )
+    outputs = _outputs(network)(variables, known[:_EXAMINED])
+    if are_probabilities(np.asarray(outputs)):
+        raise UserError(
+            "the network returns probabilities, which are 0 or more and add up to 1, "
+            "instead of logits: leave out its softmax"
+        )
     return make_problem(
         network,
         variables,
@@ -84,6 +95,11 @@ def problem_of_network(
         classes=classes,
         batch_size=int(np.clip(_AT_ONCE // np.prod(network.image_shape), 32, 1024)),
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _outputs(model: Model) -> Callable[[Variables, Examples], jax.Array]:
+    return jax.jit(lambda variables, images: model.apply(variables, images))
 
 
 def _floats(rows: np.ndarray) -> np.ndarray:

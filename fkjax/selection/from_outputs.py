@@ -6,7 +6,8 @@ others need the network: MC-dropout and VAAL run or train one, and perturbed cop
 new inputs.
 """
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fkjax.data.column_types import is_number
 from fkjax.data.columns import Table, Tell, images_of, take_rows
 from fkjax.fisher.kernel import last_layer
 from fkjax.models.precomputed import FEATURES, LOGITS, from_outputs
+from fkjax.selection.probabilities import OUTPUTS, contain_probabilities, logs
 from fkjax.selection.problem import Problem, make_problem
 
 SUFFICE = (
@@ -35,19 +37,24 @@ def problem_of_outputs(
     labeled: Iterable[Any] = (),
     classes: Sequence[Any] | None = None,
     tell: Tell | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Problem:
     """Makes a problem from the features and logits of the examples.
 
     Args:
         pool: mapping of arrays, or files as in
-            `fkjax.data.column_files.read_columns`, with features [N, d], logits [N, C]
-            or log-probabilities in their place, and optionally ids [N], which are the
-            positions by default.
+            `fkjax.data.column_files.read_columns`, with features [N, d], logits, or
+            log_probs or probabilities in their place [N, C], and optionally ids [N],
+            which are the positions by default.
         validation: the same for the validation set, with labels [M]: numbers of
-            classes, from 0, in the order of the logits, or names of classes.
-        labeled: ids of the pool's examples that are already labeled.
+            classes, from 0, in the order of the logits, or names of classes. If the
+            names are numbers, labels are names.
+        labeled: ids of the pool's examples that are already labeled, or a mask.
+            Shape [N] bool.
         classes: names of the classes, in the order of the logits.
         tell: function called when parts of a large pool have been read.
+        warn: function called with a message if the logits are taken as probabilities,
+            which they are if all are 0 or more and add up to 1 for each example.
 
     Returns:
         A problem for the strategies named in `SUFFICE`.
@@ -56,28 +63,38 @@ def problem_of_outputs(
         UserError: if an array is missing or has a wrong shape, or a label or an id is
             unknown.
     """
-    pool = as_table(pool, needed=(FEATURES, LOGITS), what="pool")
+    pool = as_table(pool, needed=(FEATURES,), any_of=OUTPUTS, what="pool")
     validation = as_table(
-        validation, needed=(FEATURES, LOGITS, "labels"), what="validation set"
+        validation, needed=(FEATURES, "labels"), any_of=OUTPUTS, what="validation set"
     )
-    for part, what in ((pool, "pool"), (validation, "validation set")):
-        _check(part, what)
-    for name in (FEATURES, LOGITS):
-        wide = pool[name].shape[1], validation[name].shape[1]
+    parts = [(pool, "pool"), (validation, "validation set")]
+    outputs = [
+        next(name for name in OUTPUTS if name in part.columns) for part, _ in parts
+    ]
+    for (part, what), name in zip(parts, outputs, strict=True):
+        _check(part, what, name)
+    for of_pool, of_validation in ((FEATURES, FEATURES), outputs):
+        wide = pool[of_pool].shape[1], validation[of_validation].shape[1]
         if wide[0] != wide[1]:
             raise UserError(
-                f"the pool has {wide[0]} {name} per example and the validation set "
+                f"the pool has {wide[0]} {of_pool} per example and the validation set "
                 f"{wide[1]}: compute both with the same network"
             )
-    num_features, num_classes = pool[FEATURES].shape[1], pool[LOGITS].shape[1]
+    rows, known = (
+        _Rows(part, what, name, is_probabilities)
+        for (part, what), name, is_probabilities in zip(
+            parts, outputs, contain_probabilities(parts, outputs, warn), strict=True
+        )
+    )
+    num_features, num_classes = rows.widths
     return make_problem(
         from_outputs(num_features, num_classes),
         Variables({}),
         (FEATURES, LOGITS),
         pool,
-        _rows(pool, tell),
+        rows.as_images(tell),
         validation,
-        _rows(validation, None, is_small=True),
+        known.as_images(None, is_small=True),
         labeled=labeled,
         classes=classes,
         kernel=last_layer(FEATURES, LOGITS, num_classes),
@@ -85,8 +102,8 @@ def problem_of_outputs(
     )
 
 
-def _check(part: Table, what: str) -> None:
-    for name in (FEATURES, LOGITS):
+def _check(part: Table, what: str, outputs: str) -> None:
+    for name in (FEATURES, outputs):
         column = part[name]
         if len(column.shape) != 2 or 0 in column.shape:
             raise UserError(
@@ -97,20 +114,30 @@ def _check(part: Table, what: str) -> None:
             raise UserError(
                 f"the {name} of the {what} must be numbers, got {column.dtype}"
             )
-    if part[LOGITS].shape[1] < 2:
-        raise UserError(f"the logits of the {what} must be of 2 or more classes, got 1")
+    if part[outputs].shape[1] < 2:
+        raise UserError(
+            f"the {outputs} of the {what} must be of 2 or more classes, got 1: for two "
+            "classes with one logit, give 0 and that logit"
+        )
 
 
-def _rows(part: Table, tell: Tell | None, *, is_small: bool = False) -> Examples:
-    """Puts features and logits side by side, as images of 1 x 1 pixels."""
-    columns = part[FEATURES], part[LOGITS]
-    width = sum(column.shape[1] for column in columns)
+class _Rows:
+    """Features and logits side by side, as images of 1 x 1 pixels."""
 
-    def read(ids: np.ndarray) -> np.ndarray:
-        rows = np.empty((len(ids), 1, 1, width), np.float32)
-        at = columns[0].shape[1]
-        rows[:, 0, 0, :at] = take_rows(columns[0], ids)
-        rows[:, 0, 0, at:] = take_rows(columns[1], ids)
+    def __init__(self, part: Table, what: str, outputs: str, is_probabilities: bool):
+        self._columns, self._num = (part[FEATURES], part[outputs]), len(part)
+        self._what, self._is_probabilities = what, is_probabilities
+        self.widths = tuple(column.shape[1] for column in self._columns)
+
+    def as_images(self, tell: Tell | None, *, is_small: bool = False) -> Examples:
+        shape = (1, 1, sum(self.widths))
+        return images_of(self._read, self._num, shape, tell=tell, is_small=is_small)
+
+    def _read(self, ids: np.ndarray) -> np.ndarray:
+        rows = np.empty((len(ids), 1, 1, sum(self.widths)), np.float32)
+        features, outputs = (take_rows(column, ids) for column in self._columns)
+        rows[:, 0, 0, : self.widths[0]] = features
+        rows[:, 0, 0, self.widths[0] :] = (
+            logs(outputs, self._what) if self._is_probabilities else outputs
+        )
         return rows
-
-    return images_of(read, len(part), (1, 1, width), tell=tell, is_small=is_small)

@@ -169,3 +169,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence(pool, validation, options, m
 def test_a_model_of_fkjax_needs_its_variables():
     with pytest.raises(UserError, match="needs its variables"):
         problem_of_network(POOL, VALIDATION, tiny((8, 8, 1), 3))
+
+
+def test_a_network_that_ends_in_a_softmax_is_refused():
+    network = nnx.Sequential(*make_network().layers, nnx.softmax)
+    with pytest.raises(UserError, match="returns probabilities, .* leave out its soft"):
+        problem_of_network(POOL, VALIDATION, network)
+
+
+def test_one_tap_may_be_a_text():
+    model = tiny((8, 8, 1), 3)
+    variables = jax.jit(model.init)(jax.random.key(0))
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    known = {"images": images, "labels": np.arange(6) % 3}
+    problem = problem_of_network(
+        {"images": images}, known, model, variables, taps=TAPS[0]
+    )
+    assert problem.taps == (TAPS[0],)
