@@ -170,7 +170,7 @@ def _problem(options: Options, tell: Tell) -> Problem:
         return problem_of_outputs(
             options.pool,
             options.validation,
-            warn=lambda text: print(f"fkjax: {text}", file=sys.stderr),
+            warn=notify,
             **options_of_arrays,
         )
     network = named(options.network)

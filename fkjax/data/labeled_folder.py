@@ -14,14 +14,12 @@ import numpy as np
 from fkjax.base import UserError
 from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
 from fkjax.data.decoding import SUFFIXES, combined, decode
+from fkjax.data.label_sets import SETS, ignored_columns, set_column, set_of
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.folders import list_files
 from fkjax.files.matching import Names, composed
 from fkjax.files.spreadsheet import Problems, as_it_was, inert, read_rows
 from fkjax.parallel.examples import Streamed
-
-SETS = ("validation", "train", "test")
-"""The sets that a labeled image can belong to; the first is the default."""
 
 MEMORY = 1_000_000_000
 """Maximum size in bytes of decoded images in memory; larger sets are streamed."""
@@ -108,14 +106,16 @@ def list_images(
     The names of images end in one of `fkjax.data.decoding.SUFFIXES`. Images can be in
     subfolders of any depth. Other files are left out, and hidden files are ignored.
     The CSV file has the columns `file`, the path of an image in the folder, `label`
-    and, optionally, `set`, one of `SETS`. Images that are not in the CSV file are
-    the pool.
+    and, optionally, `set` or `split`, one of `SETS` or of their usual short names, such
+    as val. Images that are not in the CSV file are the pool. Other columns are ignored,
+    but a column that seems to name sets is refused.
 
     Args:
         folder: folder of the images.
         labels: path of the CSV file.
-        notify: `notify(sentence)` is called if files were left out, with their
-            number and kinds. The CSV file and hidden files do not count.
+        notify: `notify(sentence)` is called if columns of the CSV file were ignored,
+            with their names, and if files were left out, with their number and kinds.
+            The CSV file and hidden files do not count.
 
     Returns:
         The images and their labels.
@@ -139,7 +139,7 @@ def list_images(
             "or in characters that cannot be displayed: rename one"
         )
     problems = Problems(path)
-    known = _known(path, names, problems)
+    known = _known(path, names, problems, notify)
     of_validation = {label for label, part in known.values() if part == SETS[0]}
     if len(of_validation) < 2:
         problems.add(
@@ -251,7 +251,10 @@ def flaw_of_class(name: str) -> str | None:
 
 
 def _known(
-    path: Path, names: Sequence[str], problems: Problems
+    path: Path,
+    names: Sequence[str],
+    problems: Problems,
+    notify: Callable[[str], None] | None,
 ) -> dict[str, tuple[str, str]]:
     """Reads the label and the set of each image in the CSV file.
 
@@ -261,9 +264,10 @@ def _known(
     files, classes = Names(names), dict[str, str]()
     known: dict[str, tuple[str, str]] = {}
     lines: dict[str, int] = {}
+    column = set_column(rows, problems)
     for line, cells in rows:
         given, label = cells["file"], as_it_was(cells["label"])
-        part = cells.get("set", "").lower() or SETS[0]
+        part = set_of(cells, column)
         label = classes.setdefault(composed(label), label)
         found = files.find(given)
         name = found[0] if len(found) == 1 else None
@@ -282,6 +286,9 @@ def _known(
             known.setdefault(name, (label, part))
     if not rows:
         problems.add("has no line after the first")
+    ignored = ignored_columns(rows)
+    if ignored and notify and not len(problems):
+        notify(f"ignored the columns {', '.join(ignored)} of {path}")
     return known
 
 

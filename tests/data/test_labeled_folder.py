@@ -60,6 +60,18 @@ def test_every_image_has_its_part(folder, labels):
     assert read_own_images(folder, labels(LABELS)).images.shape == (5, 224, 224, 1)
 
 
+def test_a_column_split_is_the_column_set(folder, labels):
+    text = LABELS.replace("set", "split").replace("validation", "val")
+    own, expected = (list_images(folder, labels(t)) for t in (text, LABELS))
+    assert own.train.tolist() == expected.train.tolist() == [3]
+    assert own.validation.tolist() == expected.validation.tolist()
+    with pytest.raises(UserError, match="the column fold seems to name the set"):
+        list_images(folder, labels(LABELS.replace("set", "fold")))
+    said, text = [], "file,label,width,note\n10.png,a,8,\n9.jpg,b,8,\n"
+    list_images(folder, labels(text), notify=said.append)
+    assert len(said) == 1 and "ignored the columns width, note of" in said[0]
+
+
 def test_an_image_of_that_size_is_taken_pixel_by_pixel(folder, labels):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "10.png")
