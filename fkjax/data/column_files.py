@@ -305,7 +305,7 @@ def as_table(
             for each example, or a file is invalid (see `read_columns`).
     """
     needed, is_given = tuple(needed), isinstance(given, Mapping)
-    found: Mapping[str, Any] = given if is_given else _find(given)
+    found: Mapping[str, Any] = given if is_given else _find(_paths(given, what))
     for name in needed:
         if name not in found:
             raise UserError(
@@ -365,6 +365,20 @@ def _converted(arrays: Mapping[str, Any], name: str, what: str) -> Any:
             f"{name} of the {what} could not be converted to an array ({error}); give "
             f"{fix}"
         ) from error
+
+
+def _paths(given: Any, what: str) -> Paths:
+    """Returns what was given if it is paths; raises an error if not."""
+    paths = [given] if isinstance(given, (str, os.PathLike)) else given
+    if not isinstance(paths, (list, tuple)) or not all(
+        isinstance(path, (str, os.PathLike)) for path in paths
+    ):
+        raise UserError(
+            f"the {what} must be a dict of arrays, or paths of files, got "
+            f"{type(given).__name__}; give a dict such as "
+            "{'features': ..., 'logits': ...}"
+        )
+    return paths
 
 
 def _common_length(columns: Columns, which: str) -> int:

@@ -1,6 +1,6 @@
 """Names of classes, and labels that are names or numbers of classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,14 @@ def given_classes(classes: Any) -> list[Any] | None:
                 f"name, got {dict(classes)!r:.100}; give a list of names"
             )
         classes = [fitting[0][i] for i in positions]
-    try:
-        return [plain(name) for name in classes]
-    except TypeError as error:
+    is_ordered = isinstance(classes, Iterable) and not isinstance(classes, Set)
+    names = [plain(name) for name in classes] if is_ordered else []
+    if not is_ordered or any(isinstance(n, (list, tuple, np.ndarray)) for n in names):
         raise UserError(
-            f"classes must be a list of names, got {classes!r:.100}"
-        ) from error
+            "classes must be a list of names, in the order of the logits, got "
+            f"{str(classes):.100}"
+        )
+    return names
 
 
 def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:

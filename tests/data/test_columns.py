@@ -304,3 +304,9 @@ def test_an_opened_npz_file_is_a_mapping_of_arrays(tmp_path):
         pytest.raises(UserError, match=r"Object arrays .*; give ids.astype\(str\)"),
     ):
         as_table(given, needed=["features"], what="pool")
+
+
+@pytest.mark.parametrize("given", [None, 5, FEATURES, (FEATURES, LOGITS), [None]])
+def test_what_is_neither_arrays_nor_files_is_refused(given):
+    with pytest.raises(UserError, match="the pool must be a dict of arrays, or paths"):
+        as_table(given, needed=["features"], what="pool")
