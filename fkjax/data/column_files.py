@@ -258,7 +258,8 @@ class _Tensor:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return self._part[rows]
+        start, stop, _ = rows.indices(len(self))  # the library allows none beyond N
+        return self._part[start:stop]
 
 
 def _find_parquet(path: Path) -> Readers:

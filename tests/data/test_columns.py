@@ -73,6 +73,13 @@ def test_every_format_gives_the_rows_that_were_written(write, ids, tmp_path):
     assert "other" not in columns
 
 
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_slice_past_the_end_has_the_rows_that_there_are(write, tmp_path):
+    features = read_columns(write(tmp_path))["features"]
+    for rows in (slice(1000), slice(28, 1000), slice(None)):
+        np.testing.assert_array_equal(np.asarray(features[rows]), FEATURES[rows])
+
+
 @pytest.mark.parametrize("write", [write_npy, write_npz])
 def test_numpys_files_are_mapped_not_read(write, tmp_path):
     assert isinstance(read_columns(write(tmp_path))["features"], np.memmap)

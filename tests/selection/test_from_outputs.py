@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import safetensors.numpy
 
 from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.pseudo_label import given
@@ -227,3 +228,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence(pool, validation, options, m
             changed(POOL, **pool), changed(VALIDATION, **validation), **options
         )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "parquet"])
+def test_files_of_each_format_give_the_picks_of_the_arrays(suffix, tmp_path):
+    pool = {name: POOL[name] for name in ("features", "logits")}
+    path = tmp_path / f"pool.{suffix}"
+    if suffix == "npz":
+        np.savez(path, **pool)
+    elif suffix == "safetensors":
+        safetensors.numpy.save_file(pool, path)
+    else:
+        table = {name: pyarrow.array(list(rows)) for name, rows in pool.items()}
+        pyarrow.parquet.write_table(pyarrow.table(table), path)
+    asked = {"budget": 5, "strategy": "fisher_nearest"}
+    found = choose(problem_of_outputs(path, VALIDATION), **asked)
+    wanted = choose(problem_of_outputs(pool, VALIDATION), **asked)
+    np.testing.assert_array_equal(found.indices, wanted.indices)
