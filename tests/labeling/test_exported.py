@@ -48,7 +48,7 @@ def test_an_image_is_known_by_its_url(read, url, file):
 
 
 def test_an_image_is_known_by_its_file_first(read):
-    data = {"file": "/home/me/images/0.png", "image": "/data/upload/1/x.png"}
+    data = {"file": "/data/mine/images/0.png", "image": "/data/upload/1/x.png"}
     assert read(full(data)) == [("0.png", "cat")]
     assert read(full(data | {"file": "none.png"})) == [("none.png", "cat")]
 

@@ -310,7 +310,7 @@ def main(names):
         try:
             CHECKS[name]()
             raised[name] = ""
-        except Exception:
+        except Exception:  # whatever a check raises is the test's failure
             raised[name] = traceback.format_exc()
     print(json.dumps(raised))
 
