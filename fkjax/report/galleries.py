@@ -112,8 +112,11 @@ def _gallery(
     )
     numbers = [record["round"] for record in records]
     shown = sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]})
-    rows = _read_rows(run, strategy.original, seed, shown)
     nothing = Gallery(strategy.name, seed, [], "")
+    if run.config.get("images"):
+        why = "The images of a labeling session are not read for a report."
+        return nothing._replace(reason=why)
+    rows = _read_rows(run, strategy.original, seed, shown)
     if not rows:
         why = f"{run.folder.path} has no queries.csv with their queries."
         return nothing._replace(reason=why)

@@ -88,8 +88,11 @@ def test_it_says_why_there_is_nothing_to_see(run, monkeypatch, digits):
         short = digits._replace(train_labels=digits.train_labels[:50])
         patch.setattr(queried.datasets, "load", lambda *_, **__: short)
         assert "do not match the queries" in reason(run)
+    with (run.path / "queries.csv").open("a") as file:
+        file.write("random,3,1,9,,,\n")  # as for an image that a person gave no class
+    assert "labeling session" in reason(run, images="photos")
     (run.path / "queries.csv").unlink()
-    assert "no queries.csv" in reason(run)
+    assert "no queries.csv" in reason(run, images=None)
 
 
 def test_noisy_answers_are_no_sign_of_other_data(run, monkeypatch, digits):
