@@ -101,7 +101,12 @@ def _label(config: Config) -> list[dict[str, Any]]:
             f"--output-dir {config.output_dir} must not be in --images "
             f"{config.images}, where its files would become images: choose another"
         )
-    listing = list_images(config.images, config.labels, notify=notify)
+    listing = list_images(
+        config.images,
+        config.labels,
+        follow_links=config.follow_links,
+        notify=notify,
+    )
     data = json.dumps(
         [listing.names, listing.sizes, *map(np.ndarray.tolist, listing[3:8])]
     )

@@ -71,7 +71,10 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 def _run(config: Config) -> list[dict[str, Any]]:
     dataset = datasets.load(
-        config.dataset, data_dir=config.data_dir, image_size=config.image_size
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        follow_links=config.follow_links,
     )
     experiment = prepare(config, dataset)
     experiment.parts(config.seed)  # an impossible pool is reported before any output

@@ -94,6 +94,9 @@ class Options:
     descriptors; found automatically if not given."""
     image_size: int = 224
     """Height and width to which the images of IMAGES are resized."""
+    follow_links: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Follow links that lead out of IMAGES, too, as those
+    of Hugging Face and DVC do into their caches."""
     seed: int = 0
     """Seed of all random choices."""
     output: Annotated[str | None, _file] = None
@@ -199,7 +202,12 @@ def _problem_of_images(
     config = image_defaults(image_size=options.image_size)
     config = dataclasses.replace(config, seed=options.seed)
     own = read_own_images(
-        folder, labels, image_size=options.image_size, tell=tell, notify=notify
+        folder,
+        labels,
+        image_size=options.image_size,
+        follow_links=options.follow_links,
+        tell=tell,
+        notify=notify,
     )
     return problem_of_images(own, config)
 

@@ -70,6 +70,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int = 224,
     may_prepare: bool = True,
+    follow_links: bool = False,
 ) -> Dataset:
     """Loads an image classification dataset.
 
@@ -83,7 +84,7 @@ def load(
     - image folders, `train/<class>/*.jpg` (or another of
       `fkjax.data.decoding.SUFFIXES`) and `test/<class>/` or `val/<class>/`. The images
       are streamed, that is, decoded when they are used and never all in memory. Links
-      in the folders must stay in the data folder.
+      in the folders must stay in the data folder, except with `follow_links`.
 
     Otherwise, a TFDS dataset prepared in array_record or parquet is read, or TFDS
     prepares the dataset, which requires a data folder, TensorFlow and network access.
@@ -104,6 +105,7 @@ def load(
             default folder of TFDS are read, but none is prepared.
         image_size: height and width to which streamed images are resized.
         may_prepare: whether TFDS may download and prepare a missing dataset.
+        follow_links: whether links in image folders may lead out of the data folder.
 
     Returns:
         The dataset, after validation.
@@ -122,7 +124,7 @@ def load(
     folder = _data_folder(os.fspath(chosen)) if chosen else None
     if folder is not None and re.fullmatch(r"\w[\w.-]*", name):
         try:
-            found = _read_files(name, folder / name, image_size)
+            found = _read_files(name, folder / name, image_size, follow_links)
         except OSError as error:  # raised by the search for files, not by reading them
             raise UserError(
                 f"{folder / name} could not be searched ({error.strerror}); fix it, or "
@@ -190,7 +192,9 @@ def _data_folder(path: str) -> Path:
     return folder
 
 
-def _read_files(name: str, folder: Path, image_size: int) -> Dataset | None:
+def _read_files(
+    name: str, folder: Path, image_size: int, follow_links: bool
+) -> Dataset | None:
     """Reads a dataset from files in its folder; returns None if there are none."""
     if has_idx(folder):
         num_classes = _NUM_CLASSES.get(name)
@@ -200,7 +204,10 @@ def _read_files(name: str, folder: Path, image_size: int) -> Dataset | None:
     if has_cifar(name, folder):
         return _dataset(name, *read_cifar(name, folder))
     if is_image_folder(folder):
-        return _dataset(name, *read_image_folder(folder, image_size=image_size))
+        arrays, num_classes = read_image_folder(
+            folder, image_size=image_size, follow_links=follow_links
+        )
+        return _dataset(name, arrays, num_classes)
     return None
 
 

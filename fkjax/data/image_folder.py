@@ -8,7 +8,7 @@ import numpy as np
 from fkjax.base import UserError
 from fkjax.data.decoding import SUFFIXES, decode
 from fkjax.data.reading import stream_in_parallel
-from fkjax.files.folders import is_hidden
+from fkjax.files.folders import Links, is_hidden
 from fkjax.parallel.examples import Streamed
 
 _SHOWN = 20  # files in one message
@@ -21,7 +21,7 @@ def is_image_folder(folder: Path) -> bool:
 
 
 def read_image_folder(
-    folder: Path, *, image_size: int
+    folder: Path, *, image_size: int, follow_links: bool = False
 ) -> tuple[tuple[Streamed, np.ndarray, Streamed, np.ndarray], int]:
     """Lists the images of `train/<class>/` and of `test/<class>/` or `val/<class>/`.
 
@@ -34,6 +34,7 @@ def read_image_folder(
     Args:
         folder: folder of the dataset, in the data folder.
         image_size: height and width of the images, S.
+        follow_links: whether links inside may lead out of the data folder.
 
     Returns:
         The training images, of shape [n, S, S, 3], their labels, of shape [n], the test
@@ -44,7 +45,7 @@ def read_image_folder(
             link points out of the data folder. For a file that cannot be decoded, the
             error is raised when it is used.
     """
-    tree = _Tree(folder)
+    tree = _Tree(folder, follow_links)
     # The folder test of ImageNet contains images without classes: then val is used.
     tests = [part for part in _TEST_PARTS if tree.folders(folder / part)]
     if not tests:
@@ -95,8 +96,9 @@ def _part(
 class _Tree:
     """A reader of the folders of a dataset."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, follow_links: bool):
         self._homes = [os.path.realpath(home) for home in (folder, folder.parent)]
+        self._follow_links = follow_links
 
     def images(self, folder: Path) -> list[str]:
         entries = self._entries(folder)
@@ -128,26 +130,22 @@ class _Tree:
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         """Lists the entries of a folder that are not hidden, sorted by name."""
-        path = os.fspath(folder)
+        links = Links(
+            self._homes,
+            within="the data folder",
+            follow_links=self._follow_links,
+        )
+        links.target(os.fspath(folder))
+        links.raise_any()
         try:
-            self._require_home(path)
             with os.scandir(folder) as found:
                 entries = [entry for entry in found if not is_hidden(entry.name)]
-            for entry in entries:
-                if entry.is_symlink():
-                    path = entry.path
-                    self._require_home(path)
         except OSError as error:
             raise UserError(
-                f"{path} could not be read ({error.strerror}); fix it"
+                f"{folder} could not be read ({error.strerror}); fix it"
             ) from error
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_symlink():
+                links.target(entry.path)
+        links.raise_any()
         return sorted(entries, key=lambda entry: entry.name)
-
-    def _require_home(self, path: str) -> None:
-        """Raises an error for links that are broken or point out of the data folder."""
-        real = os.path.realpath(path, strict=True)
-        if not any(os.path.commonpath([real, home]) == home for home in self._homes):
-            raise UserError(
-                f"{path} is a link that points out of the data folder, to {real}; "
-                "replace it by a copy, or remove it"
-            )

@@ -87,11 +87,12 @@ def read_own_images(
     labels: str | os.PathLike[str],
     *,
     image_size: int = 224,
+    follow_links: bool = False,
     tell: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> OwnImages:
     """Calls `list_images`, then `load_images`; see there for the arguments."""
-    listing = list_images(folder, labels, notify=notify)
+    listing = list_images(folder, labels, follow_links=follow_links, notify=notify)
     return load_images(listing, image_size=image_size, tell=tell)
 
 
@@ -99,6 +100,7 @@ def list_images(
     folder: str | os.PathLike[str],
     labels: str | os.PathLike[str],
     *,
+    follow_links: bool = False,
     notify: Callable[[str], None] | None = None,
 ) -> Listing:
     """Lists the images of a folder and reads their labels.
@@ -113,6 +115,7 @@ def list_images(
     Args:
         folder: folder of the images.
         labels: path of the CSV file.
+        follow_links: whether links may lead out of the folder.
         notify: `notify(sentence)` is called if columns of the CSV file were ignored,
             with their names, and if files were left out, with their number and kinds.
             The CSV file and hidden files do not count.
@@ -126,7 +129,7 @@ def list_images(
     """
     folder, path = Path(folder), Path(labels)
     others: list[str] = []
-    found = list_files(folder, SUFFIXES, others)
+    found = list_files(folder, SUFFIXES, others, follow_links=follow_links)
     names = sorted(found)
     if not names:
         raise UserError(

@@ -43,6 +43,10 @@ class Config:
     prepared by TFDS; $FKJAX_DATA_DIR if not given."""
     image_size: int = 224
     """Height and width to which images of varying size are resized."""
+    follow_links: bool = False
+    """Follow links that lead out of a folder of images,
+    too, as those of Hugging Face and DVC do into their
+    caches."""
     oracle: Literal["dataset", "file"] = "dataset"
     """Source of the labels. dataset: the labels of the
     dataset, for an experiment. file: a person, who

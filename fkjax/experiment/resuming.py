@@ -49,7 +49,7 @@ def open_run(config: Config, data: dict[str, Any]) -> Iterator[RunFolder | None]
         yield folder
 
 
-_ELSEWHERE = ("output_dir", "data_dir", "overwrite")
+_ELSEWHERE = ("output_dir", "data_dir", "follow_links", "overwrite")
 _ELSEWHERE += ("distributed", "coordinator", "num_processes", "process_id")
 """Settings that may differ when a run is resumed: locations and processes."""
 

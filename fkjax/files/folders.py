@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fkjax.base import UserError
@@ -97,8 +97,71 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
+_SHOWN = 20  # links in one message
+
+
+class Links:
+    """The links found in folders, of which those that cannot be used are collected."""
+
+    def __init__(self, homes: Sequence[str], *, within: str, follow_links: bool):
+        """Starts with no links.
+
+        Args:
+            homes: real paths of the folders in which links must stay.
+            within: name of these folders, for messages.
+            follow_links: whether links may lead out of these folders.
+        """
+        self._homes, self._within, self._may_leave = homes, within, follow_links
+        self._broken, self._outside = dict[str, list[str]](), list[str]()
+
+    def target(self, path: str) -> str | None:
+        """Returns the real path of a file or folder; None if it cannot be used."""
+        try:
+            real = os.path.realpath(path, strict=True)
+        except OSError as error:
+            self._broken.setdefault(error.strerror or str(error), []).append(path)
+            return None
+        homes = self._homes
+        if self._may_leave or any(os.path.commonpath([real, h]) == h for h in homes):
+            return real
+        self._outside.append(f"{path}, to {real}")
+        return None
+
+    def raise_any(self) -> None:
+        """Raises an error if a link is broken or points out of the folders.
+
+        Raises:
+            UserError: if there are such links; the message names up to 20 of a kind.
+        """
+        found = [
+            f"{named(paths)} could not be read ({why}): fix or remove "
+            f"{'it' if len(paths) == 1 else 'them'}"
+            for why, paths in self._broken.items()
+        ]
+        if paths := self._outside:
+            it = "it by a copy" if len(paths) == 1 else "them by copies"
+            links = "a link points" if len(paths) == 1 else f"{len(paths)} links point"
+            # The path of a link and the path that it leads to are one item.
+            found.append(
+                f"{links} out of {self._within}: {named(paths, separator='; ')}: "
+                f"replace {it}, or add --follow-links (follow_links=True in Python)"
+            )
+        if found:
+            raise UserError("; ".join(found))
+
+
+def named(names: Sequence[str], *, separator: str = ", ") -> str:
+    """Returns the first 20 names, and the number of the others, for a message."""
+    more = len(names) - _SHOWN
+    return separator.join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def list_files(
-    folder: Path, suffixes: tuple[str, ...], others: list[str] | None = None
+    folder: Path,
+    suffixes: tuple[str, ...],
+    others: list[str] | None = None,
+    *,
+    follow_links: bool = False,
 ) -> dict[str, int]:
     """Lists the files with given suffixes in a folder and its subfolders.
 
@@ -108,6 +171,7 @@ def list_files(
         folder: folder to search.
         suffixes: suffixes of the names, in lower case.
         others: list to which the paths in the folder of all other files are added.
+        follow_links: whether links that lead out of the folder are followed, too.
 
     Returns:
         The size of each file in bytes, by its path in the folder.
@@ -118,6 +182,7 @@ def list_files(
     found: dict[str, int] = {}
     with explained("read", folder):
         home = os.path.realpath(folder, strict=True)
+        links = Links([home], within=home, follow_links=follow_links)
         # Each folder with its real path and those above it, which a link may lead to.
         left: list[tuple[str, str, tuple[str, ...]]] = [("", home, (home,))]
         while left:
@@ -128,11 +193,14 @@ def list_files(
                 name = f"{inside}{entry.name}"
                 at = os.path.join(real, entry.name)
                 if entry.is_symlink():
-                    at = _within(entry.path, home)
+                    target = links.target(entry.path)
+                    if target is None:
+                        continue
+                    at = target
                 if entry.is_dir():
                     if at in above:
                         raise UserError(
-                            f"{entry.path} is a link to a folder that contains it: "
+                            f"{folder / name} is a link to a folder that contains it: "
                             "remove it"
                         )
                     left.append((f"{name}/", at, (*above, at)))
@@ -144,20 +212,5 @@ def list_files(
                     found[name] = entry.stat().st_size
                 elif others is not None:
                     others.append(name)
+        links.raise_any()
     return found
-
-
-def _within(link: str, home: str) -> str:
-    """Returns the path that a link leads to.
-
-    Raises:
-        UserError: if the path is not in the folder `home`.
-    """
-    with explained("follow the link", Path(link)):
-        real = os.path.realpath(link, strict=True)
-    if os.path.commonpath([real, home]) != home:
-        raise UserError(
-            f"{link} is a link that leads out of {home}, to {real}: replace it by a "
-            "copy, or remove it"
-        )
-    return real

@@ -177,7 +177,8 @@ def _load(
     place = data_dir or (own if isinstance(own, str) else None)
     key = (place, size)
     if key not in loaded:
-        options = {"image_size": size} if isinstance(size, int) else {}
+        options: dict[str, Any] = {"image_size": size} if type(size) is int else {}
+        options["follow_links"] = run.config.get("follow_links") is True
         try:
             loaded[key] = datasets.load(
                 run.config["dataset"], data_dir=place, may_prepare=False, **options

@@ -151,6 +151,9 @@ def test_a_link_that_leads_out_of_the_data_folder_is_refused(tmp_path, place):
     with pytest.raises(UserError, match="points out of the data folder") as caught:
         load("pets", data_dir=tmp_path / "data")
     assert str(folder / place) in str(caught.value)
+    assert "--follow-links" in str(caught.value)
+    followed = load("pets", data_dir=tmp_path / "data", follow_links=True)
+    assert len(followed.train_images) == 18
 
 
 def test_a_set_beside_the_data_folder_is_outside_of_it(tmp_path):

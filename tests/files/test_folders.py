@@ -46,5 +46,38 @@ def test_files_are_listed_by_suffix_with_their_sizes(tmp_path):
     others = []
     assert list_files(tmp_path, (".png",), others) == found and others == ["f.txt"]
     (tmp_path / "b" / "h.png").symlink_to(tmp_path.parent)
-    with pytest.raises(UserError, match="leads out of"):
+    with pytest.raises(UserError, match="points out of"):
         list_files(tmp_path, (".png",))
+
+
+def test_links_out_of_the_folder_are_followed_if_the_flag_says_so(tmp_path):
+    cache, folder = tmp_path / "cache", tmp_path / "images"
+    for path in (cache / "more", folder / "a"):
+        path.mkdir(parents=True)
+    for i in range(22):
+        (cache / f"{i:02}").write_bytes(b"abc")
+        (folder / f"{i:02}.png").symlink_to(cache / f"{i:02}")
+    (cache / "more" / "x.png").write_bytes(b"abcd")
+    (folder / "more").symlink_to(cache / "more")
+    with pytest.raises(UserError) as caught:
+        list_files(folder, (".png",))
+    said = str(caught.value)
+    assert "23 links point out of" in said and "and 3 more" in said
+    assert "--follow-links" in said and "follow_links=True" in said
+    found = list_files(folder, (".png",), follow_links=True)
+    assert found == {f"{i:02}.png": 3 for i in range(22)} | {"more/x.png": 4}
+    (cache / "more" / "up").symlink_to(folder)
+    with pytest.raises(UserError, match="more/up is a link to a folder that contains"):
+        list_files(folder, (".png",), follow_links=True)
+
+
+def test_broken_links_are_named_together(tmp_path):
+    for i in range(22):
+        (tmp_path / f"{i:02}.png").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    for follow_links in (False, True):
+        with pytest.raises(UserError) as caught:
+            list_files(tmp_path, (".png",), follow_links=follow_links)
+        said = str(caught.value)
+        assert "and 2 more could not be read (No such file" in said
+        assert "loop could not be read (Too many levels" in said
