@@ -169,6 +169,12 @@ def solve_em(
     return q
 
 
+def posterior(likelihoods: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of the classes at a prior. Shape [N, C]."""
+    joint = likelihoods * prior
+    return joint / joint.sum(axis=1, keepdims=True)
+
+
 def _em_problem(
     likelihoods: np.ndarray, prior: np.ndarray, names: Sequence[Any]
 ) -> str:

@@ -5,7 +5,7 @@ then errs in the pool as it errs on the validation set, so that its outputs dete
 how often each class occurs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,19 @@ from fkjax.label_shift.checks import (
     checked_probabilities,
 )
 from fkjax.label_shift.estimators import (
-    bbse_estimate,
-    em_estimate,
+    Estimate,
+    posterior,
     solve_bbse,
     solve_em,
     weighted_confusion,
+)
+from fkjax.label_shift.resampling import (
+    Draws,
+    class_weights,
+    draw_shares,
+    examples_like,
+    mean_features,
+    with_pseudo_examples,
 )
 from fkjax.label_shift.scaling import (
     fit_calibration,
@@ -31,7 +39,14 @@ from fkjax.label_shift.scaling import (
     softmax,
 )
 from fkjax.label_shift.types import Bootstrap, Distance, Found, Shares, Shift
-from fkjax.label_shift.wording import ALPHA, cautions_of, sentence_of, verdict_of
+from fkjax.label_shift.wording import (
+    ALPHA,
+    bbse_problem,
+    cautions_of,
+    em_problem,
+    sentence_of,
+    verdict_of,
+)
 
 NUM_RESAMPLES = 200
 MOST_POOL = 100_000  # examples; more add little, as the validation set is smaller
@@ -48,19 +63,27 @@ def bias(
     classes: Sequence[str],
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
+    tell: Callable[[str], object] = lambda step: None,
 ) -> Shift:
     """Estimates how the pool's class balance differs from the validation set's.
 
     The balance is estimated twice: by black-box shift estimation (BBSE), and by
     expectation maximization (EM) with probabilities calibrated on the validation set.
-    BBSE comes first, because the intervals of EM are too narrow if the calibration
-    fails.
+    BBSE comes first, because it needs no calibration, unless EM determines the shares
+    of more classes.
 
-    The 95 % intervals are percentile intervals of a bootstrap that resamples the pool
-    and the validation set. Validation examples are resampled within each class: both
-    estimates depend on them through p(x | y) only, and no resample lacks a class. Each
-    resample is calibrated anew. The shares of the validation set itself are drawn
-    separately, from the Dirichlet distribution of its counts (the Bayesian bootstrap).
+    The 95 % intervals are percentile intervals of the draws of
+    `fkjax.label_shift.resampling`: a Bayesian bootstrap of the pool and, within each
+    class, of the validation set. Each draw solves linear equations whose coefficients
+    are means over the examples of a class, also for EM, so that the intervals hold for
+    probabilities that calibration does not mend. They are extended to the estimate. The
+    shares of the validation set itself are drawn separately, from the Dirichlet
+    distribution of its counts.
+
+    A share is not determined, and is NaN, if its standard error is half or more of the
+    larger of its estimate and the class's share in the validation set. Statistical
+    offices do not publish estimates with larger relative standard errors. BBSE also
+    does not determine the share of a class as which no validation example is predicted.
 
     A permutation test with Pearson's statistic, exact at any size, decides whether
     there is a bias at all. Its null hypothesis: the model predicts each class equally
@@ -76,6 +99,7 @@ def bias(
         classes: names of the classes. Length C.
         seed: seed of all random choices.
         num_resamples: number of bootstrap resamples, 40 or more.
+        tell: called with the name of each step as it begins.
 
     Returns:
         The estimates, the test and the verdict.
@@ -112,12 +136,11 @@ def bias(
         np.bincount(probs.argmax(axis=1), minlength=len(names)),
     )
     found = _bootstrap(
-        key_for(key, "bootstrap"), pool, probs, labels, names, num_resamples
+        key_for(key, "bootstrap"), pool, probs, labels, names, num_resamples, tell
     )
     em, bbse = (_shares(f.estimate.prior, f.draws) for f in (found.em, found.bbse))
-    by_em = bool(found.bbse.estimate.problem)
-    best = found.em if by_em else found.bbse
-    ratio = _shares(best.estimate.prior / prior, best.draws / prior_draws)
+    best = found.em if found.best == "em" else found.bbse
+    ratio = _shares(best.estimate.prior / prior, best.draws / prior_draws, np.inf)
     distance = _distance(best.estimate.prior - prior, best.draws - prior_draws, p)
     problem = best.estimate.problem
     verdict = verdict_of(p, distance, problem)
@@ -128,7 +151,7 @@ def bias(
         bbse=bbse,
         em_problem=found.em.estimate.problem,
         bbse_problem=found.bbse.estimate.problem,
-        best="" if problem else "em" if by_em else "bbse",
+        best=found.best if np.isfinite(best.estimate.prior).any() else "",
         ratio=ratio,
         distance=distance,
         p=p,
@@ -148,57 +171,81 @@ def _bootstrap(
     labels: np.ndarray,
     names: Sequence[str],
     num_resamples: int,
+    tell: Callable[[str], object],
 ) -> Bootstrap:
     num_classes, once = len(names), np.ones(len(labels))
     prior = np.bincount(labels, minlength=num_classes) / len(labels)
     z, pool_z = log_probabilities(probs), log_probabilities(pool)
     predicted, pool_predicted = probs.argmax(axis=1), pool.argmax(axis=1)
-    top, pool_top = probs.max(axis=1), pool.max(axis=1)
+    tell("calibrating the probabilities")
     fitted = fit_calibration(z, labels, once, no_calibration(num_classes))
-    em = em_estimate(softmax(fitted, pool_z) / prior, prior, names)
-    bbse = bbse_estimate(
-        weighted_confusion(predicted, labels, once, num_classes),
-        np.bincount(pool_predicted, minlength=num_classes) / len(pool),
-        names,
+    odds, pool_odds = (softmax(fitted, each) / prior for each in (z, pool_z))
+    tell("estimating the class shares")
+    em = solve_em(pool_odds, np.ones(len(pool)), prior, tolerance=1e-4)
+    counts = weighted_confusion(predicted, labels, once, num_classes)
+    pool_shares = np.bincount(pool_predicted, minlength=num_classes) / len(pool)
+    bbse = solve_bbse(counts, pool_shares)
+    tell("computing the intervals of the class shares")
+    middle = (em + prior) / 2  # positive: a share of zero would ignore its class
+    one_hot = np.eye(num_classes)
+    features, pool_features = (
+        np.concatenate(
+            [one_hot[p.argmax(axis=1)], posterior(o, middle), p.max(axis=1)[:, None]],
+            axis=1,
+        )
+        for p, o in ((probs, odds), (pool, pool_odds))
     )
-    best = em.prior if bbse.problem else bbse.prior
-    gap = _gap(best, top, labels, once, float(pool_top.mean()))
-    em_draws, bbse_draws = np.full((2, num_resamples, num_classes), np.nan)
-    gap_draws = np.full(num_resamples, np.nan)
-    members = [np.flatnonzero(labels == y) for y in range(num_classes)]
-    for i in range(num_resamples):
-        generator = _generator(key_for(key, "resample", i))
-        drawn = np.concatenate([generator.choice(m, len(m)) for m in members])
-        times = np.bincount(drawn, minlength=len(labels)).astype(float)
-        drawn = generator.integers(len(pool), size=len(pool))
-        pool_times = np.bincount(drawn, minlength=len(pool)).astype(float)
-        there = np.flatnonzero(pool_times)
-        if not em.problem:
-            own = fit_calibration(z, labels, times, fitted)
-            # Start with positive shares: EM never changes a share of zero.
-            em_draws[i] = solve_em(
-                softmax(own, pool_z[there]) / prior,
-                pool_times[there],
-                0.9 * em.prior + 0.1 * prior,
-                tolerance=1e-2,
-            )
-        if not bbse.problem:
-            bbse_draws[i] = solve_bbse(
-                weighted_confusion(predicted, labels, times, num_classes),
-                np.bincount(pool_predicted, pool_times, num_classes) / len(pool),
-            )
-        best = em_draws[i] if bbse.problem else bbse_draws[i]
-        mean = float((pool_times * pool_top).sum() / len(pool))
-        gap_draws[i] = _gap(best, top, labels, times, mean)
-    return Bootstrap(Found(em, em_draws), Found(bbse, bbse_draws), (gap, gap_draws))
+    generator = _generator(key)
+    examples = with_pseudo_examples(generator, labels, num_classes)
+    weights = class_weights(generator, examples, num_resamples)
+    pseudo = examples_like(generator, labels, np.arange(num_classes))
+    means = mean_features(generator, pool_features, features[pseudo], num_resamples)
+    by_bbse, by_em = (
+        draw_shares(
+            generator,
+            features[:, part],
+            examples,
+            weights,
+            means[:, part],
+            start,
+            prior,
+        )
+        for part, start in (
+            (slice(num_classes), bbse),
+            (slice(num_classes, 2 * num_classes), em),
+        )
+    )
+    never = counts.sum(axis=1) == 0
+    by_bbse = by_bbse._replace(is_determined=by_bbse.is_determined & ~never)
+    best = "em" if by_em.is_determined.sum() > by_bbse.is_determined.sum() else "bbse"
+    prior_of, draws = {"em": (em, by_em), "bbse": (bbse, by_bbse)}[best]
+    top = features[:, -1]
+    gap_draws = means[:, -1] - (
+        (weights * draws.shares[:, examples.labels]) @ top[examples.rows]
+    )
+    return Bootstrap(
+        _found(em, by_em, em_problem(~by_em.is_determined, names, len(labels))),
+        _found(
+            bbse,
+            by_bbse,
+            bbse_problem(~by_bbse.is_determined, never, names, len(labels)),
+        ),
+        best,
+        (_gap(prior_of, top, labels, float(pool_features[:, -1].mean())), gap_draws),
+    )
+
+
+def _found(prior: np.ndarray, draws: Draws, problem: str) -> Found:
+    """Returns an estimate and its draws, NaN for classes that are not determined."""
+    known = draws.is_determined
+    return Found(
+        Estimate(np.where(known, prior, np.nan), problem),
+        np.where(known, draws.shares, np.nan),
+    )
 
 
 def _gap(
-    prior: np.ndarray,
-    top: np.ndarray,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    pool_mean: float,
+    prior: np.ndarray, top: np.ndarray, labels: np.ndarray, pool_mean: float
 ) -> float:
     """Computes how much more confident the model is in the pool than expected.
 
@@ -206,8 +253,7 @@ def _gap(
     probability over the pool is then the mean over the classes of its mean on the
     validation set, weighted by `prior`.
     """
-    sizes = np.bincount(labels, weights, len(prior))
-    means = np.bincount(labels, weights * top, len(prior)) / sizes
+    means = np.bincount(labels, top, len(prior)) / np.bincount(labels)
     return float(pool_mean - prior @ means)
 
 
@@ -231,8 +277,10 @@ def _homogeneity(
     return float((1 + reached.sum()) / (1 + _NUM_PERMUTATIONS))
 
 
-def _shares(value: np.ndarray, draws: np.ndarray) -> Shares:
-    return Shares(value, *np.quantile(draws, (0.025, 0.975), axis=0))
+def _shares(value: np.ndarray, draws: np.ndarray, most: float = 1.0) -> Shares:
+    """Returns percentile intervals, extended to the value, from 0 to `most`."""
+    low, high = np.quantile(draws, (0.025, 0.975), axis=0).clip(0, most)
+    return Shares(value, np.minimum(low, value), np.maximum(high, value))
 
 
 def _distance(difference: np.ndarray, draws: np.ndarray, p: float) -> Distance:

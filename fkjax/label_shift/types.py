@@ -46,15 +46,17 @@ class Shift:
         validation: class shares in the validation set.
         em: class shares in the pool, estimated by maximum likelihood.
         bbse: class shares in the pool, by black-box shift estimation.
-        em_problem: reason why `em` is not determined, or an empty string.
-        bbse_problem: reason why `bbse` is not determined, or an empty string.
-        best: the more reliable estimate, "bbse" or "em". It is "bbse" if that is
-            determined, because it needs no calibration; an empty string if neither is.
+        em_problem: reason why `em` is not determined for some or all classes; empty if
+            it is determined for all.
+        bbse_problem: the same for `bbse`.
+        best: the estimate that is determined for more classes, "bbse" or "em". It is
+            "bbse" if both are determined for as many, because that needs no
+            calibration; an empty string if neither is determined for any.
         ratio: share of each class in the pool divided by its share in the validation
             set, by the best estimate.
         distance: total variation distance of the two priors, by the best estimate: the
             share of the pool that would have to be of other classes for the two to
-            agree.
+            agree. It is NaN if the best estimate is not determined for all classes.
         p: p-value of the test that the model predicts the classes equally often in
             both sets.
         verdict: "biased", "no sign" or "undetermined".
@@ -106,10 +108,12 @@ class Bootstrap(NamedTuple):
     Attributes:
         em: estimates by EM.
         bbse: estimates by BBSE.
+        best: the estimate that determines more classes, "bbse" if both do as many.
         gap: excess of the model's confidence in the pool over the expected one, from
             all examples and in each resample. Shapes [] and [num_resamples].
     """
 
     em: Found
     bbse: Found
+    best: str
     gap: tuple[float, np.ndarray]

@@ -24,6 +24,52 @@ _GAP = 0.02  # smallest difference of shares or mean confidences that is reporte
 _SURE = 4  # standard errors from zero; many, because many classes are tested
 
 
+def em_problem(unknown: np.ndarray, names: Sequence[str], num: int) -> str:
+    """Returns why EM does not determine some classes, as part of a sentence.
+
+    Args:
+        unknown: whether the share of each class is not determined. Shape [C] bool.
+        names: names of the classes. Length C.
+        num: number of validation examples.
+
+    Returns:
+        The reason; empty if all shares are determined.
+    """
+    if not unknown.any():
+        return ""
+    return (
+        f"the model's probabilities for {num:,} validation examples hardly separate "
+        f"{listed(names, np.flatnonzero(unknown))} from other classes"
+    )
+
+
+def bbse_problem(
+    unknown: np.ndarray, never: np.ndarray, names: Sequence[str], num: int
+) -> str:
+    """Returns why BBSE does not determine some classes, as part of a sentence.
+
+    Args:
+        unknown: whether the share of each class is not determined. Shape [C] bool.
+        never: whether no validation example is predicted as each class. Shape [C] bool.
+        names: names of the classes. Length C.
+        num: number of validation examples.
+
+    Returns:
+        The reason; empty if all shares are determined.
+    """
+    reasons = []
+    if never.any():
+        shown = listed(names, np.flatnonzero(never))
+        reasons.append(f"the model predicts no validation example as {shown}")
+    others = np.flatnonzero(unknown & ~never)
+    if len(others):
+        reasons.append(
+            f"the predictions of {num:,} validation examples hardly separate "
+            f"{listed(names, others)} from other classes"
+        )
+    return ", and ".join(reasons)
+
+
 def verdict_of(p: float, distance: Distance, problem: str) -> str:
     """Returns whether the pool is biased: one of three verdicts."""
     if p < ALPHA:

@@ -101,6 +101,7 @@ def selection_page(
             shift=shift,
             why_no_shift=why_no_shift,
             estimates=_estimates(shift) if shift is not None else [],
+            gaps=_gaps(shift) if shift is not None else [],
             kinds=_kinds(problem, selection),
             assumption=wording.ASSUMPTION,
             breaks=wording.BREAKS,
@@ -231,6 +232,20 @@ def _estimates(shift: Shift) -> list[tuple[str, list[tuple[str, str]]]]:
         ]
         rows.append((name, cells))
     return rows
+
+
+def _gaps(shift: Shift) -> list[str]:
+    """Returns a sentence on each estimate that does not determine every class."""
+    texts = []
+    for name, shares, problem in (
+        ("BBSE", shift.bbse, shift.bbse_problem),
+        ("EM", shift.em, shift.em_problem),
+    ):
+        unknown, num = int(np.isnan(shares.value).sum()), len(shift.classes)
+        part = f" for {unknown:,} of {num:,} classes" if unknown < num else ""
+        if problem:
+            texts.append(f"{name} is not determined{part}: {problem}.")
+    return texts
 
 
 def _range(low: str, high: str) -> str:

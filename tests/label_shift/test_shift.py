@@ -122,7 +122,8 @@ def test_one_estimate_stands_in_for_the_other(data):
     found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
     assert found.bbse_problem == "the model predicts no validation example as eel"
     assert not found.em_problem and np.isfinite(found.ratio.value).all()
-    assert np.isfinite(found.em.low).all() and np.isnan(found.bbse.low).all()
+    assert np.isfinite(found.em.low).all() and np.isnan(found.bbse.low[2])
+    assert found.best == "em" and np.isnan(found.bbse.value[2])
 
 
 def test_a_pool_that_looks_different_is_told(data):
