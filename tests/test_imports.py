@@ -168,8 +168,10 @@ def test_the_mathematics_touches_neither_network_nor_file(name):
         ("sklearn", "data.datasets"),
         ("tyro", "commands experiment.config"),
         ("rich", "commands report.tables experiment.progress"),
-        ("safetensors", "data.column_files"),
-        ("pyarrow", "data.parquet"),
+        ("safetensors", "data.array_files"),
+        ("pyarrow", "data.arrow data.parquet"),
+        ("h5py", "data.array_files"),
+        ("zarr", "data.array_files"),
         ("orbax", "files.checkpoint"),
     ],
 )

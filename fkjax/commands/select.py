@@ -58,12 +58,14 @@ class Options:
     """
 
     pool: Annotated[tuple[str, ...], _files] = ()
-    """Files of the pool, .npz, .safetensors or .parquet,
-    with the arrays features [N, d], the input of the
-    network's last layer, and logits [N, C], its output;
-    or, with --network, images [N, ...]; optionally ids
-    [N]. A .npy file contains a single array, whose name
-    ends its file name."""
+    """Files of the pool, .npz, .npy, .safetensors, .parquet,
+    .arrow, .h5 or .zarr, with the arrays features [N, d],
+    the input of the network's last layer, and logits
+    [N, C], its output; or, with --network, images
+    [N, ...]; optionally ids [N]. A .npy file contains a
+    single array, whose name ends its file name. Shards
+    are given as a folder, or as a pattern in quotes such
+    as 'pool-*.npz'."""
     validation: Annotated[tuple[str, ...], _files] = ()
     """Files of the validation set with the same arrays, and labels [M]."""
     images: Annotated[str | None, _folder] = None

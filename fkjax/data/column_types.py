@@ -32,6 +32,12 @@ def as_array(given: Any) -> np.ndarray:
     float32.
     """
     if hasattr(given, "detach") and hasattr(given, "cpu"):
+        if getattr(given, "is_meta", False):
+            raise UserError(
+                "a tensor on the device meta has no numbers; give it on another device"
+            )
+        if getattr(given, "is_sparse", False):
+            given = given.to_dense()
         given = given.detach().cpu()
         try:
             return np.asarray(given)
@@ -46,7 +52,7 @@ def cure(name: str) -> str:
 
 
 def plain(array: np.ndarray, name: str, what: str) -> np.ndarray:
-    """Converts bytes to text, and Python objects to text or numbers.
+    """Converts bytes to text, and Python objects to text, numbers or rows of them.
 
     Ids and labels can be objects of another type that can be ordered, such as paths;
     they are kept.
@@ -65,6 +71,8 @@ def plain(array: np.ndarray, name: str, what: str) -> np.ndarray:
         array = array.astype(object)
     if not array.dtype.hasobject:
         return array
+    if name not in OF_TEXT and array.ndim == 1 and all(map(_is_row, array)):
+        return plain(_stacked(array, name, what), name, what)
     values = [v.item() if isinstance(v, _SCALARS) else v for v in array.flat]
     kinds = {type(value) for value in values}
     if name in OF_TEXT:
@@ -106,6 +114,23 @@ def _decoded(values: list[Any], name: str, what: str) -> np.ndarray:
             f"{name} of the {what} must be UTF-8 text, got {error.object!r}; give "
             f"np.char.decode({name}, ...) with their encoding"
         ) from error
+
+
+def _is_row(value: Any) -> bool:
+    is_array = hasattr(value, "__array__") and getattr(value, "ndim", 1) > 0
+    return isinstance(value, (list, tuple)) or is_array
+
+
+def _stacked(array: np.ndarray, name: str, what: str) -> np.ndarray:
+    """Stacks the rows of a column of lists or arrays. Shape [N, ...]."""
+    rows = [as_array(row) for row in array]
+    others = [i for i, row in enumerate(rows) if row.shape != rows[0].shape]
+    if others:
+        raise UserError(
+            f"{name} of the {what} must have rows of the same shape, got "
+            f"{rows[0].shape} in row 0 and {rows[others[0]].shape} in row {others[0]}"
+        )
+    return np.stack(rows)
 
 
 def _is_missing(value: Any) -> bool:

@@ -37,6 +37,43 @@ class Column(Protocol):
         ...
 
 
+class Lazy:
+    """A `Column` whose rows are read when they are used.
+
+    Subclasses set `shape` and `dtype`, and read the rows from `start` to `stop`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        """Returns the number of rows, N."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Returns the rows of a slice; there are none past the end."""
+        start, stop, _ = rows.indices(len(self))
+        return self._read(start, max(start, stop))
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        raise NotImplementedError
+
+
+class Sliced(Lazy):
+    """An array of another library that reads slices, such as h5py, Zarr or Dask."""
+
+    def __init__(self, array: Any):
+        """Stores the array.
+
+        Args:
+            array: object with a shape, a dtype of NumPy, and rows by slices.
+        """
+        self._array, self.shape, self.dtype = array, tuple(array.shape), array.dtype
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        return np.asarray(self._array[start:stop])
+
+
 Columns = Mapping[str, Any]
 """Arrays with one row for each example, by name."""
 

@@ -100,6 +100,8 @@ def is_unlabeled(ids: Any, labeled: Iterable[Any]) -> np.ndarray:
 
 def _listed(labeled: Any) -> list[Any]:
     shape = getattr(labeled, "shape", (0,))
+    if len(shape) == 2 and shape[1] == 1:
+        labeled, shape = np.asarray(labeled)[:, 0], shape[:1]
     if isinstance(labeled, (str, bytes)) or len(shape) != 1:
         raise UserError(
             "labeled must be a list of ids, got "

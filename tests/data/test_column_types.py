@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -72,10 +73,17 @@ def test_objects_of_numbers_are_features():
     assert found.dtype == np.float64 and found.tolist() == [[1, 2.5], [1, 4]]
 
 
-def vectors():
-    made = np.empty(2, object)
-    made[:] = [np.zeros(3), np.ones(3)]
+def vectors(*rows):
+    made = np.empty(len(rows), object)
+    made[:] = rows
     return made
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.float32, jnp.asarray])
+def test_a_column_of_lists_or_arrays_is_stacked(kind):
+    given = vectors(kind([1.5, 2]), kind([3.0, 4]), kind([5, 6.0]))
+    found = plain(given, "features", "pool")
+    assert found.tolist() == [[1.5, 2], [3, 4], [5, 6]]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,10 @@ def vectors():
         ("ids", np.array(["a", None], object), r"no value in row 1 \(None\)"),
         ("labels", np.array(["a", np.nan], object), r"no value in row 1 \(nan\)"),
         ("features", np.array([["a"]], object), r"of type str; give np.stack"),
-        ("features", vectors(), r"type ndarray; give np.stack\(features\)"),
+        ("features", vectors([1], [2, 3]), r"got \(1,\) in row 0 and \(2,\) in row 1"),
+        ("features", vectors([1], None), r"type NoneType and list; give np.stack"),
+        ("features", vectors([None], [None]), r"type NoneType; give np.stack"),
+        ("ids", vectors(np.ones(2), np.ones(2)), r"type ndarray; give ids.astype"),
     ],
 )
 def test_other_objects_are_refused_with_the_conversion(name, given, match):
@@ -97,6 +108,8 @@ def test_other_objects_are_refused_with_the_conversion(name, given, match):
 class Tensor:
     """A tensor as PyTorch has it: NumPy cannot convert it as it is."""
 
+    is_meta = False
+
     def __init__(self, rows, dtype="float32", has_gradient=False, is_on_gpu=False):
         self.rows, self.dtype = rows, dtype
         self.has_gradient, self.is_on_gpu = has_gradient, is_on_gpu
@@ -105,6 +118,8 @@ class Tensor:
         return Tensor(self.rows, self.dtype, False, self.is_on_gpu)
 
     def cpu(self):
+        if self.is_meta:
+            raise NotImplementedError("Cannot copy out of meta tensor; no data!")
         return Tensor(self.rows, self.dtype, self.has_gradient, False)
 
     def float(self):
@@ -125,3 +140,17 @@ def test_tensors_of_pytorch_are_converted(dtype):
     found = as_array(Tensor([[1, 2]], dtype, has_gradient=True, is_on_gpu=True))
     assert found.tolist() == [[1, 2]]
     assert found.dtype == ("int64" if dtype == "int64" else "float32")
+
+
+def test_a_tensor_without_numbers_is_refused():
+    tensor = Tensor([[1.0]])
+    tensor.is_meta = True
+    with pytest.raises(UserError, match="the device meta has no numbers; give it on"):
+        as_array(tensor)
+
+
+def test_an_array_on_two_devices_is_converted():
+    mesh = jax.make_mesh((len(jax.devices()),), ("examples",))
+    sharding = jax.NamedSharding(mesh, jax.P("examples"))
+    rows = np.arange(16, dtype=np.float32).reshape(8, 2)
+    np.testing.assert_array_equal(as_array(jax.device_put(rows, sharding)), rows)

@@ -194,6 +194,19 @@ def test_objects_of_plain_values_are_taken():
     assert given.validation_labels.tolist() == LABELS.tolist()
 
 
+def test_ids_and_labels_may_be_columns_of_one():
+    ids = np.array([f"p{i}" for i in range(400)])
+    columns = {"ids": ids[:, None]}, {"labels": LABELS[:, None]}
+    rows = {"ids": ids}, {"labels": LABELS}
+    found, expected = (
+        problem_of_outputs(POOL | pool, VALIDATION | known, labeled=labeled)
+        for (pool, known), labeled in ((columns, ids[3:5, None]), (rows, ids[3:5]))
+    )
+    assert found.pool_ids.tolist() == expected.pool_ids.tolist()
+    assert found.validation_labels.tolist() == LABELS.tolist()
+    assert np.flatnonzero(~found.is_unlabeled).tolist() == [3, 4]
+
+
 def changed(part, **changes):
     made = part | changes
     return {name: value for name, value in made.items() if value is not None}
@@ -212,7 +225,8 @@ def changed(part, **changes):
         ({"features": np.full((400, 6), "a")}, {}, {}, "must be numbers, got <U1"),
         ({}, {"labels": LABELS + 1}, {}, r"is 3, but the classes, .* are 0, 1, 2"),
         ({}, {"labels": LABELS.astype(str)}, {"classes": "abc"}, "are a, b, c"),
-        ({}, {"labels": LABELS[:, None]}, {}, r"got \(60, 1\)"),
+        ({}, {"labels": np.eye(3)[LABELS]}, {}, r"shape \(60, 3\); if they are one-hot"),
+        ({"ids": np.zeros((400, 2))}, {}, {}, r"ids .* got shape \(400, 2\); give one"),
         ({}, {}, {"classes": ["a", "b"]}, "3 classes"),
         ({}, {}, {"classes": ["a", "b", "b"]}, "3 classes"),
         ({}, {}, {"labeled": [400]}, "400 is not in the pool"),
