@@ -225,7 +225,7 @@ def changed(part, **changes):
         ({"features": np.full((400, 6), "a")}, {}, {}, "must be numbers, got <U1"),
         ({}, {"labels": LABELS + 1}, {}, r"is 3, but the classes, .* are 0, 1, 2"),
         ({}, {"labels": LABELS.astype(str)}, {"classes": "abc"}, "are a, b, c"),
-        ({}, {"labels": np.eye(3)[LABELS]}, {}, r"shape \(60, 3\); if they are one-hot"),
+        ({}, {"labels": np.eye(3)[LABELS]}, {}, r"\(60, 3\); if they are one-hot"),
         ({"ids": np.zeros((400, 2))}, {}, {}, r"ids .* got shape \(400, 2\); give one"),
         ({}, {}, {"classes": ["a", "b"]}, "3 classes"),
         ({}, {}, {"classes": ["a", "b", "b"]}, "3 classes"),

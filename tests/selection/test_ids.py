@@ -57,7 +57,7 @@ def test_text_is_not_compared_as_numbers():
         ([True, False], "3 examples of the pool, got 2 values with True"),
         ([True, 1, 2], "got 3 values"),
         ("12", "must be a list of ids, got '12'"),
-        (np.zeros((3, 1)), r"must be a list of ids, got shape \(3, 1\)"),
+        (np.zeros((3, 2)), r"must be a list of ids, got shape \(3, 2\)"),
         (np.array(1), r"must be a list of ids, got shape \(\)"),
         (1, "must be a list of ids, got 1"),
         (None, "must be a list of ids, got None"),
