@@ -85,7 +85,8 @@ class Options:
     """CSV files with a column id that lists the labeled
     examples, such as an earlier --output."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
-    """Names of the classes, in the order of the logits."""
+    """Names of the classes, in the order of the logits;
+    then, names of classes without a logit."""
     network: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
     """Flax NNX or Linen module, or function that makes it,
     as module and name in Python; its code is run."""
@@ -151,6 +152,8 @@ def _run(options: Options) -> None:
             files["report"] = page.encode("utf-8", "backslashreplace")
     files["output"] = picks_csv(selection)
     _show(selection)
+    for note in selection.notes:
+        notify(note)
     for flag, path in paths.items():
         replace_file(path, files[flag])
         print(f"Wrote {printable(str(path))}.")

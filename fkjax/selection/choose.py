@@ -1,7 +1,7 @@
 """One query of a pool, with ids, names of classes and reasons."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,6 +82,7 @@ class Selection(NamedTuple):
         num_unlabeled: number of examples that could be chosen.
         probabilities: probabilities of the classes for each pick, by the model.
             Shape [B, C].
+        notes: sentences on the classes that the model or the validation set lacks.
     """
 
     picks: list[Pick]
@@ -91,6 +92,7 @@ class Selection(NamedTuple):
     is_mistake: np.ndarray
     num_unlabeled: int
     probabilities: np.ndarray
+    notes: Sequence[str] = ()
 
 
 def choose(
@@ -160,7 +162,16 @@ def choose(
             "",
         )
         picks.append(pick._replace(reason=_reason(pick)))
-    return Selection(picks, name, indices, targets, is_mistake, num_unlabeled, of_picks)
+    return Selection(
+        picks,
+        name,
+        indices,
+        targets,
+        is_mistake,
+        num_unlabeled,
+        of_picks,
+        problem.notes,
+    )
 
 
 def _plain(example: Any) -> Any:

@@ -51,13 +51,13 @@ def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
         num_classes: number of classes of the network, C.
 
     Raises:
-        UserError: if they are not C different names.
+        UserError: if they are not C or more different names.
     """
     names = [as_text(c) for c in (range(num_classes) if classes is None else classes)]
     num_values = len(set(names))
     if classes is not None and all(map(_is_number, classes)):
         num_values = len(set(classes))  # 1 and 1.0 are the same
-    if len(names) != num_classes or num_values < len(names):
+    if len(names) < num_classes or num_values < len(names):
         raise UserError(
             f"the network has {num_classes} classes and needs as many different names, "
             f"got {len(names)} ({', '.join(names[:10])})"
@@ -86,6 +86,33 @@ def class_numbers(
         UserError: if there are no labels, a label is not a class, or labels could be
             names or numbers of different classes.
     """
+    given = plain_labels(labels)
+    if not all(map(_is_number, given)):
+        number = {name: i for i, name in enumerate(names)}
+        found, advice = [number.get(str(label), -1) for label in given], ""
+    elif classes is None:
+        found, advice = _positions(given, len(names)), ""
+    elif all(map(_is_number, classes)):
+        number = {name: i for i, name in enumerate(classes)}
+        found = [number.get(label, -1) for label in given]
+        advice = "the names are numbers, so that labels are names, not positions"
+    else:
+        found, advice = _names_or_positions(given, names), ""
+    if -1 in found:
+        bad = found.index(-1)
+        raise unknown_label(bad, given[bad], names, advice)
+    return np.array(found, np.int32)
+
+
+def plain_labels(labels: np.ndarray) -> list[Any]:
+    """Returns labels as Python objects.
+
+    Args:
+        labels: names or numbers. Shape [M].
+
+    Raises:
+        UserError: if there are no labels, or one is missing.
+    """
     if labels.ndim != 1 or len(labels) == 0:
         raise UserError(
             f"validation labels must have shape [examples], got {labels.shape}; give "
@@ -98,26 +125,26 @@ def class_numbers(
                 f"validation label {i} is missing ({label}): fill it, or leave the "
                 "example out"
             )
-    if not all(map(_is_number, given)):
-        number = {name: i for i, name in enumerate(names)}
-        found, advice = [number.get(str(label), -1) for label in given], ""
-    elif classes is None:
-        found, advice = _positions(given, len(names)), ""
-    elif all(map(_is_number, classes)):
-        number = {name: i for i, name in enumerate(classes)}
-        found = [number.get(label, -1) for label in given]
-        advice = "; the names are numbers, so that labels are names, not positions"
-    else:
-        found, advice = _names_or_positions(given, names), ""
-    if -1 in found:
-        bad = found.index(-1)
-        raise UserError(
-            f"validation label {bad} is {given[bad]!s}, but the classes, in the order "
-            f"of the logits, are {', '.join(names[:10])}"
-            f"{', ...' if len(names) > 10 else ''}{advice}: fix it, or give the names "
-            "of the classes"
-        )
-    return np.array(found, np.int32)
+    return given
+
+
+def unknown_label(
+    position: int, label: Any, names: Sequence[str], advice: str
+) -> UserError:
+    """Returns the error that a label is not a class.
+
+    Args:
+        position: position of the label in the validation set.
+        label: the label.
+        names: names of the classes.
+        advice: further part of the message; may be empty.
+    """
+    return UserError(
+        f"validation label {position} is {label!s:.100}, but the classes, in the order "
+        f"of the logits, are {', '.join(names[:10])}"
+        f"{', ...' if len(names) > 10 else ''}{advice and f'; {advice}'}: fix it, or "
+        "give the names of all classes, those of the logits first"
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,8 @@ from fkjax.data.column_files import as_table
 from fkjax.data.column_types import is_number
 from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
+from fkjax.models.lacking import with_lacking_classes
+from fkjax.selection.lacking import read_labels
 from fkjax.selection.probabilities import are_probabilities
 from fkjax.selection.problem import Problem, make_problem
 
@@ -43,7 +45,8 @@ def problem_of_network(
         taps: names of the layers whose activations form the descriptors; if None, they
             are found, or all taps of a `Model` but the last are used.
         labeled: ids of the pool's examples that are already labeled.
-        classes: names of the classes, in the order of the logits.
+        classes: names of the classes, in the order of the logits; then, names of
+            classes of the validation set for which the network has no output.
         tell: function called when parts of a large pool have been read.
 
     Raises:
@@ -83,8 +86,11 @@ def problem_of_network(
             "the network returns probabilities, which are 0 or more and add up to 1, "
             "instead of logits: leave out its softmax"
         )
+    labels = read_labels(
+        np.asarray(validation["labels"][:]), classes, network.num_classes
+    )
     return make_problem(
-        network,
+        with_lacking_classes(network, labels.num_lacking),
         variables,
         chosen,
         pool,
@@ -92,7 +98,7 @@ def problem_of_network(
         validation,
         known,
         labeled=labeled,
-        classes=classes,
+        labels=labels,
         batch_size=int(np.clip(_AT_ONCE // np.prod(network.image_shape), 32, 1024)),
     )
 

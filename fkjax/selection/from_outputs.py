@@ -18,6 +18,7 @@ from fkjax.data.column_types import is_number
 from fkjax.data.columns import Table, Tell, images_of, take_rows
 from fkjax.fisher.kernel import last_layer
 from fkjax.models.precomputed import FEATURES, LOGITS, from_outputs
+from fkjax.selection.lacking import read_labels
 from fkjax.selection.probabilities import OUTPUTS, contain_probabilities, logs
 from fkjax.selection.problem import Problem, make_problem
 
@@ -48,10 +49,12 @@ def problem_of_outputs(
             which are the positions by default.
         validation: the same for the validation set, with labels [M]: numbers of
             classes, from 0, in the order of the logits, or names of classes. If the
-            names are numbers, labels are names.
+            names are numbers, labels are names. Labels of classes for which there are
+            no logits are taken as in `fkjax.selection.lacking`.
         labeled: ids of the pool's examples that are already labeled, or a mask.
             Shape [N] bool.
-        classes: names of the classes, in the order of the logits.
+        classes: names of the classes, in the order of the logits; then, names of
+            classes of the validation set for which there are no logits.
         tell: function called when parts of a large pool have been read.
         warn: function called with a message if the logits are taken as probabilities,
             which they are if all are 0 or more and add up to 1 for each example.
@@ -86,9 +89,10 @@ def problem_of_outputs(
             parts, outputs, contain_probabilities(parts, outputs, warn), strict=True
         )
     )
-    num_features, num_classes = rows.widths
+    num_features, num_outputs = rows.widths
+    labels = read_labels(np.asarray(validation["labels"][:]), classes, num_outputs)
     return make_problem(
-        from_outputs(num_features, num_classes),
+        from_outputs(num_features, num_outputs, labels.num_lacking),
         Variables({}),
         (FEATURES, LOGITS),
         pool,
@@ -96,8 +100,8 @@ def problem_of_outputs(
         validation,
         known.as_images(None, is_small=True),
         labeled=labeled,
-        classes=classes,
-        kernel=last_layer(FEATURES, LOGITS, num_classes),
+        labels=labels,
+        kernel=last_layer(FEATURES, LOGITS, len(labels.classes)),
         batch_size=int(np.clip(_AT_ONCE // len(validation), 256, 8192)),
     )
 

@@ -9,8 +9,10 @@ import numpy as np
 from fkjax.base import Examples, Model, Variables
 from fkjax.data.columns import Table
 from fkjax.fisher.kernel import Kernel, multi_scale
-from fkjax.selection.class_names import class_names, class_numbers, given_classes
 from fkjax.selection.ids import checked_ids, is_unlabeled
+from fkjax.selection.lacking import Labels
+
+_SHOWN = 5  # classes named in a sentence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +29,10 @@ class Problem:
         validation: examples of the validation set. Shape [M, H, W, channels].
         validation_ids: ids of the validation examples, a sequence of length M.
         validation_labels: true classes of the validation examples. Shape [M] int.
-        classes: names of the classes. Length C.
+        classes: names of the classes, those for which the model has no output last.
+            Length C.
+        num_lacking: number of classes for which the model has no output yet. Their
+            probabilities are zero, and their validation examples are mistakes.
         kernel: kernel by which the Fisher strategies match.
         batch_size: number of examples described at a time.
         is_trained: whether the model has been trained on labels. If not, and no example
@@ -45,9 +50,40 @@ class Problem:
     validation_ids: Any
     validation_labels: np.ndarray
     classes: Sequence[str]
+    num_lacking: int = 0
     kernel: Kernel = multi_scale
     batch_size: int = 100
     is_trained: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on the classes that the model or the validation set lacks."""
+        counts = np.bincount(self.validation_labels, minlength=len(self.classes))
+        num_outputs = len(self.classes) - self.num_lacking
+        known, lacking = self.classes[:num_outputs], self.classes[num_outputs:]
+        notes = []
+        if self.num_lacking:
+            notes.append(
+                f"the model has no output for {_first(lacking)}: their validation "
+                f"examples ({counts[num_outputs:].sum():,}) count as mistakes; the "
+                f"model's {num_outputs} logits are taken as those of {_first(known)}, "
+                "in this order"
+            )
+        absent = [y for y, num in zip(known, counts, strict=False) if num == 0]
+        if absent:
+            notes.append(
+                f"the validation set has no example of {_first(absent)}: the pool's "
+                "examples of these classes are a bias, as deployment is taken to have "
+                "none"
+            )
+        return notes
+
+
+def _first(names: Sequence[str]) -> str:
+    """Returns the first names as text, and the number of the others."""
+    shown = ", ".join(names[:_SHOWN])
+    rest = len(names) - _SHOWN
+    return f"{shown} and {rest:,} more" if rest > 0 else shown
 
 
 def make_problem(
@@ -60,7 +96,7 @@ def make_problem(
     validation_examples: Examples,
     *,
     labeled: Iterable[Any],
-    classes: Sequence[Any] | None,
+    labels: Labels,
     kernel: Kernel = multi_scale,
     batch_size: int,
 ) -> Problem:
@@ -72,22 +108,18 @@ def make_problem(
         taps: names of the layers whose activations form the descriptors.
         pool: arrays of the pool, with ids.
         pool_examples: examples of the pool, as the model takes them. Shape [N, ...].
-        validation: arrays of the validation set, with ids and labels.
+        validation: arrays of the validation set, with ids.
         validation_examples: examples of the validation set, as the model takes them.
             Shape [M, ...].
         labeled: ids of the pool's examples that are already labeled, or a mask.
             Shape [N] bool.
-        classes: names of the classes, in the order of the logits; their numbers if
-            None.
+        labels: labels of the validation set and names of the classes.
         kernel: kernel by which the Fisher strategies match.
         batch_size: number of examples described at a time.
 
     Raises:
-        UserError: if the classes do not fit the model, a label is not a class, or an id
-            is missing or unknown.
+        UserError: if an id is missing or unknown.
     """
-    given = given_classes(classes)
-    names = class_names(given, model.num_classes)
     pool_ids = checked_ids(pool.ids, "pool")
     return Problem(
         model=model,
@@ -98,10 +130,9 @@ def make_problem(
         is_unlabeled=is_unlabeled(pool_ids, labeled),
         validation=validation_examples,
         validation_ids=checked_ids(validation.ids, "validation set"),
-        validation_labels=class_numbers(
-            np.asarray(validation["labels"][:]), names, given
-        ),
-        classes=names,
+        validation_labels=labels.numbers,
+        classes=labels.classes,
+        num_lacking=labels.num_lacking,
         kernel=kernel,
         batch_size=batch_size,
         is_trained=True,

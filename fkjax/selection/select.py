@@ -1,5 +1,6 @@
 """The function `fkjax.select`."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -63,7 +64,10 @@ def select(
         taps: names of the network's layers whose activations form the descriptors;
             found automatically if None.
         labeled: ids of the pool's examples that are already labeled.
-        classes: names of the classes, in the order of the logits.
+        classes: names of the classes, in the order of the logits; then, names of
+            classes of the validation set for which there are no logits. Labels of such
+            classes may also be recognized without names (`fkjax.selection.lacking`),
+            with a warning.
         seed: seed of all random choices.
         tell: function called as `tell(rows, N)` when rows of a large pool have been
             read.
@@ -85,6 +89,8 @@ def select(
     else:
         require_sufficient(strategy)
         problem = problem_of_outputs(pool, validation, **known)
+    if problem.num_lacking:
+        warnings.warn(problem.notes[0], stacklevel=2)
     return choose(problem, budget=budget, strategy=strategy, seed=seed)
 
 
