@@ -1,26 +1,22 @@
 """`fkjax label`: labeling sessions for a user's own images."""
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import rich.console
 import tyro
 
 from fkjax.base import UserError, printable
 from fkjax.commands.exit_status import exit_status, notify
 from fkjax.commands.options import given, parse_config
-from fkjax.data.labeled_folder import list_images
 from fkjax.experiment.checks import check
 from fkjax.experiment.config import Config
 from fkjax.experiment.presets import image_defaults
 from fkjax.experiment.progress import Progress
-from fkjax.experiment.resuming import open_run
 from fkjax.labeling.loop import play_labeling
+from fkjax.labeling.session import open_session
 from fkjax.report import tables
 
 _HIDDEN = (
@@ -101,27 +97,10 @@ def _label(config: Config) -> list[dict[str, Any]]:
             f"--output-dir {config.output_dir} must not be in --images "
             f"{config.images}, where its files would become images: choose another"
         )
-    listing = list_images(
-        config.images,
-        config.labels,
-        follow_links=config.follow_links,
-        notify=notify,
-    )
-    data = json.dumps(
-        [listing.names, listing.sizes, *map(np.ndarray.tolist, listing[3:8])]
-    )
-    known = {
-        "data": hashlib.sha256(data.encode()).hexdigest(),
-        "known_classes": listing.classes,
-        "num_pool": len(listing.pool),
-        "num_validation": len(listing.validation),
-    }
-    with (
-        open_run(config, known) as folder,
-        Progress(len(listing.names) + 3) as progress,
-    ):
-        assert folder is not None
-        outcome = play_labeling(config, listing, folder, progress)
+    with open_session(config, tell=notify) as session:
+        steps = len(session.listing.names) + 3
+        with Progress(steps) as progress:
+            outcome = play_labeling(config, session, progress)
     if outcome.records:
         rich.console.Console().print(tables.labeling_table(outcome.records))
     print(printable(outcome.sentence))

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 
 from fkjax.base import UserError
 from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
-from fkjax.data.decoding import SUFFIXES, combined, decode
+from fkjax.data.decoding import SUFFIXES, ImageError, combined, decode
 from fkjax.data.label_sets import SETS, ignored_columns, set_column, set_of
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.folders import list_files
@@ -101,6 +101,8 @@ def list_images(
     labels: str | os.PathLike[str],
     *,
     follow_links: bool = False,
+    suffixes: tuple[str, ...] = SUFFIXES,
+    former: Callable[[Sequence[str]], Mapping[str, str | None]] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Listing:
     """Lists the images of a folder and reads their labels.
@@ -116,6 +118,10 @@ def list_images(
         folder: folder of the images.
         labels: path of the CSV file.
         follow_links: whether links may lead out of the folder.
+        suffixes: suffixes of the names of images.
+        former: function that takes the names of the images, and returns the present
+            name of each name that is no longer there, or None for an image that is
+            gone; the CSV file may have these names, too.
         notify: `notify(sentence)` is called if columns of the CSV file were ignored,
             with their names, and if files were left out, with their number and kinds.
             The CSV file and hidden files do not count.
@@ -129,11 +135,11 @@ def list_images(
     """
     folder, path = Path(folder), Path(labels)
     others: list[str] = []
-    found = list_files(folder, SUFFIXES, others, follow_links=follow_links)
+    found = list_files(folder, suffixes, others, follow_links=follow_links)
     names = sorted(found)
     if not names:
         raise UserError(
-            f"--images {folder} contains no {', '.join(SUFFIXES)} file"
+            f"--images {folder} contains no {', '.join(suffixes)} file"
             f"{_kinds(others, ', only ')}: give the folder of the images"
         )
     if len({inert(name).strip() for name in names}) < len(names):
@@ -142,7 +148,8 @@ def list_images(
             "or in characters that cannot be displayed: rename one"
         )
     problems = Problems(path)
-    known = _known(path, names, problems, notify)
+    earlier = former(names) if former else {}
+    known = _known(path, names, earlier, problems, notify)
     of_validation = {label for label, part in known.values() if part == SETS[0]}
     if len(of_validation) < 2:
         problems.add(
@@ -182,6 +189,7 @@ def load_images(
     listing: Listing,
     *,
     image_size: int = 224,
+    statistics: Sequence[Sequence[float]] | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> OwnImages:
     """Decodes the images of a listing and resizes their central squares.
@@ -194,6 +202,8 @@ def load_images(
     Args:
         listing: the images.
         image_size: height and width of the decoded images, S.
+        statistics: mean and standard deviation of each channel, in place of those of
+            these images; a single channel makes all images grayscale.
         tell: `tell(done, total)` is called after each image that is kept in memory.
 
     Returns:
@@ -202,20 +212,30 @@ def load_images(
     Raises:
         UserError: if an image that is kept in memory cannot be decoded. For a streamed
             image, the error is raised when it is used; see
-            `fkjax.data.reading.plain_errors`.
+            `fkjax.data.reading.plain_errors`. Also if `statistics` are of one channel
+            and an image has colors.
     """
-    shape, num_images = (image_size, image_size, 3), len(listing.names)
+    channels = len(statistics[0]) if statistics else 3
+    shape, num_images = (image_size, image_size, channels), len(listing.names)
 
     def read_one(i: int) -> np.ndarray:
         path = os.path.join(listing.folder, listing.names[i])
-        return decode(path, path, image_size=image_size, crop=1.0)
+        image = decode(path, path, image_size=image_size, crop=1.0)
+        if channels < 3 and not _is_gray(image):
+            what = "has colors, but the images before were all grayscale"
+            raise ImageError(path, what, "convert it to grayscale, or remove it")
+        return np.ascontiguousarray(image[..., :channels])
 
     if num_images * math.prod(shape) > MEMORY:
         images = stream_in_parallel(read_one, num_images, shape)
-        mean, std = STREAMED_STATISTICS[3]
+        mean, std = statistics or STREAMED_STATISTICS[3]
     else:
         images = _kept(read_one, num_images, shape, tell or (lambda done, total: None))
-        mean, std = channel_statistics(images)
+        # One at a time, to avoid a copy of all images.
+        if statistics is None and all(map(_is_gray, images)):
+            images = np.ascontiguousarray(images[..., :1])
+        mean, std = statistics or channel_statistics(images)
+    mean, std = tuple(mean), tuple(std)
     return OwnImages(listing.names, images, *listing[3:], mean, std)
 
 
@@ -256,6 +276,7 @@ def flaw_of_class(name: str) -> str | None:
 def _known(
     path: Path,
     names: Sequence[str],
+    earlier: Mapping[str, str | None],
     problems: Problems,
     notify: Callable[[str], None] | None,
 ) -> dict[str, tuple[str, str]]:
@@ -264,7 +285,7 @@ def _known(
     Labels that differ only in their Unicode normal form are written as the first.
     """
     rows = read_rows(path, ("file", "label"), problems)
-    files, classes = Names(names), dict[str, str]()
+    files, former, classes = Names(names), Names(earlier), dict[str, str]()
     known: dict[str, tuple[str, str]] = {}
     lines: dict[str, int] = {}
     column = set_column(rows, problems)
@@ -274,6 +295,11 @@ def _known(
         label = classes.setdefault(composed(label), label)
         found = files.find(given)
         name = found[0] if len(found) == 1 else None
+        was = [] if found else former.find(given)
+        if len(was) == 1:
+            name = earlier[was[0]]
+            if name is None:  # the image is gone
+                continue
         what = flaw_of_class(label)
         if name is None:
             hint = files.hint(given)
@@ -281,7 +307,8 @@ def _known(
         elif name in known:
             problems.add(f"{name} is in line {lines[name]}, too", line)
         elif what:
-            problems.add(f"the label of {name} {what}", line)
+            rest = "" if label else " (leave out images without a label)"
+            problems.add(f"the label of {name} {what}{rest}", line)
         elif part not in SETS:
             problems.add(f"the set {part!r} is not one of {', '.join(SETS)}", line)
         if name is not None:
@@ -317,7 +344,8 @@ def _kept(
             tell(done, num_images)
     if errors:
         raise combined(errors)
-    is_grey = all(
-        (image[..., :1] == image).all() for image in images
-    )  # one at a time, to avoid a copy of all images
-    return np.ascontiguousarray(images[..., :1]) if is_grey else images
+    return images
+
+
+def _is_gray(image: np.ndarray) -> bool:
+    return bool((image[..., :1] == image).all())

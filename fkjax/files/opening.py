@@ -1,6 +1,7 @@
 """Reading of files that other programs wrote, without blocking and within limits."""
 
 import contextlib
+import hashlib
 import math
 import os
 import stat
@@ -60,6 +61,16 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             "it"
         )
     return data
+
+
+def checksum(path: Path) -> str:
+    """Computes the SHA-256 of a file.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    with explained("read", path), open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_if_exists(path: Path, limit: int = MAX_BYTES) -> bytes | None:

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from fkjax.base import UserError
-from fkjax.data.labeled_folder import Listing
 from fkjax.files.folders import make_folder
 from fkjax.files.matching import composed
 from fkjax.files.opening import exists, read_if_exists
 from fkjax.files.spreadsheet import csv_bytes, inert
 from fkjax.files.writing import replace_file
-from fkjax.labeling import answers, label_studio, request
+from fkjax.labeling import answers, corrections, label_studio, request
 from fkjax.labeling.answers import CANNOT_TELL, AnswerFile
+from fkjax.labeling.label_studio import Answer
 from fkjax.labeling.request import Request
+from fkjax.labeling.session import Session
 
 COLUMNS = ("file", "label", "guess", "confidence", "answers", "reason")
 _SHOWN = 5
@@ -29,8 +30,7 @@ class Desk:
 
     def __init__(
         self,
-        path: Path,
-        listing: Listing,
+        session: Session,
         *,
         new_classes: Sequence[str],
         url: Callable[[Path, str], str],
@@ -39,8 +39,7 @@ class Desk:
         """Reads the answers given so far.
 
         Args:
-            path: path of the folder.
-            listing: names and known labels of the images.
+            session: session, with its folder and images.
             new_classes: classes that are allowed as answers in addition to the known.
             url: function that returns the URL of an image for Label Studio:
                 `label_studio.local_url` or `data_uri`.
@@ -50,7 +49,10 @@ class Desk:
         Raises:
             UserError: if a file is damaged, or the name of a class is not allowed.
         """
+        path, listing = session.folder.path, session.listing
         self._path, self._listing, self._url, self._tell = path, listing, url, tell
+        self._session, self._handles = session, session.handles()
+        self._aliases = {**session.aliases(), **{file: file for file in session.ids}}
         for name in (*listing.classes, *new_classes):
             if what := answers.flaw_of_answer(name):
                 raise UserError(f"the class {what}: give it another name")
@@ -61,19 +63,32 @@ class Desk:
             text = "".join(f"{name}\n" for name in listing.classes)
             replace_file(self._classes_file, text.encode())
         self._more = [*answers.read_classes(self._classes_file), *new_classes]
-        self.taken = answers.read_taken(self._taken_file, listing.names)
-
-    @property
-    def _taken_file(self) -> Path:
-        return self._path / "answers.csv"
+        accepted = corrections.accepted(session.folder, session.manifest)
+        self.taken = {
+            number: {self._handles[at]: label for at, label in of_round.items()}
+            for number, of_round in accepted.items()
+        }
 
     def request(self, number: int) -> Request | None:
         """Returns the saved request of a round; None if it is missing or damaged."""
         kept = request.read(self._request_file(number))
-        names = set(self._listing.names)
-        if kept is None or kept.round != number or not set(kept.files) <= names:
+        ids = self._session.manifest.ids(before_round=number)
+        if kept is None or kept.round != number or not set(kept.files) <= ids.keys():
             return None
-        return kept
+        handles = {file: self._handles[at] for file, at in ids.items()}
+        images = [
+            image._replace(
+                file=handles[image.file], answers=handles.get(image.answers or "")
+            )
+            for image in kept.images
+        ]
+        if number not in self.taken and not self._present([i.file for i in images]):
+            return None  # all of its images are gone
+        return kept._replace(images=images)
+
+    def _present(self, files: Sequence[str]) -> list[str]:
+        """Returns the files that are in the folder of images."""
+        return [file for file in files if file in self._session.ids]
 
     def keep(self, asked: Request) -> None:
         """Saves the request of a round."""
@@ -107,21 +122,34 @@ class Desk:
         found = self._collected(asked, classes)
         for note in found.notes:
             self._tell(note)
-        if found.missing:
+        if missing := self._present(found.missing):
             self._offer(asked, classes)
-            return self._waiting(asked, found.missing)
-        answers.save_taken(self._taken_file, self.taken | {asked.round: found.given})
+            return self._waiting(asked, missing)
+        ids = {handle: at for at, handle in self._handles.items()}
+        taken = self.taken | {asked.round: found.given}
+        corrections.save(
+            self._session.folder,
+            self._session.manifest,
+            {
+                n: {ids[f]: label for f, label in given.items()}
+                for n, given in taken.items()
+            },
+        )
         self.taken[asked.round] = found.given
         return None
 
     def _collected(self, asked: Request, classes: Sequence[str]) -> answers.Collected:
         sources = []
         if exists(self._form):
-            given, _ = answers.read_form(self._form, self._listing.names)
-            sources.append(AnswerFile(self._form, given, is_history=False))
+            given, _ = answers.read_form(self._form, self._aliases)
+            sources.append(
+                AnswerFile(self._form, self._of_now(given), is_history=False)
+            )
         if exists(self._export):
-            given = label_studio.read_export(self._export, self._listing.names)
-            sources.append(AnswerFile(self._export, given, is_history=True))
+            given = label_studio.read_export(self._export, self._aliases)
+            sources.append(
+                AnswerFile(self._export, self._of_now(given), is_history=True)
+            )
         earlier: dict[str, str] = {}
         for number, of_round in self.taken.items():
             if number < asked.round:
@@ -134,6 +162,10 @@ class Desk:
             names=self._listing.names,
         )
 
+    def _of_now(self, given: Sequence[Answer]) -> list[Answer]:
+        """Replaces earlier names of images by the present ones."""
+        return [a._replace(file=self._aliases.get(a.file, a.file)) for a in given]
+
     def _offer(self, asked: Request, classes: Sequence[str]) -> None:
         """Writes the form and the tasks, but keeps a form of the same round.
 
@@ -142,10 +174,13 @@ class Desk:
         """
         listed: set[str] = set()
         if exists(self._form):
-            listed = answers.read_form(self._form, self._listing.names)[1]
-        if not listed & set(asked.files):
+            listed = answers.read_form(self._form, self._aliases)[1]
+            listed = {self._aliases.get(file, file) for file in listed}
+        files = self._present(asked.files)
+        images = [image for image in asked.images if image.file in files]
+        if not listed & set(files):
             rows: list[Sequence[Any]] = [COLUMNS]
-            for image in asked.images:
+            for image in images:
                 texts = [image.answers or "", image.reason]
                 certainty = f"{image.confidence:.2f}"
                 guess = inert(image.guess)
@@ -155,14 +190,14 @@ class Desk:
             replace_file(self._form, csv_bytes(rows))
         folder = self._export.parent
         make_folder(folder)
-        urls = [self._url(self._listing.folder, file) for file in asked.files]
-        tasks = label_studio.tasks(asked.images, urls, round=asked.round)
+        urls = [self._url(self._listing.folder, file) for file in files]
+        tasks = label_studio.tasks(images, urls, round=asked.round)
         _replace_other(folder / "tasks.json", tasks)
         interface = label_studio.interface([*classes, CANNOT_TELL])
         _replace_other(folder / "config.xml", interface)
 
     def _waiting(self, asked: Request, missing: Sequence[str]) -> str:
-        total, num_missing = len(asked.images), len(missing)
+        total, num_missing = len(self._present(asked.files)), len(missing)
         more = ", ..." if num_missing > _SHOWN else ""
         shown = ", ".join(missing[:_SHOWN]) + more
         what = f"{num_missing} of {total}" if num_missing < total else str(total)

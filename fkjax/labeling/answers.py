@@ -88,9 +88,15 @@ def collect(
             if file in earlier and label != earlier[file]:
                 what = f"{file} was accepted as {earlier[file]}, but is now {label}"
                 if is_history:
-                    notes.append(f"{path}, {where}: {what}; the accepted label is kept")
+                    notes.append(
+                        f"{path}, {where}: {what}; the accepted label is kept (to "
+                        "correct it, change answers.csv)"
+                    )
                 else:
-                    problems.add(f"{where}: {what}: restore the accepted label")
+                    problems.add(
+                        f"{where}: {what}: restore the accepted label (to correct it, "
+                        "change answers.csv)"
+                    )
             elif file in earlier:
                 pass
             elif file not in wanted:
@@ -160,8 +166,9 @@ def read_taken(path: Path, names: Iterable[str]) -> Taken:
         if len(found) != 1 or not cells["label"] or not number.isdecimal():
             problems.add("not a valid answer", line)
         else:
+            label = as_it_was(cells["label"])
             of_round = taken.setdefault(int(number), {})
-            of_round[found[0]] = as_it_was(cells["label"])
+            of_round[found[0]] = CANNOT_TELL if label in _CANNOT_TELL else label
     problems.raise_any("restore the file as it was written")
     return taken
 

@@ -8,7 +8,7 @@ checkpoint is damaged is repeated without asking again.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,11 +36,13 @@ from fkjax.labeling.answers import CANNOT_TELL
 from fkjax.labeling.label_studio import data_uri, local_url
 from fkjax.labeling.own_model import enlarged, model_of_images, started
 from fkjax.labeling.request import Asked, Request
-from fkjax.runs.folder import RunFolder
+from fkjax.labeling.session import Session
 from fkjax.runs.journal import Journal
 from fkjax.selection.choose import choose
 from fkjax.selection.problem import Problem
 from fkjax.training.fit import require_finite
+
+_STATISTICS = "normalization.jsonl"  # of the images when the session began
 
 _URLS = {"local-files": local_url, "embedded": data_uri}
 
@@ -57,26 +59,23 @@ class Outcome(NamedTuple):
     sentence: str
 
 
-def play_labeling(
-    config: Config, listing: Listing, folder: RunFolder, progress: Progress
-) -> Outcome:
+def play_labeling(config: Config, session: Session, progress: Progress) -> Outcome:
     """Continues a session until an answer is missing or no round is left.
 
     Args:
         config: settings with `oracle` "file", checked by
             `fkjax.experiment.checks.check`.
-        listing: names and known labels of the images.
-        folder: folder of the session, locked.
+        session: session, whose folder is locked.
         progress: progress bar, to which each image read and each round is reported.
 
     Raises:
         UserError: if an answer is invalid, a file cannot be read or written, or
             training leads to NaN; answers and committed rounds are kept.
     """
-    journal = Journal(folder, tell=progress.tell)
+    listing = session.listing
+    journal = Journal(session.folder, tell=progress.tell)
     desk = Desk(
-        folder.path,
-        listing,
+        session,
         new_classes=config.new_classes,
         url=_URLS[config.label_studio],
         tell=progress.tell,
@@ -86,20 +85,20 @@ def play_labeling(
         return Outcome(records, end)
     asked = desk.request(len(records) + 1)
     if asked is not None:  # answers are checked before images are read, which is slow
-        if waiting := desk.ask(asked, _classes(listing, records)):
+        if waiting := desk.ask(asked, listing.classes):
             return Outcome(records, waiting)
+    kept = session.folder.read_lines(_STATISTICS)
     own = load_images(
         listing,
         image_size=config.image_size,
+        statistics=(kept[0]["mean"], kept[0]["std"]) if kept else None,
         tell=lambda done, total: progress.advance("reading the images"),
     )
+    if not kept:
+        value = {"mean": own.mean, "std": own.std}
+        session.folder.append_lines(_STATISTICS, [value])
     with plain_errors(own.images):
-        return _Loop(config, listing, own, desk, journal, progress).play()
-
-
-def _classes(listing: Listing, records: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the classes of the model after the recorded rounds."""
-    return list(records[-1]["classes"] if records else listing.classes)
+        return _Loop(config, session, own, desk, journal, progress).play()
 
 
 def _end(
@@ -107,10 +106,12 @@ def _end(
 ) -> str | None:
     """Returns a sentence on why no round follows, or None."""
     done = len(records)
-    asked = sum(len(desk.taken.get(number, ())) for number in range(1, done + 1))
+    left = {listing.names[i] for i in listing.pool}
+    for number in range(1, done + 1):
+        left -= desk.taken.get(number, {}).keys()
     if done and "stop" in records[-1]:
         why = f"--stop-when {records[-1]['stop']} has ended the session"
-    elif asked >= len(listing.pool):
+    elif not left:
         why = "the pool is empty"
     elif done >= config.rounds:
         why = f"{done} of --rounds {config.rounds} are done; raise it to continue"
@@ -125,13 +126,15 @@ class _Loop:
     def __init__(
         self,
         config: Config,
-        listing: Listing,
+        session: Session,
         own: OwnImages,
         desk: Desk,
         journal: Journal,
         progress: Progress,
     ):
-        self._config, self._listing, self._own = config, listing, own
+        self._config, self._listing, self._own = config, session.listing, own
+        self._ids = {name: at for at, name in session.handles().items()}
+        self._num_classes = session.num_classes
         self._desk, self._journal, self._progress = desk, journal, progress
         (self._name,) = config.strategies
         self._track = journal.track(self._name, range(config.seed, config.seed + 1))
@@ -161,10 +164,9 @@ class _Loop:
         self._made: dict[int, tuple[Model, Driver]] = {}
 
     def play(self) -> Outcome:
-        number, state = self._resumed()
+        number, state, classes = self._resumed()
         records = self._journal.records
         while (end := _end(self._config, self._listing, self._desk, records)) is None:
-            classes = _classes(self._listing, records)
             asked = self._desk.request(number + 1)
             if asked is None:  # not made yet, or lost
                 asked = self._asked(number + 1, state, classes)
@@ -174,6 +176,7 @@ class _Loop:
             state = self._trained(asked, state, classes)
             number += 1
             records = self._journal.records
+            classes = records[-1]["classes"]
         return Outcome(records, end)
 
     def _parts(self, num_classes: int) -> tuple[Model, Driver]:
@@ -187,15 +190,20 @@ class _Loop:
             self._made[num_classes] = model, driver
         return self._made[num_classes]
 
-    def _resumed(self) -> tuple[int, RoundState]:
-        """Restores the last committed round with an undamaged state."""
+    def _resumed(self) -> tuple[int, RoundState, list[str]]:
+        """Restores the last committed round with an undamaged state.
+
+        Returns:
+            The number of the round, its state, and the classes of the model.
+        """
         own = self._own
         pool = pools.create(len(self._names))
         train = jnp.arange(len(own.pool), len(self._names))
         labels = jnp.asarray(own.labels[own.train])
 
         def begin() -> dict[str, Any]:
-            model, driver = self._parts(len(own.classes))
+            num_classes = max(self._num_classes, 1 + int(own.labels.max()))
+            model, driver = self._parts(num_classes)
             self._progress.advance(f"pretraining {self._config.pretraining}")
             forget_peak()
             since = time.perf_counter()
@@ -212,15 +220,43 @@ class _Loop:
 
         self._began = self._journal.start(self._track.seeds, begin)
         number, kept = self._track.resume(len(self._journal.records))
-        if kept is None:
-            pool = pools.add(pool, train, labels) if len(train) else pool
-            kept = {"pool": pool._asdict(), "variables": self._began["variables"]}
-        state = RoundState(
-            self._key,
-            pools.PoolState(**kept["pool"]),
-            Variables(**kept["variables"]),
-        )
-        return number, jax.tree.map(jnp.asarray, state)
+        first = int(len(train) > 0)
+        if kept is not None:
+            first = int(kept["pool"]["round"]) - number
+        variables = Variables(**(kept or self._began)["variables"])
+        # The labels are those of now: they may have been corrected since.
+        queried_at, known = map(np.array, (pool.queried_at, pool.label))
+        for r in range(1, number + 1):
+            indices, answers = self._labels(self._desk.taken.get(r, {}), own.classes)
+            queried_at[indices], known[indices] = first + r - 1, answers
+        queried_at[train], known[train] = 0, labels
+        rounds = jnp.int32(first + number)
+        pool = pools.PoolState(rounds, *map(jnp.asarray, (queried_at, known)))
+        records = self._journal.records
+        had = len(records[-1]["classes"]) if records else self._num_classes
+        num_classes = max(had, 1 + int(max(own.labels.max(), known.max())))
+        if num_classes > had:
+            model, _ = self._parts(num_classes)
+            fresh = model.init(key_for(self._key, "classes of labels", number))
+            variables = enlarged(variables, fresh)
+        state = jax.tree.map(jnp.asarray, RoundState(self._key, pool, variables))
+        return number, state, own.classes[:num_classes]
+
+    def _labels(
+        self, answers: Mapping[str, str], classes: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the positions of the answered images of the pool, and their labels.
+
+        An image that is gone, or is in another set by now, is left out.
+        """
+        num_pool = len(self._own.pool)
+        found = [
+            (at, -1 if label == CANNOT_TELL else classes.index(label))
+            for file, label in answers.items()
+            if (at := self._at.get(file, num_pool)) < num_pool
+        ]
+        table = np.array(found, np.int32).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
 
     def _asked(self, number: int, state: RoundState, classes: Sequence[str]) -> Request:
         """Chooses the images to label in a round."""
@@ -282,15 +318,10 @@ class _Loop:
         if new:
             fresh = model.init(key_for(self._key, "new classes", number))
             state = state._replace(variables=enlarged(state.variables, fresh))
-        files = list(answers)
-        labels = np.array(
-            [-1 if a == CANNOT_TELL else classes.index(a) for a in answers.values()],
-            np.int32,
-        )
-        indices = jnp.asarray([self._at[file] for file in files])
+        indices, labels = self._labels(answers, classes)
         forget_peak()
         since = time.perf_counter()
-        state = driver.update(state, self._arrays, indices, jnp.asarray(labels))
+        state = driver.update(state, self._arrays, *map(jnp.asarray, (indices, labels)))
         state = jax.block_until_ready(state)
         seconds = {"training": time.perf_counter() - since}
         if number == 1:
@@ -324,13 +355,17 @@ class _Loop:
         kept = {"pool": state.pool._asdict(), "variables": state.variables._asdict()}
         images = {image.file: image for image in asked.images}
         of_class = {name: i for i, name in enumerate(classes)}
+        files = list(answers)
+        of_class[CANNOT_TELL] = -1
         queries = queries_of(
-            indices,
-            labels,
+            np.arange(len(files)),
+            np.array([of_class[label] for label in answers.values()], np.int32),
             [of_class.get(images[file].pseudo_label or "", -1) for file in files],
             [self._targets.get(images[file].answers or "", -1) for file in files],
-            pool_ids=self._positions,
-            validation_ids=self._own.validation,
+            pool_ids=np.array([self._ids[file] for file in files], np.int32),
+            validation_ids=np.array(
+                [self._ids[self._own.names[i]] for i in self._own.validation]
+            ),
         )
         self._track.commit(number, kept, [(record, {**position, **queries})])
         return state

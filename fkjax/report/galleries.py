@@ -178,7 +178,8 @@ def _load(
     key = (place, size)
     if key not in loaded:
         options: dict[str, Any] = {"image_size": size} if type(size) is int else {}
-        options["follow_links"] = run.config.get("follow_links") is True
+        if run.config.get("follow_links") is True:
+            options["follow_links"] = True
         try:
             loaded[key] = datasets.load(
                 run.config["dataset"], data_dir=place, may_prepare=False, **options

@@ -140,6 +140,27 @@ class RunFolder(NamedTuple):
             records.append(record)
         return records
 
+    def append_lines(self, name: str, values: Iterable[Mapping[str, Any]]) -> None:
+        """Appends objects to a file of JSON lines, all or none."""
+        lines = [json.dumps(plain(value), allow_nan=False) for value in values]
+        _append(self.path / name, encoded("".join(f"{line}\n" for line in lines)))
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """Reads the objects in a file of JSON lines; none if there is no such file.
+
+        Raises:
+            UserError: if a line is not an object.
+        """
+        path = self.path / name
+        values = [_from_json(line) for line in _whole_lines(path)]
+        for number, value in enumerate(values, start=1):
+            if not isinstance(value, dict):
+                raise UserError(
+                    f"each line of {path} must be an object, but line {number} is not: "
+                    "restore the file as it was written"
+                )
+        return values
+
     def append_queries(
         self,
         ids: Iterable[int],
