@@ -2,12 +2,13 @@
 
 import contextlib
 import hashlib
+import io
 import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Readable(Protocol):
         ...
 
 
-def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a file to read its bytes.
 
     Raises:
