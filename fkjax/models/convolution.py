@@ -32,6 +32,10 @@ _CHANNELS_LAST = lax.conv_dimension_numbers(
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
     """Computes the maximum over non-overlapping windows; incomplete ones are dropped.
 
+    The maximum of a window that contains NaN is NaN. On CPU, the compiled pooling of
+    Flax and the compiled `jnp.max` of a large array leave NaN out, and return -inf if
+    there is nothing else.
+
     Args:
         x: activations. Shape [N, H, W, C].
         size: height and width of the window, and the stride.
@@ -209,10 +213,17 @@ def _windows(size: int, x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pool(size: int, x: jax.Array) -> jax.Array:
-    return _per_example(1)(functools.partial(_pool_windows, size))(x)
+    return _per_example(1)(functools.partial(_pool_slices, size))(x)
+
+
+def _pool_slices(size: int, x: jax.Array) -> jax.Array:
+    windows, at = _windows(size, x), range(size)
+    slices = [windows[:, :, i, :, j] for i in at for j in at]
+    return _batch_first(functools.reduce(jnp.maximum, slices))
 
 
 def _pool_windows(size: int, x: jax.Array) -> jax.Array:
+    """Computes the same; its gradient is shared equally by the maxima of a window."""
     return _batch_first(_windows(size, x).max((2, 4)))
 
 

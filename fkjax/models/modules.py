@@ -19,6 +19,7 @@ from flax.core.tracers import current_trace
 
 from fkjax.base import Model, Tap, UserError, Variables, no_tap
 from fkjax.models.interception import Network, network_of
+from fkjax.models.saved import require_no_nan
 
 
 class Layer(NamedTuple):
@@ -109,6 +110,7 @@ def from_module(
             [N, C], or has no such layers.
     """
     network = network_of(module, variables, apply_kwargs or {})
+    require_no_nan(network.variables)
     example_shape, inputs_of = _inputs(example, preprocess)
     trace = _trace(network, example_shape, example.dtype, inputs_of)
     if num_classes not in (None, trace.num_classes):
@@ -126,11 +128,18 @@ def from_module(
         )
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
-        def seen(name: str, layer: Any, output: Any) -> Any:
-            del layer
-            return tap(name, output) if name in names else output
+        is_nan = jnp.zeros(len(images), bool)
 
-        return network.run(variables, inputs_of(images), seen)
+        def seen(name: str, layer: Any, output: Any) -> Any:
+            nonlocal is_nan
+            if name not in names:
+                return output
+            if isinstance(layer, _BEFORE_POOLING):
+                is_nan |= jnp.isnan(output).any(axis=tuple(range(1, output.ndim)))
+            return tap(name, output)
+
+        logits = network.run(variables, inputs_of(images), seen)
+        return logits + jnp.where(is_nan, jnp.nan, 0).astype(logits.dtype)[:, None]
 
     image_shape = as_images(np.zeros((0, *example_shape), bool)).shape[1:]
     model = Model(init, apply, names, _head(trace), image_shape, trace.num_classes)
@@ -301,6 +310,20 @@ _WITH_WEIGHTS = (
     nnx.LinearGeneral,
     nnx.Einsum,
 )
+_BEFORE_POOLING = (
+    flax.linen.Conv,
+    flax.linen.ConvTranspose,
+    flax.linen.ConvLocal,
+    flax.linen.BatchNorm,
+    flax.linen.GroupNorm,
+    flax.linen.InstanceNorm,
+    nnx.Conv,
+    nnx.ConvTranspose,
+    nnx.BatchNorm,
+    nnx.GroupNorm,
+    nnx.InstanceNorm,
+)
+"""The layers whose output may go to a max pooling, which hides NaN on CPU."""
 _MOST_TAPS = 3
 
 

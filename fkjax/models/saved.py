@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.core import FrozenDict, unfreeze
@@ -61,6 +62,36 @@ def restore_variables(path: str | Path, like: Any = None) -> Any:
         return fitted(part, template, source=source)
 
     return _fitted_part(found, fit_part)
+
+
+def require_no_nan(variables: Any) -> None:
+    """Raises an error if a variable of a network is NaN.
+
+    Args:
+        variables: pytree of arrays.
+
+    Raises:
+        UserError: if a leaf contains NaN; the message names up to three leaves.
+    """
+    found = [
+        path_of(path)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]
+        if _has_nan(leaf)
+    ]
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"the variables of the network contain NaN, in {', '.join(found[:3])}"
+            f"{more}: give those of a training that did not diverge"
+        )
+
+
+def _has_nan(leaf: Any) -> bool:
+    if isinstance(leaf, jax.core.Tracer) or not isinstance(
+        leaf, jax.Array | np.ndarray
+    ):
+        return False
+    return jnp.issubdtype(leaf.dtype, jnp.inexact) and bool(jnp.isnan(leaf).any())
 
 
 def _parts(tree: Any, depth: int = 2) -> list[tuple[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ from fkjax.data.column_types import is_number
 from fkjax.data.columns import Column, Tell, images_of, take_rows
 from fkjax.models import as_images, from_module
 from fkjax.models.lacking import with_lacking_classes
+from fkjax.models.saved import require_no_nan
 from fkjax.selection.lacking import read_labels
 from fkjax.selection.probabilities import are_probabilities
 from fkjax.selection.problem import Problem, make_problem
@@ -67,6 +68,8 @@ def problem_of_network(
             "a Model needs its variables, such as those of model.init(key), got "
             f"{type(variables).__name__}"
         )
+    else:
+        require_no_nan(variables)
     chosen = tuple(network.taps[:-1] if taps is None else taps)
     if not chosen or set(chosen) - set(network.taps):
         raise UserError(

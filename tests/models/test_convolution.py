@@ -178,6 +178,14 @@ def test_pooling_is_flaxs(size, height, width):
     np.testing.assert_array_equal(gradient[0], plain[0])
 
 
+def test_nan_in_a_window_stays():
+    """Also where the compiled maximum of a large array would be -inf."""
+    x = jnp.zeros((32, 28, 28, 16)).at[3].set(jnp.nan).at[5, 2, 3, 4].set(jnp.nan)
+    is_nan = np.isnan(jax.jit(lambda x: max_pool(x + 1))(x))
+    assert is_nan[3].all() and is_nan[5, 1, 1, 4]
+    assert is_nan.sum() == is_nan[3].size + 1
+
+
 def test_a_ragged_border_gets_no_gradient():
     gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 5, 7, 1)))
     np.testing.assert_array_equal(gradient[:, 4], 0)

@@ -1,5 +1,6 @@
 """Compares converted Flax modules with modules that call a tap themselves."""
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,3 +186,38 @@ def test_variables_are_an_argument_of_the_model(cases):
     model, variables, _ = cases["nnx perceptron"][0]
     zeros = Variables(jax.tree.map(jnp.zeros_like, variables.parameters))
     np.testing.assert_array_equal(model.apply(zeros, cases["nnx perceptron"][2]), 0)
+
+
+class Pooled(flax.linen.Module):
+    """A convolution of 16 channels and a max pooling, which hides NaN on CPU."""
+
+    @flax.linen.compact
+    def __call__(self, x):
+        x = flax.linen.relu(flax.linen.Conv(16, (3, 3), name="conv")(x))
+        x = flax.linen.max_pool(x, (2, 2), (2, 2))
+        return flax.linen.Dense(3, name="logits")(x.reshape(len(x), -1))
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    example = jnp.ones((32, 12, 12, 3))
+    return jax.jit(Pooled().init)(jax.random.key(0), example), example
+
+
+def test_nan_that_a_pooling_hides_is_in_the_logits(pooled):
+    variables, images = pooled
+    model, variables, _ = from_module(Pooled(), variables, example=images)
+    images = images.at[7].set(jnp.nan).at[9].set(jnp.inf)
+    logits = jax.jit(model.apply)(variables, images)
+    plain = Pooled().apply({"params": variables.parameters}, images)
+    is_bad = np.isin(np.arange(32), (7, 9))
+    np.testing.assert_array_equal(np.isnan(logits).all(axis=1), is_bad)
+    np.testing.assert_array_equal(logits[~is_bad], plain[~is_bad])
+
+
+def test_variables_that_are_nan_are_named(pooled):
+    variables, example = pooled
+    params = variables["params"] | {"conv": dict(variables["params"]["conv"])}
+    params["conv"]["kernel"] = params["conv"]["kernel"].at[1, 1, 0, 5].set(jnp.nan)
+    with pytest.raises(UserError, match="contain NaN, in parameters/conv/kernel: give"):
+        from_module(Pooled(), {"params": params}, example=example)
