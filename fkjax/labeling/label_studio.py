@@ -53,7 +53,10 @@ class Answer(NamedTuple):
 
 
 def interface(choices: Sequence[str]) -> bytes:
-    """Writes the labeling interface: an image, the reason for it, and a choice.
+    """Writes the labeling interface: a choice, the reason for the image, and the image.
+
+    The choice comes first, because Label Studio enlarges an image to the width of the
+    page, which may be higher than the window.
 
     Args:
         choices: answers that the person can choose from.
@@ -63,12 +66,12 @@ def interface(choices: Sequence[str]) -> bytes:
     """
     lines = [
         "<View>",
-        f'  <Image name="{IMAGE}" value="$image" zoom="true"/>',
         f'  <Choices name="{CONTROL}" toName="{IMAGE}" choice="single"'
         ' required="true" showInline="true">',
         *(f"    <Choice value={quoteattr(choice)}/>" for choice in choices),
         "  </Choices>",
         '  <Text name="reason" value="$reason"/>',
+        f'  <Image name="{IMAGE}" value="$image" zoom="true"/>',
         "</View>",
     ]
     return ("\n".join(lines) + "\n").encode()
