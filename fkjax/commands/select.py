@@ -264,7 +264,7 @@ def _shift(problem: Problem, seed: int) -> tuple[Shift | None, str]:
         shift = bias(
             of_pool,
             of_validation,
-            problem.validation_labels,
+            np.asarray(problem.classes)[problem.validation_labels],
             classes=problem.classes,
             seed=seed,
         )

@@ -16,6 +16,58 @@ def listed(names: Sequence[Any], at: np.ndarray) -> str:
     return f"{shown} and {len(at) - 5} more" if len(at) > 5 else shown
 
 
+def numbers_of_labels(
+    labels: Any, classes: Sequence[Any], names: Sequence[str]
+) -> np.ndarray:
+    """Converts labels that are names of classes to their positions.
+
+    Labels that are numbers are positions if the names are text, and names if the names
+    are numbers, as in `fkjax.select`.
+
+    Args:
+        labels: names or positions. Shape [M].
+        classes: names of the classes, as given. Length C.
+        names: the same as text.
+
+    Returns:
+        Positions, which are not checked if they were given. Shape [M].
+
+    Raises:
+        UserError: if a label is not a class, or labels could be names or positions of
+            different classes.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or len(labels) == 0:
+        return labels  # the next check refuses it
+    values = labels.tolist()
+    are_numbers = all(isinstance(value, (int, float)) for value in values)
+    if are_numbers and all(isinstance(name, (int, float)) for name in classes):
+        position = {name: y for y, name in enumerate(classes)}
+        by_name = np.array([position.get(value, -1) for value in values])
+    else:
+        position = {name: y for y, name in enumerate(names)}
+        by_name = np.array([position.get(str(value), -1) for value in values])
+        if are_numbers and (by_name < 0).any():
+            return labels
+        if are_numbers and set(values) <= set(range(len(names))):
+            if (by_name == labels).all():
+                return labels
+            raise UserError(
+                "the labels of the validation set are numbers, and so are the names of "
+                f"the classes ({listed(names, np.arange(len(names)))}), so that labels "
+                "can be names or positions from 0: give names and labels both as "
+                "numbers or both as text"
+            )
+    if (by_name < 0).any():
+        at = int(np.argmin(by_name))
+        raise UserError(
+            f"label {at} of the validation set is {values[at]}, but the classes are "
+            f"{listed(names, np.arange(len(names)))}; fix it, or give the names of the "
+            "classes"
+        )
+    return by_name
+
+
 def checked_names(classes: Iterable[Any]) -> list[str]:
     """Returns the names of two or more classes as strings."""
     names = [str(name) for name in classes]

@@ -22,6 +22,7 @@ import numpy as np
 _MOST_PSEUDO = 16  # for each class
 _NUM_STEPS = 4
 _LEAST_NOISE = 1e-5  # of a mean of features, which are probabilities
+_MOST_DEVIATION = 0.5  # of a number from 0 to 1
 _MOST_ENTRIES = 4_000_000  # of the weights of some draws
 
 
@@ -44,32 +45,13 @@ class Draws(NamedTuple):
 
     Attributes:
         shares: shares in each draw, which can lie outside of 0 to 1. Shape [R, C].
-        is_determined: whether the standard error of a share is below half of the larger
-            of its estimate and the class's share in the validation set. Shape [C] bool.
+        is_determined: whether the standard error of a share is below 1/8 and below half
+            of the larger of its estimate and its share in the validation set. Shape [C]
+            bool.
     """
 
     shares: np.ndarray
     is_determined: np.ndarray
-
-
-def examples_like(
-    generator: np.random.Generator, labels: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-    """Draws an example of each of some classes, with replacement.
-
-    Args:
-        generator: source of the draws.
-        labels: classes of the examples, each of which occurs. Shape [M].
-        classes: classes to draw examples of. Any shape.
-
-    Returns:
-        Positions of the examples. Shape of `classes`.
-    """
-    order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
-    first = np.cumsum(counts) - counts
-    within = generator.uniform(size=classes.shape) * counts[classes]
-    return order[first[classes] + within.astype(int)]
 
 
 def with_pseudo_examples(
@@ -88,8 +70,12 @@ def with_pseudo_examples(
     """
     num = min(num_classes, _MOST_PSEUDO)
     all_classes = np.tile(np.arange(num_classes), (num_classes, 1))
-    like = generator.permuted(all_classes, axis=1)[:, :num]
-    pseudo = examples_like(generator, labels, like).ravel()
+    like = generator.permuted(all_classes, axis=1)[:, :num].ravel()
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    first = np.cumsum(counts) - counts
+    within = (generator.uniform(size=len(like)) * counts[like]).astype(int)
+    pseudo = order[first[like] + within]
     return Weighted(
         np.append(np.arange(len(labels)), pseudo),
         np.append(labels, np.repeat(np.arange(num_classes), num)),
@@ -111,23 +97,27 @@ def class_weights(
 def mean_features(
     generator: np.random.Generator,
     features: np.ndarray,
-    pseudo: np.ndarray,
+    labeled: np.ndarray,
+    labels: np.ndarray,
     num: int,
 ) -> np.ndarray:
     """Draws means of the pool's features, with random weights.
 
+    The validation examples are pseudo-examples. Those of a class together weigh half an
+    example, the prior of Jeffreys.
+
     Args:
         generator: source of the draws.
         features: features of the pool. Shape [N, K].
-        pseudo: features of pseudo-examples, which weigh half an example each (the prior
-            of Jeffreys). Shape [P, K].
+        labeled: features of the validation set. Shape [M, K].
+        labels: its classes. Shape [M].
         num: number of draws, R.
 
     Returns:
         Means. Shape [R, K].
     """
-    features = np.concatenate([features, pseudo])
-    sizes = np.repeat([1.0, 0.5], [len(features) - len(pseudo), len(pseudo)])
+    sizes = np.append(np.ones(len(features)), 0.5 / np.bincount(labels)[labels])
+    features = np.concatenate([features, labeled])
     means = np.empty((num, features.shape[1]))
     most = max(1, _MOST_ENTRIES // len(sizes))
     for start in range(0, num, most):
@@ -151,9 +141,9 @@ def draw_shares(
     With the difference r(q) of the two sides of the equations, minimizes
     |r(q) / s|^2 + |(q - q0) / t|^2, where s are the standard deviations of r over the
     draws, and q0 is drawn from a normal distribution around the estimate with standard
-    deviations t, twice the larger of the estimate and the prior. These are draws from
-    the posterior of a linear Gaussian model: shares that the equations determine solve
-    them, and the others scatter by t.
+    deviations t: twice the larger of the estimate and the prior, but at most 1/2. The
+    solutions are draws from the posterior of a linear Gaussian model: shares that the
+    equations determine solve them, and the others scatter by t.
 
     Each step of the solution uses the matrix of the expected weights, so that no draw
     needs a factorization of its own.
@@ -168,7 +158,7 @@ def draw_shares(
         prior: shares of the classes in the validation set. Shape [C].
     """
     f = features[examples.rows]
-    scale = 2 * np.maximum(estimate, prior)
+    scale = np.minimum(2 * np.maximum(estimate, prior), _MOST_DEVIATION)
 
     def difference(shares: np.ndarray) -> np.ndarray:
         return pool_means - (weights * shares[:, examples.labels]) @ f

@@ -16,6 +16,7 @@ from fkjax.label_shift.checks import (
     checked_labels,
     checked_names,
     checked_probabilities,
+    numbers_of_labels,
 )
 from fkjax.label_shift.estimators import (
     Estimate,
@@ -28,7 +29,6 @@ from fkjax.label_shift.resampling import (
     Draws,
     class_weights,
     draw_shares,
-    examples_like,
     mean_features,
     with_pseudo_examples,
 )
@@ -60,7 +60,7 @@ def bias(
     validation_probs: Any,
     validation_labels: Any,
     *,
-    classes: Sequence[str],
+    classes: Sequence[Any],
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
     tell: Callable[[str], object] = lambda step: None,
@@ -80,10 +80,11 @@ def bias(
     shares of the validation set itself are drawn separately, from the Dirichlet
     distribution of its counts.
 
-    A share is not determined, and is NaN, if its standard error is half or more of the
-    larger of its estimate and the class's share in the validation set. Statistical
-    offices do not publish estimates with larger relative standard errors. BBSE also
-    does not determine the share of a class as which no validation example is predicted.
+    A share is not determined, and is NaN, if its standard error is 1/8 or more, or is
+    half or more of the larger of its estimate and the class's share in the validation
+    set. Statistical offices do not publish estimates with larger relative standard
+    errors. BBSE also does not determine the share of a class as which no validation
+    example is predicted.
 
     A permutation test with Pearson's statistic, exact at any size, decides whether
     there is a bias at all. Its null hypothesis: the model predicts each class equally
@@ -95,8 +96,9 @@ def bias(
             than 5,000 and no more than 100,000. Shape [N, C].
         validation_probs: classifier's probabilities for the validation set. Shape
             [M, C].
-        validation_labels: true classes of the validation set. Shape [M].
-        classes: names of the classes. Length C.
+        validation_labels: true classes of the validation set: names; or, if the names
+            are text, positions. Shape [M].
+        classes: names of the classes, in the order of the probabilities. Length C.
         seed: seed of all random choices.
         num_resamples: number of bootstrap resamples, 40 or more.
         tell: called with the name of each step as it begins.
@@ -113,10 +115,9 @@ def bias(
             f"num_resamples must be 40 or more for a 95 % interval, got {num_resamples}"
         )
     key = key_for(jax.random.key(seed), "label shift")
-    names, probs = (
-        checked_names(classes),
-        checked_probabilities(validation_probs, "validation set"),
-    )
+    given = [c.item() if isinstance(c, np.generic) else c for c in classes]
+    names = checked_names(given)
+    probs = checked_probabilities(validation_probs, "validation set")
     pool = checked_probabilities(_sampled(key_for(key, "pool"), pool_probs), "pool")
     if {pool.shape[1], probs.shape[1]} != {len(names)}:
         raise UserError(
@@ -124,7 +125,9 @@ def bias(
             f"classes, got {pool.shape[1]} columns for the pool and {probs.shape[1]} "
             "for the validation set"
         )
-    labels = checked_labels(validation_labels, len(probs), names)
+    labels = checked_labels(
+        numbers_of_labels(validation_labels, given, names), len(probs), names
+    )
     counts = np.bincount(labels, minlength=len(names))
     prior = counts / len(labels)
     prior_draws = _generator(key_for(key, "validation prior")).dirichlet(
@@ -198,8 +201,7 @@ def _bootstrap(
     generator = _generator(key)
     examples = with_pseudo_examples(generator, labels, num_classes)
     weights = class_weights(generator, examples, num_resamples)
-    pseudo = examples_like(generator, labels, np.arange(num_classes))
-    means = mean_features(generator, pool_features, features[pseudo], num_resamples)
+    means = mean_features(generator, pool_features, features, labels, num_resamples)
     by_bbse, by_em = (
         draw_shares(
             generator,

@@ -19,7 +19,7 @@ BREAKS = (
 )
 ALPHA = 0.05
 _LARGE = 0.2  # distance above which the interval must not reach for "no sign"
-_FEW = 10  # examples of a class; a bootstrap of fewer underestimates their variance
+_FEW = 10  # examples of a class; with fewer its share is known to half its value
 _GAP = 0.02  # smallest difference of shares or mean confidences that is reported
 _SURE = 4  # standard errors from zero; many, because many classes are tested
 
@@ -96,7 +96,10 @@ def sentence_of(
             f"({chance})"
         )
         if problem:
-            return f"{text}; the size of the bias is not determined, as {problem}."
+            return (
+                f"{text}; the size of the bias is not determined, as {problem}"
+                f"{_extremes(ratio, names)}."
+            )
         low = percent(distance.low).removesuffix(" %")
         return (
             f"{text}. About {percent(distance.value)} of it ({low} to {high}) would "
@@ -147,7 +150,7 @@ def cautions_of(
     if len(few):
         yield (
             f"The validation set has fewer than {_FEW} examples of "
-            f"{listed(names, few)}: these are too few for reliable intervals."
+            f"{listed(names, few)}: these are too few for narrow intervals."
         )
     (em, em_draws), (bbse, bbse_draws) = found.em, found.bbse
     difference = em.prior - bbse.prior

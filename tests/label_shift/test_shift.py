@@ -1,3 +1,5 @@
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from fkjax.label_shift import (
     em_prior,
 )
 from fkjax.label_shift import shift as shift_module
-from tests.label_shift.gaussians import CLASSES, FLAT, SKEWED, gaussians
+from tests.label_shift.gaussians import CLASSES, FLAT, SKEWED, gaussians, softmax
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +122,101 @@ def test_one_estimate_stands_in_for_the_other(data):
     keep = probs.argmax(axis=1) != 2
     labels, probs, pool = labels[keep], probs[keep], pool[pool.argmax(axis=1) != 2]
     found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
-    assert found.bbse_problem == "the model predicts no validation example as eel"
+    assert found.bbse_problem == (
+        "the model predicts no validation example as eel, and the predictions of 997 "
+        "validation examples hardly separate cat, dog from other classes"
+    )
     assert not found.em_problem and np.isfinite(found.ratio.value).all()
-    assert np.isfinite(found.em.low).all() and np.isnan(found.bbse.low[2])
-    assert found.best == "em" and np.isnan(found.bbse.value[2])
+    assert np.isfinite(found.em.low).all() and np.isnan(found.bbse.low).all()
+    assert found.best == "em"
+
+
+def test_a_class_is_not_determined_of_which_there_is_no_sign():
+    # The model has the classes of the first three labels only, as if it had been
+    # trained on nothing else: it takes each eel for a cat.
+    classes = [*CLASSES, "fox"]
+    rng = np.random.default_rng(9)
+    truth = np.array([0.5, 0.25, 0.05, 0.2])
+
+    def outputs(prior, num, least):
+        labels = rng.choice(4, num, p=prior)
+        x = 2 * np.eye(3)[labels % 3] + rng.normal(size=(num, 3))
+        p = softmax(2 * x)
+        return labels, np.append(p * (1 - least), np.full((num, 1), least), axis=1)
+
+    for least in (0.0, 1e-6, 0.01):
+        labels, probs = outputs(np.full(4, 1 / 4), 400, least)
+        pool = outputs(truth, 2000, least)[1]
+        found = bias(pool, probs, labels, classes=classes, num_resamples=100)
+        assert "the model predicts no validation example as fox" in found.bbse_problem
+        assert "fox" in found.em_problem and "class fox" not in found.sentence
+        assert "the size of the bias is not determined" in found.sentence
+        for shares in (found.em, found.bbse, found.ratio):
+            assert all(np.isnan(each[3]) for each in shares)
+        for shares in (found.em, found.bbse):
+            known = np.isfinite(shares.value)
+            assert known[1:3].all()  # fox is taken for cat, not for these
+            assert ((shares.low <= truth) & (truth <= shares.high))[known].all()
+        assert "too rare is class eel" in found.sentence and one_line(found)
+
+
+def test_degenerate_sets_are_finite_or_not_determined(data):
+    labels, probs, pool = data
+    first = [np.flatnonzero(labels == y)[0] for y in range(3)]
+    for found in (
+        bias(pool[:1], probs, labels, classes=CLASSES, num_resamples=40),
+        bias(pool, probs[first], [0, 1, 2], classes=CLASSES, num_resamples=40),
+        bias(pool[:1], probs[first], [0, 1, 2], classes=CLASSES, num_resamples=40),
+    ):
+        assert found.best == "" and np.isnan(found.pool.value).all()
+        assert found.verdict == "undetermined" and one_line(found)
+    sure = np.eye(3)[labels]
+    found = bias(sure[labels == 0], sure, labels, classes=CLASSES, num_resamples=40)
+    np.testing.assert_allclose(found.pool.value, [1, 0, 0])
+    assert found.pool.low[0] > 0.95 and (found.pool.high[1:] < 0.05).all()
+    with pytest.raises(UserError, match="none of dog, eel"):
+        bias(pool, probs[:9], np.zeros(9, int), classes=CLASSES)
+
+
+def test_labels_are_names_or_positions(data):
+    labels, probs, pool = data[0][:200], data[1][:200], data[2][:300]
+    expected = bias(pool, probs, labels, classes=CLASSES, num_resamples=40).pool
+    for given, classes in (
+        (np.array(CLASSES)[labels], CLASSES),
+        (np.array([9, 5, 7])[labels], [9, 5, 7]),
+        (np.array([1.0, 2.0, 0.0])[labels], np.array([1, 2, 0])),
+        (np.array(["1", "2", "0"])[labels], ["1", "2", "0"]),
+        (np.array([1, 2, 3])[labels], ["1", "2", "3"]),
+        (labels, ["0", "1", "2"]),
+        (labels, ["3", "4", "5"]),
+    ):
+        found = bias(pool, probs, given, classes=classes, num_resamples=40)
+        assert found.classes == [str(name) for name in classes]
+        np.testing.assert_array_equal(found.pool.low, expected.low)
+
+
+def test_the_steps_are_told(data):
+    labels, probs, pool = data
+    steps = []
+    bias(pool[:50], probs, labels, classes=CLASSES, num_resamples=40, tell=steps.append)
+    assert len(set(steps)) == len(steps) >= 3
+
+
+@pytest.mark.slow
+def test_a_thousand_classes_take_seconds():
+    rng = np.random.default_rng(10)
+    labels = np.append(np.arange(1000), rng.integers(0, 1000, 4000))
+    hidden = rng.choice(1000, 5000, p=rng.dirichlet(np.full(1000, 0.5)))
+
+    def outputs(labels):
+        logits = rng.standard_normal((len(labels), 1000))
+        logits[np.arange(len(labels)), labels] += 4
+        return softmax(2 * logits)
+
+    since = time.process_time()
+    found = bias(outputs(hidden), outputs(labels), labels, classes=range(1000))
+    assert time.process_time() - since < 40
+    assert np.isfinite(found.pool.value).any()
 
 
 def test_a_pool_that_looks_different_is_told(data):
@@ -196,6 +289,9 @@ GOOD = np.tile([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]], (5, 1))
         ({"labels": [0, 1, 3] * 5}, "0 to 2, got numbers from 0 to 3"),
         ({"labels": [0, 1, 1.5] * 5}, "numbers of 3 classes"),
         ({"labels": [-1, 1, 2] * 5}, "numbers from -1 to 2"),
+        ({"labels": ["cat", "dog", "elk"] * 5}, "label 2 of the validation set is elk"),
+        ({"labels": [7, 8, 3] * 5, "classes": [7, 8, 9]}, "label 2 .* is 3, but the"),
+        ({"labels": [2, 1, 0] * 5, "classes": ["1", "2", "0"]}, "names or positions"),
         ({"probs": GOOD[:0]}, "got shape"),
         ({"pool": GOOD[:0]}, "got shape"),
         ({"pool": GOOD[0]}, "got shape"),
