@@ -143,14 +143,14 @@ def _run(options: Options) -> None:
             strategy=options.strategy,
             seed=options.seed,
         )
-        files = {}
-        if "report" in paths:
-            shift, why = _shift(problem, options.seed)
-            page = selection_page.selection_page(
-                problem, selection, shift, why_no_shift=why
-            )
-            files["report"] = page.encode("utf-8", "backslashreplace")
-    files["output"] = picks_csv(selection)
+        outputs = _outputs(problem, options.seed) if "report" in paths else None
+    files = {"output": picks_csv(selection)}
+    if outputs is not None:
+        shift, why = _shift(problem, *outputs, options.seed)
+        page = selection_page.selection_page(
+            problem, selection, shift, why_no_shift=why
+        )
+        files["report"] = page.encode("utf-8", "backslashreplace")
     _show(selection)
     for note in selection.notes:
         notify(note)
@@ -246,28 +246,36 @@ def named(name: str) -> Any:
         sys.path.pop(0)
 
 
-def _shift(problem: Problem, seed: int) -> tuple[Shift | None, str]:
-    """Estimates the bias of the pool, from a random part of it if it is large.
-
-    Returns:
-        The estimate and an empty text; or None and a sentence on why it is impossible,
-        for example if the validation set lacks a class.
-    """
+def _outputs(problem: Problem, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns probabilities of the pool, or a random part of it, and of validation."""
     positions = np.flatnonzero(problem.is_unlabeled)
     if len(positions) > _LOOKED_AT:
         key = key_for(jax.random.key(seed), "part of the pool")
         chosen = jax.random.choice(key, len(positions), (_LOOKED_AT,), replace=False)
         positions = positions[np.sort(np.asarray(chosen))]
     of_pool = probabilities(problem, problem.pool[positions])
-    of_validation = probabilities(problem, problem.validation)
+    return of_pool, probabilities(problem, problem.validation)
+
+
+def _shift(
+    problem: Problem, of_pool: np.ndarray, of_validation: np.ndarray, seed: int
+) -> tuple[Shift | None, str]:
+    """Estimates the bias of the pool, and shows the steps if stderr is a terminal.
+
+    Returns:
+        The estimate and an empty text; or None and a sentence on why it is impossible,
+        for example if the validation set lacks a class.
+    """
     try:
-        shift = bias(
-            of_pool,
-            of_validation,
-            np.asarray(problem.classes)[problem.validation_labels],
-            classes=problem.classes,
-            seed=seed,
-        )
+        with rich.console.Console(stderr=True).status("estimating the bias") as status:
+            shift = bias(
+                of_pool,
+                of_validation,
+                np.asarray(problem.classes)[problem.validation_labels],
+                classes=problem.classes,
+                seed=seed,
+                tell=status.update,
+            )
     except UserError as error:
         text = str(error)
         return None, f"{text[:1].upper()}{text[1:]}."

@@ -76,7 +76,7 @@ def bias(
     `fkjax.label_shift.resampling`: a Bayesian bootstrap of the pool and, within each
     class, of the validation set. Each draw solves linear equations whose coefficients
     are means over the examples of a class, also for EM, so that the intervals hold for
-    probabilities that calibration does not mend. They are extended to the estimate. The
+    probabilities that cannot be calibrated. They are extended to the estimate. The
     shares of the validation set itself are drawn separately, from the Dirichlet
     distribution of its counts.
 

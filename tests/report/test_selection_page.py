@@ -281,6 +281,21 @@ def test_the_estimates_are_told_with_what_they_assume(problem, shift):
     assert f"{low.removesuffix(' %')} to {high}" in text
 
 
+def test_classes_that_are_not_determined_are_left_out(problem, shift):
+    is_known = np.array([True, True, False])
+    bbse, ratio = (
+        Shares(*(np.where(is_known, each, np.nan) for each in shares))
+        for shares in (shift.bbse, shift.ratio)
+    )
+    part = dataclasses.replace(shift, bbse=bbse, bbse_problem="of it", ratio=ratio)
+    page, text = read(selection_page(problem, chosen(problem), part))
+    assert "BBSE is not determined for 1 of 3 classes: of it." in text
+    assert "nan" not in text and "pool, estimated" in text
+    row = text[text.index("times as frequent") :]
+    shown = row[row.index("cow") : row.index("From 500")]
+    assert shown.count("–") == 2 and "%" in shown
+
+
 def test_what_is_not_determined_is_told(problem, shift):
     none = Shares(*np.full((3, 3), np.nan))
     unknown = dataclasses.replace(
