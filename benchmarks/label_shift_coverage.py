@@ -49,7 +49,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.table is not None:
         lines = arguments.table.read_text(encoding="utf-8").splitlines()
-        print("\n\n".join(tables([json.loads(line) for line in lines])))
+        records = [json.loads(line) for line in lines]
+        print("\n\n".join([summary(records), *tables(records)]))
         return
     sizes = {num: (num,) for num in SIZES} if arguments.smoke else SIZES
     for num_classes, model, pool in itertools.product(
@@ -159,6 +160,25 @@ def sampler(rng: np.random.Generator, model: str, num_classes: int) -> Sample:
 def softmax(logits: np.ndarray) -> np.ndarray:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    """Returns a sentence on the lowest coverage, of all classes and of the rare."""
+
+    def lowest(entry: str) -> str:
+        stated = [row for row in records if row[entry] is not None]
+        if not stated:
+            return "none"
+        row = min(stated, key=lambda row: row[entry])
+        return (
+            f"{100 * row[entry]:.0f} % ({row['name']}, {row['num_classes']} classes, "
+            f"{row['model']}, {row['pool']}, M = {row['num_validation']:,})"
+        )
+
+    return (
+        f"The lowest coverage of {len(records)} cells is {lowest('coverage')}; that of "
+        f"the rare classes alone is {lowest('coverage_rare')}."
+    )
 
 
 def tables(records: list[dict[str, Any]]) -> Iterator[str]:

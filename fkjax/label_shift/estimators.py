@@ -16,6 +16,7 @@ from fkjax.label_shift.checks import (
 )
 
 _MOST_STEPS = 3000  # of EM
+_TOLERANCE = 1e-4  # of EM's log-likelihood
 
 
 class Estimate(NamedTuple):
@@ -108,7 +109,7 @@ def bbse_prior(
         validation_predicted, names, "predictions of the validation set"
     )
     labels = checked_labels(validation_labels, len(predicted), names)
-    counts = weighted_confusion(predicted, labels, np.ones(len(labels)), num_classes)
+    counts = confusion_counts(predicted, labels, num_classes)
     shares = np.bincount(pool, minlength=num_classes) / len(pool)
     return bbse_estimate(counts, shares, names)
 
@@ -117,36 +118,31 @@ def em_estimate(
     likelihoods: np.ndarray, start: np.ndarray, names: Iterable[Any]
 ) -> Estimate:
     """Returns the prior of `solve_em`, or why the likelihood is too flat for it."""
-    once = np.ones(len(likelihoods))
-    prior = solve_em(likelihoods, once, start, tolerance=1e-4)
+    prior = solve_em(likelihoods, start)
     if problem := _em_problem(likelihoods, prior, list(names)):
         return Estimate(np.full(len(prior), np.nan), problem)
     return Estimate(prior)
 
 
-def solve_em(
-    likelihoods: np.ndarray, weights: np.ndarray, start: np.ndarray, *, tolerance: float
-) -> np.ndarray:
-    """Finds the q that maximizes sum_i weights_i log sum_y q_y likelihoods_iy.
+def solve_em(likelihoods: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Finds the q that maximizes sum_i log sum_y q_y likelihoods_iy.
 
     Args:
         likelihoods: likelihood of each example under each class. Shape [N, C].
-        weights: weight of each example. Shape [N].
         start: first q, positive. Shape [C].
-        tolerance: largest difference from the maximum at which to stop.
 
     Returns:
         The prior q. Shape [C].
     """
-    total = weights.sum()
+    num = len(likelihoods)
     columns = np.ascontiguousarray(likelihoods.T)  # sums over long rows are faster
 
     def step(q: np.ndarray) -> tuple[np.ndarray, float, float]:
         mixed = np.einsum("yi,y->i", columns, q)
-        factor = np.einsum("yi,i->y", columns, weights / mixed) / total
+        factor = np.einsum("yi,i->y", columns, 1 / mixed) / num
         new = q * factor
-        bound = float(total * np.log(factor.max()))
-        return new / new.sum(), bound, float((weights * np.log(mixed)).sum())
+        bound = float(num * np.log(factor.max()))
+        return new / new.sum(), bound, float(np.log(mixed).sum())
 
     q, fallback, reached = start, start, -np.inf
     for _ in range(_MOST_STEPS):
@@ -154,7 +150,7 @@ def solve_em(
         if value < reached:  # the extrapolation went too far
             q, reached = fallback, -np.inf
             continue
-        if bound <= tolerance:
+        if bound <= _TOLERANCE:
             return first
         second, _, _ = step(first)
         r = first - q
@@ -236,12 +232,13 @@ def _confusion_problem(counts: np.ndarray, names: Sequence[Any]) -> str:
     return f"the predictions hardly separate {names[pair[0]]} from {names[pair[1]]}"
 
 
-def weighted_confusion(
-    predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray, num_classes: int
+def confusion_counts(
+    predicted: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """Returns the weight of the examples of each class (column) by prediction (row).
+    """Returns the number of examples of each class (column) by prediction (row).
 
     Shape [C, C].
     """
     cells = predicted * num_classes + labels
-    return np.bincount(cells, weights, num_classes**2).reshape(num_classes, num_classes)
+    counts = np.bincount(cells, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)

@@ -44,22 +44,12 @@ def calibration(probs: Any, labels: Any) -> Calibration:
     """
     probs = checked_probabilities(probs, "validation set")
     labels = checked_labels(labels, len(probs), checked_names(range(probs.shape[1])))
-    return fit_calibration(
-        log_probabilities(probs),
-        labels,
-        np.ones(len(probs)),
-        no_calibration(probs.shape[1]),
-    )
+    return fit_calibration(log_probabilities(probs), labels)
 
 
 def calibrated(calibration: Calibration, probs: Any) -> np.ndarray:
     """Returns calibrated probabilities. Shape [N, C]."""
     return softmax(calibration, log_probabilities(np.asarray(probs, float)))
-
-
-def no_calibration(num_classes: int) -> Calibration:
-    """Returns the calibration that leaves probabilities unchanged."""
-    return Calibration(1.0, np.zeros(num_classes))
 
 
 def log_probabilities(probs: np.ndarray) -> np.ndarray:
@@ -76,9 +66,7 @@ def softmax(calibration: Calibration, z: np.ndarray) -> np.ndarray:
     return probs
 
 
-def fit_calibration(
-    z: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: Calibration
-) -> Calibration:
+def fit_calibration(z: np.ndarray, labels: np.ndarray) -> Calibration:
     """Minimizes the penalized cross entropy, which is convex, by Newton's method."""
     rows, num_classes = np.arange(len(z)), z.shape[1]
     at_one = np.eye(num_classes + 1)[0]
@@ -89,24 +77,23 @@ def fit_calibration(
     def loss(theta: np.ndarray) -> float:
         true = softmax(unpack(theta), z)[rows, labels]
         away = theta - at_one
-        return float(-weights @ log_probabilities(true) + away @ away / 2)
+        return float(-log_probabilities(true).sum() + away @ away / 2)
 
-    theta = np.concatenate([[start.slope], start.offset])
+    theta = at_one
     value = loss(theta)
     for _ in range(50):
         probs = softmax(unpack(theta), z)
-        weighted = probs * weights[:, None]
         mean = (probs * z).sum(axis=1)
         gradient = theta - at_one
-        gradient[0] += weights @ (mean - z[rows, labels])
-        gradient[1:] += weighted.sum(axis=0)
-        gradient[1:] -= np.bincount(labels, weights, num_classes)
+        gradient[0] += (mean - z[rows, labels]).sum()
+        gradient[1:] += probs.sum(axis=0)
+        gradient[1:] -= np.bincount(labels, minlength=num_classes)
         hessian = np.eye(num_classes + 1)
-        hessian[0, 0] += (weighted * (z - mean[:, None]) ** 2).sum()
-        mixed = (weighted * (z - mean[:, None])).sum(axis=0)
+        hessian[0, 0] += (probs * (z - mean[:, None]) ** 2).sum()
+        mixed = (probs * (z - mean[:, None])).sum(axis=0)
         hessian[0, 1:] += mixed
         hessian[1:, 0] += mixed
-        hessian[1:, 1:] += np.diag(weighted.sum(axis=0)) - weighted.T @ probs
+        hessian[1:, 1:] += np.diag(probs.sum(axis=0)) - probs.T @ probs
         move = np.linalg.solve(hessian, gradient)
         decrement = gradient @ move
         size = 1.0

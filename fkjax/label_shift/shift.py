@@ -20,10 +20,10 @@ from fkjax.label_shift.checks import (
 )
 from fkjax.label_shift.estimators import (
     Estimate,
+    confusion_counts,
     posterior,
     solve_bbse,
     solve_em,
-    weighted_confusion,
 )
 from fkjax.label_shift.resampling import (
     Draws,
@@ -35,7 +35,6 @@ from fkjax.label_shift.resampling import (
 from fkjax.label_shift.scaling import (
     fit_calibration,
     log_probabilities,
-    no_calibration,
     softmax,
 )
 from fkjax.label_shift.types import Bootstrap, Distance, Found, Shares, Shift
@@ -82,9 +81,9 @@ def bias(
 
     A share is not determined, and is NaN, if its standard error is 1/8 or more, or is
     half or more of the larger of its estimate and the class's share in the validation
-    set. Statistical offices do not publish estimates with larger relative standard
-    errors. BBSE also does not determine the share of a class as which no validation
-    example is predicted.
+    set. The Australian Bureau of Statistics calls estimates with relative standard
+    errors above 50 % too unreliable for general use (6239.0, technical note). BBSE also
+    does not determine the share of a class as which no validation example is predicted.
 
     A permutation test with Pearson's statistic, exact at any size, decides whether
     there is a bias at all. Its null hypothesis: the model predicts each class equally
@@ -176,16 +175,16 @@ def _bootstrap(
     num_resamples: int,
     tell: Callable[[str], object],
 ) -> Bootstrap:
-    num_classes, once = len(names), np.ones(len(labels))
+    num_classes = len(names)
     prior = np.bincount(labels, minlength=num_classes) / len(labels)
     z, pool_z = log_probabilities(probs), log_probabilities(pool)
     predicted, pool_predicted = probs.argmax(axis=1), pool.argmax(axis=1)
     tell("calibrating the probabilities")
-    fitted = fit_calibration(z, labels, once, no_calibration(num_classes))
+    fitted = fit_calibration(z, labels)
     odds, pool_odds = (softmax(fitted, each) / prior for each in (z, pool_z))
     tell("estimating the class shares")
-    em = solve_em(pool_odds, np.ones(len(pool)), prior, tolerance=1e-4)
-    counts = weighted_confusion(predicted, labels, once, num_classes)
+    em = solve_em(pool_odds, prior)
+    counts = confusion_counts(predicted, labels, num_classes)
     pool_shares = np.bincount(pool_predicted, minlength=num_classes) / len(pool)
     bbse = solve_bbse(counts, pool_shares)
     tell("computing the intervals of the class shares")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.label_shift_coverage import facts, rows, shares_of, tables
+from benchmarks.label_shift_coverage import facts, rows, shares_of, summary, tables
 from fkjax.label_shift import Shares
 
 
@@ -51,6 +51,8 @@ def test_tables_have_a_cell_for_each_setting():
         for row in rows(10, "calibrated", "1x", size, 1)
     ]
     (table,) = tables(records)
+    records[1] |= {"coverage": 0.5, "coverage_rare": 0.25}
+    assert summary(records).startswith("The lowest coverage of 6 cells is 50 % (EM, 10")
     head, _, *lines = table.split("\n\n")[1].splitlines()
     assert head == "| estimate | model | pool | M = 10 | M = 12 |"
     assert [line.count("|") for line in lines] == [6, 6, 6]
