@@ -27,6 +27,8 @@ from fkjax.selection.arguments import whole
 from fkjax.selection.problem import Problem
 from fkjax.training import evaluation
 
+_SHOWN = 20  # ids in one message
+
 
 class Mistake(NamedTuple):
     """A validation example that the model misclassifies.
@@ -263,10 +265,10 @@ def _require_finite(problem: Problem, query: Query) -> None:
     ):
         if is_bad is not None and np.any(is_bad):
             bad = np.flatnonzero(is_bad)
-            shown = ", ".join(str(ids[int(i)]) for i in bad[:5])
+            shown = ", ".join(str(ids[int(i)]) for i in bad[:_SHOWN])
             raise UserError(
                 f"the embeddings or scores of {len(bad)} {part} example(s) are NaN or "
-                f"infinite (ids {shown}{', ...' if len(bad) > 5 else ''}): fix or "
+                f"infinite (ids {shown}{', ...' if len(bad) > _SHOWN else ''}): fix or "
                 "remove them"
             )
 

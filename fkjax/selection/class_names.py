@@ -7,6 +7,7 @@ import numpy as np
 
 from fkjax.base import UserError
 from fkjax.data.column_types import as_text
+from fkjax.files.matching import composed
 from fkjax.selection.arguments import is_missing, plain, whole_or_none
 
 
@@ -54,7 +55,7 @@ def class_names(classes: Sequence[Any] | None, num_classes: int) -> list[str]:
         UserError: if they are not C or more different names.
     """
     names = [as_text(c) for c in (range(num_classes) if classes is None else classes)]
-    num_values = len(set(names))
+    num_values = len(set(map(composed, names)))
     if classes is not None and all(map(_is_number, classes)):
         num_values = len(set(classes))  # 1 and 1.0 are the same
     if len(names) < num_classes or num_values < len(names):
@@ -69,6 +70,8 @@ def class_numbers(
     labels: np.ndarray, names: Sequence[str], classes: Sequence[Any] | None
 ) -> np.ndarray:
     """Converts labels, names or numbers of classes, to numbers.
+
+    Names are compared in the same Unicode normal form.
 
     Labels that are numbers are the numbers of the classes, from 0, if the names are
     text, and are names if the names are numbers, too, such as `classes_` of
@@ -88,8 +91,8 @@ def class_numbers(
     """
     given = plain_labels(labels)
     if not all(map(_is_number, given)):
-        number = {name: i for i, name in enumerate(names)}
-        found, advice = [number.get(str(label), -1) for label in given], ""
+        number = {composed(name): i for i, name in enumerate(names)}
+        found, advice = [number.get(composed(str(label)), -1) for label in given], ""
     elif classes is None:
         found, advice = _positions(given, len(names)), ""
     elif all(map(_is_number, classes)):

@@ -15,7 +15,7 @@ from fkjax.models import as_images, from_module
 from fkjax.models.lacking import with_lacking_classes
 from fkjax.models.saved import require_no_nan
 from fkjax.selection.lacking import read_labels
-from fkjax.selection.probabilities import are_probabilities
+from fkjax.selection.probabilities import are_probabilities, are_within
 from fkjax.selection.problem import Problem, make_problem
 
 _AT_ONCE = 1 << 20  # numbers in the examples of a batch
@@ -88,6 +88,12 @@ def problem_of_network(
         raise UserError(
             "the network returns probabilities, which are 0 or more and add up to 1, "
             "instead of logits: leave out its softmax"
+        )
+    if are_within(np.asarray(outputs), 0, 1):
+        raise UserError(
+            "the network returns numbers from 0 to 1, as a sigmoid does, instead of "
+            "logits: leave out its sigmoid; if they are logits, subtract 1 in the "
+            "network, which changes no probability"
         )
     labels = read_labels(
         np.asarray(validation["labels"][:]), classes, network.num_classes

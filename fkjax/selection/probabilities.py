@@ -15,6 +15,7 @@ All determine the probabilities p: log p differs from the logits by a constant."
 
 _FIRST = 1000  # rows that are examined
 _TOLERANCE = 1e-2  # of sums, for float16 and rounded decimals
+_ENOUGH = 20  # numbers; fewer can be in a range by chance
 
 
 def are_probabilities(rows: np.ndarray) -> bool:
@@ -23,6 +24,14 @@ def are_probabilities(rows: np.ndarray) -> bool:
     sums = rows.sum(axis=1)
     is_one = (rows >= 0).all(axis=1) & (np.abs(sums - 1) <= _TOLERANCE)
     return len(rows) > 0 and bool(is_one.all())
+
+
+def are_within(rows: np.ndarray, low: float, high: float) -> bool:
+    """Returns whether all of many numbers are from `low` to `high`; NaN is ignored."""
+    numbers = rows[np.isfinite(rows)].astype(float)
+    return len(numbers) >= _ENOUGH and bool(
+        ((low <= numbers) & (numbers <= high)).all()
+    )
 
 
 def contain_probabilities(
@@ -34,12 +43,16 @@ def contain_probabilities(
 
     Arrays are taken by their names, except logits that are 0 or more and add up to 1
     for every example, which logits never do. They are probabilities, whose softmax
-    would be wrong.
+    would be wrong. Logits that add up to 100, as percentages do, and those that are all
+    from 0 to 1, as outputs of a sigmoid and most cosine similarities are, are refused.
+    Logits from -1 to 1 can be cosine similarities, or those of a network that has
+    learned little, and are taken with a warning.
 
     Args:
         parts: pool and validation set, with their names in messages.
         names: names of their outputs, in `OUTPUTS`.
-        warn: function called with a message if logits are taken as probabilities.
+        warn: function called with a message if logits are taken as probabilities, or
+            can be cosine similarities.
 
     Returns:
         Whether the outputs of each part are probabilities.
@@ -78,10 +91,36 @@ def contain_probabilities(
             f"the logits of the {which} are 0 or more and add up to 1, so they are "
             f"taken as probabilities: name the array probabilities, or {remedy}"
         )
+    _check_range([(first[i], parts[i][1]) for i in at if not look_so[i]], warn)
     return [
         is_one and name != "log_probs"
         for name, is_one in zip(names, look_so, strict=True)
     ]
+
+
+def _check_range(
+    logits: Sequence[tuple[np.ndarray, str]], warn: Callable[[str], object]
+) -> None:
+    for rows, what in logits:
+        if are_probabilities(rows / 100):
+            raise UserError(
+                f"the logits of the {what} are 0 or more and add up to 100, as "
+                "percentages do: divide them by 100 and name the array probabilities"
+            )
+    which = " and the ".join(what for _, what in logits)
+    if logits and all(are_within(rows, 0, 1) for rows, _ in logits):
+        raise UserError(
+            f"the logits of the {which} are all from 0 to 1, as the outputs of a "
+            "sigmoid or cosine similarities are: give the outputs before the sigmoid, "
+            "np.log(p / (1 - p)), or the similarities times the scale of the network, "
+            "100 for CLIP; if they are logits, subtract 1, which changes no probability"
+        )
+    if logits and all(are_within(rows, -1, 1) for rows, _ in logits):
+        warn(
+            f"the logits of the {which} are all from -1 to 1, so that no class is much "
+            "more probable than another: if they are cosine similarities, multiply "
+            "them by the scale of the network, 100 for CLIP"
+        )
 
 
 def logs(rows: np.ndarray, what: str) -> np.ndarray:
@@ -106,5 +145,6 @@ def logs(rows: np.ndarray, what: str) -> np.ndarray:
 def _not_probabilities(what: str) -> UserError:
     return UserError(
         f"the probabilities of the {what} must be 0 or more and add up to 1 for each "
-        "example: give these, or name the array logits"
+        "example: divide percentages by 100 and the outputs of a sigmoid by their sum, "
+        "or name the array logits"
     )

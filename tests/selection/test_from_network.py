@@ -177,6 +177,12 @@ def test_a_network_that_ends_in_a_softmax_is_refused():
         problem_of_network(POOL, VALIDATION, network)
 
 
+def test_a_network_that_ends_in_a_sigmoid_is_refused():
+    network = nnx.Sequential(*make_network().layers, nnx.sigmoid)
+    with pytest.raises(UserError, match="from 0 to 1, .* leave out its sigmoid; if"):
+        problem_of_network(POOL, VALIDATION, network)
+
+
 def test_one_tap_may_be_a_text():
     model = tiny((8, 8, 1), 3)
     variables = jax.jit(model.init)(jax.random.key(0))

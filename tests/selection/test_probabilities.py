@@ -10,7 +10,7 @@ from fkjax.base import UserError
 from fkjax.commands.select import main
 from fkjax.data import columns as arrays
 from fkjax.selection.from_outputs import problem_of_outputs
-from fkjax.selection.probabilities import are_probabilities, logs
+from fkjax.selection.probabilities import are_probabilities, are_within, logs
 from tests.selection.test_from_outputs import POOL, VALIDATION
 
 
@@ -31,6 +31,9 @@ NAMED = [
     renamed(part, "probabilities", p)
     for part, p in zip((POOL, VALIDATION), P, strict=True)
 ]
+
+
+SIGMOID = [1 / (1 + np.exp(-part["logits"])) for part in (POOL, VALIDATION)]
 
 
 def picked(*parts, **options):
@@ -80,6 +83,14 @@ def test_the_command_says_how_it_took_them(tmp_path, capsys):
         (renamed(POOL, "probabilities", POOL["logits"]), VALIDATION, "name .* logits"),
         (renamed(POOL, "logits", np.eye(3)[P[0].argmax(1)]),
          renamed(VALIDATION, "logits", np.eye(3)[P[1].argmax(1)]), "only 0 and 1"),
+        (renamed(POOL, "logits", 100 * P[0]), VALIDATION,
+         "logits of the pool .* add up to 100, .*: divide them by 100 and name"),
+        (POOL, renamed(VALIDATION, "logits", np.round(100 * P[1], 1)),
+         "logits of the validation set .* add up to 100"),
+        (renamed(POOL, "probabilities", 100 * P[0]), VALIDATION, "percentages by 100"),
+        (renamed(POOL, "logits", SIGMOID[0]), renamed(VALIDATION, "logits", SIGMOID[1]),
+         r"pool and the validation set are all from 0 to 1, .* np.log\(p / "),
+        (renamed(POOL, "probabilities", SIGMOID[0]), VALIDATION, "sigmoid by their"),
         (renamed(POOL, "scores", P[0]), VALIDATION,
          "pool must have logits, got .*; log_probs or probabilities will"),
         (renamed(POOL, "probabilities", P[0][:, :1]), VALIDATION, "2 or more classes"),
@@ -89,6 +100,30 @@ def test_what_is_not_what_its_name_says_is_refused(pool, validation, match):
     with pytest.raises(UserError, match=match), warnings.catch_warnings():
         warnings.simplefilter("error")
         problem_of_outputs(pool, validation)
+
+
+def test_logits_that_can_be_cosine_similarities_are_taken_with_a_warning():
+    said = []
+    small = [part | {"logits": np.tanh(part["logits"])} for part in (POOL, VALIDATION)]
+    found = problem_of_outputs(*small, warn=said.append)
+    assert len(said) == 1 and "are all from -1 to 1" in said[0]
+    assert "multiply them by the scale of the network, 100 for CLIP" in said[0]
+    rows = found.pool[:, 0, 0, -3:]
+    np.testing.assert_allclose(rows, small[0]["logits"], rtol=1e-6)
+    scaled = [part | {"logits": 100 * part["logits"]} for part in small]
+    problem_of_outputs(*scaled, warn=said.append)
+    problem_of_outputs(small[0], VALIDATION, warn=said.append)
+    shifted = [part | {"logits": s - 1} for part, s in zip(small, SIGMOID, strict=True)]
+    assert len(said) == 1
+    problem_of_outputs(*shifted, warn=said.append)
+    assert len(said) == 2 and said[1] == said[0]
+
+
+def test_few_numbers_in_a_range_are_logits():
+    assert are_within(np.full((10, 2), [0, 1]), 0, 1)
+    assert not are_within(np.full((9, 2), [0, 1]), 0, 1)
+    assert not are_within(np.full((20, 2), [0.5, np.nan]), 0, 1)
+    assert not are_within(np.full((20, 2), [0.5, 1.5]), 0, 1)
 
 
 def test_rows_far_into_a_large_pool_are_checked_when_they_are_read(monkeypatch):
