@@ -14,7 +14,7 @@ import numpy as np
 import rich.console
 
 from fkjax.base import UserError, printable
-from fkjax.commands.exit_status import exit_status
+from fkjax.commands.exit_status import exit_status, notify
 from fkjax.commands.options import given, parse_config
 from fkjax.data import datasets
 from fkjax.data.reading import plain_errors
@@ -75,6 +75,7 @@ def _run(config: Config) -> list[dict[str, Any]]:
         data_dir=config.data_dir,
         image_size=config.image_size,
         follow_links=config.follow_links,
+        notify=notify if is_first() else None,
     )
     experiment = prepare(config, dataset)
     experiment.parts(config.seed)  # an impossible pool is reported before any output

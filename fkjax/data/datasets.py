@@ -7,7 +7,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +71,7 @@ def load(
     image_size: int = 224,
     may_prepare: bool = True,
     follow_links: bool = False,
+    notify: Callable[[str], object] | None = None,
 ) -> Dataset:
     """Loads an image classification dataset.
 
@@ -106,6 +107,7 @@ def load(
         image_size: height and width to which streamed images are resized.
         may_prepare: whether TFDS may download and prepare a missing dataset.
         follow_links: whether links in image folders may lead out of the data folder.
+        notify: function called with a sentence if images in the folder are not used.
 
     Returns:
         The dataset, after validation.
@@ -124,7 +126,7 @@ def load(
     folder = _data_folder(os.fspath(chosen)) if chosen else None
     if folder is not None and re.fullmatch(r"\w[\w.-]*", name):
         try:
-            found = _read_files(name, folder / name, image_size, follow_links)
+            found = _read_files(name, folder / name, image_size, follow_links, notify)
         except OSError as error:  # raised by the search for files, not by reading them
             raise UserError(
                 f"{folder / name} could not be searched ({error.strerror}); fix it, or "
@@ -193,7 +195,11 @@ def _data_folder(path: str) -> Path:
 
 
 def _read_files(
-    name: str, folder: Path, image_size: int, follow_links: bool
+    name: str,
+    folder: Path,
+    image_size: int,
+    follow_links: bool,
+    notify: Callable[[str], object] | None,
 ) -> Dataset | None:
     """Reads a dataset from files in its folder; returns None if there are none."""
     if has_idx(folder):
@@ -205,7 +211,7 @@ def _read_files(
         return _dataset(name, *read_cifar(name, folder))
     if is_image_folder(folder):
         arrays, num_classes = read_image_folder(
-            folder, image_size=image_size, follow_links=follow_links
+            folder, image_size=image_size, follow_links=follow_links, notify=notify
         )
         return _dataset(name, arrays, num_classes)
     return None

@@ -1,6 +1,7 @@
 """Image folders: `<part>/<class>/<image>`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from fkjax.base import UserError
 from fkjax.data.decoding import SUFFIXES, decode
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.folders import Links, is_hidden
+from fkjax.files.matching import composed
 from fkjax.parallel.examples import Streamed
 
 _SHOWN = 20  # files in one message
@@ -21,12 +23,17 @@ def is_image_folder(folder: Path) -> bool:
 
 
 def read_image_folder(
-    folder: Path, *, image_size: int, follow_links: bool = False
+    folder: Path,
+    *,
+    image_size: int,
+    follow_links: bool = False,
+    notify: Callable[[str], object] | None = None,
 ) -> tuple[tuple[Streamed, np.ndarray, Streamed, np.ndarray], int]:
     """Lists the images of `train/<class>/` and of `test/<class>/` or `val/<class>/`.
 
-    The classes are the sorted names of the folders in `train`. The names of images end
-    in one of `fkjax.data.decoding.SUFFIXES`. Images are decoded when they are used (see
+    The classes are the sorted names of the folders in `train`. Names that differ only
+    in their Unicode normal form are the same class. The names of images end in one of
+    `fkjax.data.decoding.SUFFIXES`. Images are decoded when they are used (see
     `fkjax.data.decoding.decode`), without augmentation. Hidden files are ignored. If
     there are both, `test/<class>/` is read and `val/` is not. The folder of the dataset
     may be a link to any folder, but links inside must stay in the data folder.
@@ -35,6 +42,8 @@ def read_image_folder(
         folder: folder of the dataset, in the data folder.
         image_size: height and width of the images, S.
         follow_links: whether links inside may lead out of the data folder.
+        notify: function called with a sentence if one of `test/` and `val/` is not
+            used, with its number of images.
 
     Returns:
         The training images, of shape [n, S, S, 3], their labels, of shape [n], the test
@@ -53,21 +62,42 @@ def read_image_folder(
             f"{folder} has train/ but neither test/<class>/ nor val/<class>/; add one"
         )
     train, test = folder / "train", folder / tests[0]
-    classes, test_classes = tree.folders(train), tree.folders(test)
+    for unused in [folder / part for part in _TEST_PARTS if part != tests[0]]:
+        if notify and unused.is_dir():
+            names = [name for _, _, found in os.walk(unused) for name in found]
+            num = sum(name.lower().endswith(SUFFIXES) for name in names)
+            notify(
+                f"{unused} is not used, with its {num} images: the test images are "
+                f"those of {test}"
+            )
+    classes, test_classes = (_classes(tree, part) for part in (train, test))
     for part, others, place, lacks in (
         (test_classes, classes, test, train),
         (classes, test_classes, train, test),
     ):
         for name in sorted(set(part) - set(others))[:1]:
             raise UserError(
-                f"{place / name} is a class that {lacks} does not have; give both the "
-                "same classes"
+                f"{place / part[name]} is a class that {lacks} does not have; give "
+                "both the same classes"
             )
     arrays = (
-        *_part(tree, train, classes, image_size),
-        *_part(tree, test, classes, image_size),
+        *_part(tree, train, list(classes.values()), image_size),
+        *_part(tree, test, [test_classes[name] for name in classes], image_size),
     )
     return arrays, len(classes)
+
+
+def _classes(tree: "_Tree", folder: Path) -> dict[str, str]:
+    """Returns the folders of the classes by their names in Unicode normal form C."""
+    found: dict[str, str] = {}
+    for name in tree.folders(folder):
+        other = found.setdefault(composed(name), name)
+        if other != name:
+            raise UserError(
+                f"{folder} has two folders {name!r} that differ only in their Unicode "
+                "normal form; make them one"
+            )
+    return found
 
 
 def _part(

@@ -13,7 +13,10 @@ _NAMES = {
     "test": ("test", "testing"),
 }
 _SET_OF = {name: part for part, names in _NAMES.items() for name in names}
-_COLUMNS = ("set", "split")
+
+COLUMNS = ("set", "split")
+"""The columns that can name the set of each image."""
+
 _CERTAIN = (
     *("sets", "splits", "subset", "data_split", "partition", "fold", "tvt"),
     *_SET_OF,
@@ -33,7 +36,7 @@ def set_column(rows: Sequence[Row], problems: Problems) -> str | None:
         The name of the column; None if there is none.
     """
     columns = list(rows[0].cells) if rows else []
-    found = [name for name in _COLUMNS if name in columns]
+    found = [name for name in COLUMNS if name in columns]
     if len({tuple(_part(row.cells, name) for row in rows) for name in found}) > 1:
         problems.add("has the columns set and split, which differ: leave one out")
     for name in sorted(set(columns) - {"file", "label"}) if not found else ():
@@ -50,7 +53,7 @@ def set_column(rows: Sequence[Row], problems: Problems) -> str | None:
 def ignored_columns(rows: Sequence[Row]) -> list[str]:
     """Returns the names of the columns that are not read, if they have any."""
     columns = rows[0].cells if rows else ()
-    return [c for c in columns if c and c not in ("file", "label", *_COLUMNS)]
+    return [c for c in columns if c and c not in ("file", "label", *COLUMNS)]
 
 
 def set_of(cells: Mapping[str, str], column: str | None) -> str:

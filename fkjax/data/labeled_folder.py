@@ -14,7 +14,7 @@ import numpy as np
 from fkjax.base import UserError
 from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
 from fkjax.data.decoding import SUFFIXES, ImageError, combined, decode
-from fkjax.data.label_sets import SETS, ignored_columns, set_column, set_of
+from fkjax.data.label_sets import COLUMNS, SETS, ignored_columns, set_column, set_of
 from fkjax.data.reading import stream_in_parallel
 from fkjax.files.folders import list_files
 from fkjax.files.matching import Names, composed
@@ -284,7 +284,7 @@ def _known(
 
     Labels that differ only in their Unicode normal form are written as the first.
     """
-    rows = read_rows(path, ("file", "label"), problems)
+    rows = read_rows(path, ("file", "label"), problems, optional=COLUMNS)
     files, former, classes = Names(names), Names(earlier), dict[str, str]()
     known: dict[str, tuple[str, str]] = {}
     lines: dict[str, int] = {}

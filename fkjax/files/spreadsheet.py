@@ -80,7 +80,13 @@ class Problems:
             raise UserError(f"{self._path}: {shown}{rest}: {advice}")
 
 
-def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Row]:
+def read_rows(
+    path: Path,
+    columns: Sequence[str],
+    problems: Problems,
+    *,
+    optional: Sequence[str] = (),
+) -> list[Row]:
     """Reads a table that begins with the names of its columns.
 
     Empty lines are skipped. Columns may be in any order, and there may be others. Cells
@@ -92,6 +98,7 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
         columns: columns that the file must have, in lower case. If no name is equal,
             one that differs in case is used.
         problems: collection to which lines with more cells than columns are added.
+        optional: columns that the file may have once, in lower case.
 
     Raises:
         UserError: if the file cannot be read, is not CSV in UTF-8 or UTF-16, lacks a
@@ -105,7 +112,7 @@ def read_rows(path: Path, columns: Sequence[str], problems: Problems) -> list[Ro
     try:
         if declared and rest:
             next(lines)
-        header = _names(path, next(lines, []), columns)
+        header = _names(path, next(lines, []), columns, optional)
         rows = []
         for cells in lines:
             cells = [cell.strip() for cell in cells]
@@ -162,13 +169,19 @@ def _decoded(path: Path, data: bytes) -> str:
         ) from error
 
 
-def _names(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[str]:
+def _names(
+    path: Path,
+    header: Sequence[str],
+    columns: Sequence[str],
+    optional: Sequence[str],
+) -> list[str]:
     """Returns the names of the columns, in lower case.
 
     A name in capitals is kept if there is an equal one in lower case.
 
     Raises:
-        UserError: if a required column is missing, or is there twice.
+        UserError: if a required column is missing, or it or an optional one is there
+            twice.
     """
     header = [name.strip() for name in header]
     names = [name if name.lower() in header else name.lower() for name in header]
@@ -178,7 +191,7 @@ def _names(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[st
             f"{path} must begin with a line of column names that include "
             f"{' and '.join(columns)}, but {' and '.join(missing)} is missing: add it"
         )
-    for name in columns:
+    for name in (*columns, *optional):
         if names.count(name) > 1:
             raise UserError(
                 f"{path} must have one column {name}, but has {names.count(name)}: "

@@ -25,6 +25,7 @@ import numpy as np
 
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import natural
+from fkjax.files.matching import composed
 from fkjax.selection.arguments import whole_or_none
 from fkjax.selection.class_names import (
     class_names,
@@ -100,7 +101,8 @@ def _lacking(
             flaw = found[0], "the labels may be names or positions from 0"
         labels = numbers
     elif given is not None and all(isinstance(label, str) for label in labels):
-        found = sorted(set(labels) - set(names), key=natural)
+        forms = set(map(composed, names))
+        found = sorted({x for x in labels if composed(x) not in forms}, key=natural)
         flaw = _flaw_of_names(found, names, labels)
     else:
         return []
@@ -138,7 +140,7 @@ def _flaw_of_names(
 ) -> tuple[str, str] | None:
     """Returns a name that may not be that of a class without an output, and why."""
     others = list(known)
-    if found and not set(others) & set(labels):
+    if found and len(found) == len(set(labels)):
         return found[0], "no label is one of them"
     for name in found:
         plain = _letters(name)

@@ -73,6 +73,39 @@ def test_every_image_is_listed_under_its_class_and_decoded_when_taken(tmp_path, 
         np.testing.assert_array_equal(take(images, rows), np.stack(expected))
 
 
+def test_the_part_that_is_not_used_is_reported(tmp_path):
+    folder = make_set(tmp_path / "pets", "val")
+    said = []
+    load("pets", data_dir=tmp_path, notify=said.append)
+    assert not said
+    write_images(folder / "test", dict.fromkeys(CLASSES, 2), 2)
+    found = load("pets", data_dir=tmp_path, notify=said.append)
+    assert len(found.test_labels) == 6
+    assert said == [
+        f"{folder}/val is not used, with its 9 images: the test images are those of "
+        f"{folder}/test"
+    ]
+    shutil.rmtree(folder / "test")
+    (folder / "test").mkdir()  # as of ImageNet, without classes
+    shutil.copy(folder / "val" / "cat" / "000.png", folder / "test")
+    assert len(load("pets", data_dir=tmp_path, notify=said.append).test_labels) == 9
+    assert said[1].startswith(f"{folder}/test is not used, with its 1 images")
+
+
+def test_names_of_classes_match_in_another_unicode_form(tmp_path):
+    folder = make_set(tmp_path / "pets")
+    (folder / "train" / "emu").rename(folder / "train" / "\u00e9mu")
+    (folder / "val" / "emu").rename(folder / "val" / "e\u0301mu")
+    pets = load("pets", data_dir=tmp_path, image_size=8)
+    assert pets.num_classes == 3 and pets.test_labels.tolist() == sorted([0, 1, 2] * 3)
+    last = take(pets.test_images, jnp.array([8]))
+    expected = decode(folder / "val" / "e\u0301mu" / "002.jpg", "", image_size=8)
+    np.testing.assert_array_equal(last[0], expected)
+    (folder / "train" / "e\u0301mu").mkdir()
+    with pytest.raises(UserError, match="differ only in their Unicode normal form"):
+        load("pets", data_dir=tmp_path)
+
+
 def test_nothing_is_decoded_before_it_is_used(pets, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("decoded")

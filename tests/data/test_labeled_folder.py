@@ -67,6 +67,10 @@ def test_a_column_split_is_the_column_set(folder, labels):
     assert own.validation.tolist() == expected.validation.tolist()
     with pytest.raises(UserError, match="the column fold seems to name the set"):
         list_images(folder, labels(LABELS.replace("set", "fold")))
+    for name in ("set", "split"):
+        text = f"file,label,{name},{name}\n10.png,a,train,test\n"
+        with pytest.raises(UserError, match=f"one column {name}, but has 2"):
+            list_images(folder, labels(text))
     said, text = [], "file,label,width,note\n10.png,a,8,\n9.jpg,b,8,\n"
     list_images(folder, labels(text), notify=said.append)
     assert len(said) == 1 and "ignored the columns width, note of" in said[0]

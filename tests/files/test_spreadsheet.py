@@ -56,6 +56,15 @@ def test_a_name_in_lower_case_comes_before_others(read):
         read("ID,Id\n1,2\n", "id")
 
 
+@pytest.mark.parametrize("first", ["file,label,set,set", "file,label,Split,SPLIT"])
+def test_an_optional_column_that_is_there_twice_is_refused(first, tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"{first}\na.png,cat,train,test\n")
+    read_rows(path, ("file", "label"), Problems(path))
+    with pytest.raises(UserError, match="must have one column (set|split), but has 2"):
+        read_rows(path, ("file",), Problems(path), optional=("set", "split"))
+
+
 def test_columns_may_stand_in_any_order_and_be_more(read):
     assert read("x,label,file\n1,2,3\n") == [(2, "1", "2", "3")]
 

@@ -15,6 +15,15 @@ def numbers(labels, classes, num_classes=3):
     return class_numbers(np.asarray(labels), names, given).tolist()
 
 
+def test_names_match_in_another_unicode_form():
+    forms = ["caf\u00e9", "cafe\u0301"]
+    for classes, labels in (forms, reversed(forms)), (reversed(forms), forms):
+        classes, labels = [*classes][:1], [*labels][:1]
+        assert numbers(["a", *labels, "b"], ["b", *classes, "a"]) == [2, 1, 0]
+    with pytest.raises(UserError, match="as many different names"):
+        numbers(["a"], [*forms, "a"])
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
