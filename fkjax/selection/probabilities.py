@@ -27,11 +27,14 @@ def are_probabilities(rows: np.ndarray) -> bool:
 
 
 def are_within(rows: np.ndarray, low: float, high: float) -> bool:
-    """Returns whether all of many numbers are from `low` to `high`; NaN is ignored."""
+    """Returns whether all of many numbers are from `low` to `high`.
+
+    NaN is ignored. Equal numbers do not count: the last layer can start from zeros.
+    """
     numbers = rows[np.isfinite(rows)].astype(float)
-    return len(numbers) >= _ENOUGH and bool(
-        ((low <= numbers) & (numbers <= high)).all()
-    )
+    if len(numbers) < _ENOUGH or np.ptp(numbers) == 0:
+        return False
+    return bool(((low <= numbers) & (numbers <= high)).all())
 
 
 def contain_probabilities(

@@ -155,3 +155,8 @@ def test_classes_that_the_model_or_the_validation_set_lacks_are_named(tmp_path, 
     said = capsys.readouterr().err
     assert "fkjax: the model has no output for owl: their validation examples" in said
     assert "fkjax: the validation set has no example of wolf: the pool's" in said
+
+
+def test_a_name_in_another_unicode_form_is_a_class_of_the_model():
+    found = read_labels(np.array(["cafe\u0301", "owl"]), ["caf\u00e9", "owl"], 2)
+    assert found.num_lacking == 0 and found.numbers.tolist() == [0, 1]
