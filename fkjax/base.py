@@ -207,13 +207,22 @@ class Strategy(NamedTuple):
     query: Callable[[jax.Array, View], Query]
 
 
+def seed_key(seed: int) -> jax.Array:
+    """Returns the random key of a run's seed.
+
+    The random number generator is always Threefry, so that the results of a seed do not
+    depend on `jax_default_prng_impl`.
+    """
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def key_for(key: jax.Array, purpose: str, *numbers: int | jax.Array) -> jax.Array:
     """Derives the key of one named purpose from the key of a run.
 
     The purpose is hashed by CRC-32, so adding a purpose does not change the draws of
     the others.
 
-    >>> run = jax.random.key(0)
+    >>> run = seed_key(0)
     >>> bool((key_for(run, "split") == key_for(run, "split")).all())
     True
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from fkjax.acquisition import STRATEGIES, Factory, Settings, make_strategy
 from fkjax.acquisition.access import LabelAccessError, restrict
-from fkjax.base import Model, Query, Strategy, Tap, Variables, View, no_tap
+from fkjax.base import Model, Query, Strategy, Tap, Variables, View, no_tap, seed_key
 from fkjax.models import lenet
 from fkjax.training.evaluation import predictions
 
@@ -112,7 +112,7 @@ def _problem() -> _Problem:
     """
     rng = np.random.default_rng(0)
     model = _unforgiving(lenet((8, 8, 1), _NUM_CLASSES))
-    variables = jax.jit(model.init)(jax.random.key(0))
+    variables = jax.jit(model.init)(seed_key(0))
 
     def spots(labels: np.ndarray) -> jax.Array:
         images = rng.integers(0, 100, (len(labels), 8, 8, 1)).astype(np.float32)
@@ -170,7 +170,7 @@ def _rounds(budget: int) -> dict[str, jax.Array]:
 def _compiled(strategy: Any, view: View) -> _Program:
     """Compiles the query to one program of fixed shapes; its view has all fields."""
     compiled = _tried(lambda key: jax.jit(strategy.query).lower(key, view).compile())
-    return lambda seed, view: compiled(jax.random.key(seed), view)
+    return lambda seed, view: compiled(seed_key(seed), view)
 
 
 def _check_declared(strategy: Any, view: View) -> None:
@@ -187,7 +187,7 @@ def _check_declared(strategy: Any, view: View) -> None:
 
 def _tried(attempt: Callable[[jax.Array], Any]) -> Any:
     try:
-        return attempt(jax.random.key(0))
+        return attempt(seed_key(0))
     except LabelAccessError as error:
         raise AssertionError(str(error)) from error
     except Exception as error:  # anything that a user's strategy may raise

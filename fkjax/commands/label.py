@@ -17,6 +17,7 @@ from fkjax.experiment.presets import image_defaults
 from fkjax.experiment.progress import Progress
 from fkjax.labeling.loop import play_labeling
 from fkjax.labeling.session import open_session
+from fkjax.parallel.flags import usual_flags
 from fkjax.report import tables
 
 _HIDDEN = (
@@ -85,7 +86,7 @@ def label(config: Config) -> list[dict[str, Any]]:
         UserError: if a setting, an image, an answer or the output folder is invalid.
     """
     check(config)
-    with jax.enable_x64(config.precision == "float64"), jax.debug_nans(False):
+    with jax.enable_x64(config.precision == "float64"), usual_flags():
         return _label(config)
 
 

@@ -26,6 +26,7 @@ from fkjax.experiment.progress import Progress
 from fkjax.experiment.resuming import LABELING_SETTINGS, open_run
 from fkjax.experiment.setup import prepare
 from fkjax.parallel.examples import Streamed
+from fkjax.parallel.flags import usual_flags
 from fkjax.parallel.processes import agreed, connect, is_first, stopping_together
 from fkjax.report import figures, tables
 from fkjax.runs.folder import FIGURES, RunFolder
@@ -64,8 +65,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     """
     check(config)
     _meet(config)
-    # Scores of NaN have a meaning here, and all others are reported with their ids.
-    with jax.enable_x64(config.precision == "float64"), jax.debug_nans(False):
+    with jax.enable_x64(config.precision == "float64"), usual_flags():
         return _run(config)
 
 

@@ -19,7 +19,7 @@ import rich.text
 import tyro
 
 from fkjax.acquisition import STRATEGIES
-from fkjax.base import UserError, check_name, key_for, printable
+from fkjax.base import UserError, check_name, key_for, printable, seed_key
 from fkjax.commands.exit_status import exit_status, notify
 from fkjax.data.columns import Tell
 from fkjax.data.labeled_folder import read_own_images
@@ -250,7 +250,7 @@ def _outputs(problem: Problem, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns probabilities of the pool, or a random part of it, and of validation."""
     positions = np.flatnonzero(problem.is_unlabeled)
     if len(positions) > _LOOKED_AT:
-        key = key_for(jax.random.key(seed), "part of the pool")
+        key = key_for(seed_key(seed), "part of the pool")
         chosen = jax.random.choice(key, len(positions), (_LOOKED_AT,), replace=False)
         positions = positions[np.sort(np.asarray(chosen))]
     of_pool = probabilities(problem, problem.pool[positions])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Examples, UserError, Variables
+from fkjax.base import Examples, UserError, Variables, seed_key
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import forget_peak, peak_memory_mb
@@ -70,7 +70,7 @@ class _World(NamedTuple):
 
 
 def _world(experiment: Experiment, seed: int) -> _World:
-    config, parts, key = experiment.config, experiment.parts(seed), jax.random.key(seed)
+    config, parts, key = experiment.config, experiment.parts(seed), seed_key(seed)
     selection = parts.test if config.checkpoint_selection == "test" else parts.tuning
     images = (parts.pool, parts.validation, selection, parts.test)
     labels = (parts.validation, selection, parts.test)

@@ -17,6 +17,7 @@ from fkjax.base import (
     Variables,
     check_name,
     key_for,
+    seed_key,
 )
 from fkjax.data import datasets, splits
 from fkjax.experiment.config import Config
@@ -56,7 +57,7 @@ class Experiment(NamedTuple):
         """
         config = self.config
         parts = splits.split(
-            jax.random.key(seed),
+            seed_key(seed),
             self.dataset,
             validation_size=config.validation_size,
             tuning_size=config.tuning_size,

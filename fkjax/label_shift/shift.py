@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fkjax.base import UserError, key_for
+from fkjax.base import UserError, key_for, seed_key
 from fkjax.label_shift.checks import (
     checked_labels,
     checked_names,
@@ -113,7 +113,7 @@ def bias(
         raise UserError(
             f"num_resamples must be 40 or more for a 95 % interval, got {num_resamples}"
         )
-    key = key_for(jax.random.key(seed), "label shift")
+    key = key_for(seed_key(seed), "label shift")
     given = [c.item() if isinstance(c, np.generic) else c for c in classes]
     names = checked_names(given)
     probs = checked_probabilities(validation_probs, "validation set")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Model, Variables, key_for
+from fkjax.base import Model, Variables, key_for, seed_key
 from fkjax.data.labeled_folder import Listing, OwnImages, load_images, natural
 from fkjax.data.reading import plain_errors
 from fkjax.experiment import pool as pools
@@ -138,7 +138,7 @@ class _Loop:
         self._desk, self._journal, self._progress = desk, journal, progress
         (self._name,) = config.strategies
         self._track = journal.track(self._name, range(config.seed, config.seed + 1))
-        self._key = jax.random.key(config.seed)
+        self._key = seed_key(config.seed)
         # The train set follows the pool, as if it had been queried.
         self._positions = np.concatenate([own.pool, own.train])
         self._names = [own.names[i] for i in self._positions]

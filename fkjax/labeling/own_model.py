@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Model, Variables, check_name, key_for
+from fkjax.base import Model, Variables, check_name, key_for, seed_key
 from fkjax.data.labeled_folder import OwnImages
 from fkjax.data.reading import plain_errors
 from fkjax.experiment.config import Config
@@ -49,7 +49,7 @@ def started(own: OwnImages, config: Config, model: Model) -> Variables:
     """
     rotation_model = model_of_images(own, config, num_classes=ROTATIONS)
     start = jax.jit(starter(config, model, rotation_model))
-    variables = start(jax.random.key(config.seed), own.images[own.pool])
+    variables = start(seed_key(config.seed), own.images[own.pool])
     training.require_finite(variables, f"--pretraining {config.pretraining}")
     return variables
 
@@ -80,7 +80,7 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
                 training.fit, model=model, schedule=config.training()
             )
             variables = jax.jit(fit)(
-                key_for(jax.random.key(config.seed), "training", 0),
+                key_for(seed_key(config.seed), "training", 0),
                 variables=variables,
                 examples=own.images[own.train],
                 labels=jnp.asarray(own.labels[own.train]),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.core import FrozenDict, unfreeze
+from jax.core import Tracer
 
 from fkjax.base import UserError, path_of
 from fkjax.files.checkpoint import read_tree
@@ -87,9 +88,7 @@ def require_no_nan(variables: Any) -> None:
 
 
 def _has_nan(leaf: Any) -> bool:
-    if isinstance(leaf, jax.core.Tracer) or not isinstance(
-        leaf, jax.Array | np.ndarray
-    ):
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array | np.ndarray):
         return False
     return jnp.issubdtype(leaf.dtype, jnp.inexact) and bool(jnp.isnan(leaf).any())
 

@@ -20,8 +20,10 @@ from fkjax.base import (
     check_name,
     key_for,
     log_probs,
+    seed_key,
 )
 from fkjax.data.reading import plain_errors
+from fkjax.parallel.flags import usual_flags
 from fkjax.parallel.mapping import map_examples
 from fkjax.selection.arguments import whole
 from fkjax.selection.problem import Problem
@@ -134,9 +136,7 @@ def choose(
             f"the pool, got {budget}"
         )
     name, strategy = _strategy(problem, budget, strategy)
-    query, is_mistake = _ask(
-        problem, strategy, key_for(jax.random.key(seed), "query", round)
-    )
+    query, is_mistake = _ask(problem, strategy, key_for(seed_key(seed), "query", round))
     _require_finite(problem, query)
     indices, targets = np.asarray(query.indices), np.asarray(query.targets)
     of_picks = probabilities(problem, problem.pool[indices])
@@ -215,8 +215,7 @@ def _strategy(
 def _ask(
     problem: Problem, strategy: Strategy, key: jax.Array
 ) -> tuple[Query, np.ndarray]:
-    # Scores of NaN have a meaning here, so `jax_debug_nans` must not raise for them.
-    with plain_errors(problem.pool, problem.validation), jax.debug_nans(False):
+    with plain_errors(problem.pool, problem.validation), usual_flags():
         predicted = _predictions(problem.model)(problem.variables, problem.validation)
         is_mistake = predicted != problem.validation_labels
         view = view_for(
