@@ -100,6 +100,10 @@ class Options:
     follow_links: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Follow links that lead out of IMAGES, too, as those
     of Hugging Face and DVC do into their caches."""
+    keep_copies: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Choose exact copies, too. By default, one of each is
+    chosen, and no copy of a labeled or a validation
+    example."""
     seed: int = 0
     """Seed of all random choices."""
     output: Annotated[str | None, _file] = None
@@ -169,7 +173,9 @@ def _problem(options: Options, tell: Tell) -> Problem:
     options_of_arrays: dict[str, Any] = {
         "labeled": [i for path in options.labeled for i in read_ids(Path(path))],
         "classes": options.classes or None,
+        "keep_copies": options.keep_copies,
         "tell": tell,
+        "warn": notify,
     }
     if options.images is not None and options.labels is not None:
         return _problem_of_images(options, options.images, options.labels, tell)
@@ -178,7 +184,6 @@ def _problem(options: Options, tell: Tell) -> Problem:
         return problem_of_outputs(
             options.pool,
             options.validation,
-            warn=notify,
             **options_of_arrays,
         )
     network = named(options.network)
@@ -214,7 +219,7 @@ def _problem_of_images(
         tell=tell,
         notify=notify,
     )
-    return problem_of_images(own, config)
+    return problem_of_images(own, config, keep_copies=options.keep_copies, warn=notify)
 
 
 def named(name: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fkjax.base import UserError
+from fkjax.data.copies import first_equal, first_equal_files
 from fkjax.data.datasets import STREAMED_STATISTICS, channel_statistics
 from fkjax.data.decoding import SUFFIXES, ImageError, combined, decode
 from fkjax.data.label_sets import COLUMNS, SETS, ignored_columns, set_column, set_of
@@ -68,6 +69,9 @@ class OwnImages(NamedTuple):
         classes: see `Listing`.
         mean: mean of each channel of images / 255.
         std: standard deviation of each channel of images / 255.
+        first: position of the first equal image of each: one with the same decoded
+            pixels or, if the images are streamed, with the same bytes in its file.
+            Shape [n].
     """
 
     names: list[str]
@@ -80,6 +84,7 @@ class OwnImages(NamedTuple):
     classes: list[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    first: np.ndarray
 
 
 def read_own_images(
@@ -229,14 +234,16 @@ def load_images(
     if num_images * math.prod(shape) > MEMORY:
         images = stream_in_parallel(read_one, num_images, shape)
         mean, std = statistics or STREAMED_STATISTICS[3]
+        first = first_equal_files([listing.folder / name for name in listing.names])
     else:
         images = _kept(read_one, num_images, shape, tell or (lambda done, total: None))
         # One at a time, to avoid a copy of all images.
         if statistics is None and all(map(_is_gray, images)):
             images = np.ascontiguousarray(images[..., :1])
         mean, std = statistics or channel_statistics(images)
+        first = first_equal(images)
     mean, std = tuple(mean), tuple(std)
-    return OwnImages(listing.names, images, *listing[3:], mean, std)
+    return OwnImages(listing.names, images, *listing[3:], mean, std, first)
 
 
 def _kinds(names: Sequence[str], before: str) -> str:

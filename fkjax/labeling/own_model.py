@@ -1,6 +1,8 @@
 """Models of fkjax, trained on a user's own images."""
 
 import functools
+import warnings
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from fkjax.data.labeled_folder import OwnImages
 from fkjax.data.reading import plain_errors
 from fkjax.experiment.config import Config
 from fkjax.experiment.setup import make_model, starter
+from fkjax.selection.copies import Copies, conflicts, copies_of
 from fkjax.selection.problem import Problem
 from fkjax.training import fit as training
 from fkjax.training.pretraining import ROTATIONS
@@ -54,7 +57,30 @@ def started(own: OwnImages, config: Config, model: Model) -> Variables:
     return variables
 
 
-def problem_of_images(own: OwnImages, config: Config) -> Problem:
+def copies_among(
+    own: OwnImages, pool: np.ndarray, *, warn: Callable[[str], object]
+) -> Copies:
+    """Returns the exact copies among the user's images.
+
+    Args:
+        own: images, all of them.
+        pool: positions of the images of the pool. Shape [N].
+        warn: function called with a message for exact copies with different labels.
+    """
+    for sentence in conflicts(own.first, own.labels, own.names, own.classes):
+        warn(sentence)
+    others = np.concatenate([own.validation, own.train, own.test])
+    known = np.setdiff1d(others, pool)
+    return copies_of(own.first[pool], own.first[known])
+
+
+def problem_of_images(
+    own: OwnImages,
+    config: Config,
+    *,
+    keep_copies: bool = False,
+    warn: Callable[[str], object] = warnings.warn,
+) -> Problem:
     """Trains a model on the user's images and returns a problem for `choose`.
 
     The model is pretrained on the pool (`config.pretraining`) and then trained on the
@@ -65,6 +91,8 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
         own: images from `fkjax.data.labeled_folder.read_own_images`.
         config: settings of the model, its training and its seed, such as
             `fkjax.experiment.presets.image_defaults(image_size=S)`.
+        keep_copies: whether all exact copies can be queried, instead of one of each.
+        warn: function called with a message for exact copies with different labels.
 
     Returns:
         A problem with the whole pool, whose ids are the names of the files.
@@ -72,6 +100,7 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
     Raises:
         UserError: if the model cannot be made or trained, or an image cannot be read.
     """
+    copies = None if keep_copies else copies_among(own, own.pool, warn=warn)
     with plain_errors(own.images):
         model = model_of_images(own, config, num_classes=len(own.classes))
         variables = started(own, config, model)
@@ -99,6 +128,7 @@ def problem_of_images(own: OwnImages, config: Config) -> Problem:
         validation_labels=own.labels[own.validation],
         classes=own.classes,
         is_trained=len(own.train) > 0,
+        copies=copies,
     )
 
 

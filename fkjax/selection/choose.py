@@ -86,7 +86,8 @@ class Selection(NamedTuple):
         num_unlabeled: number of examples that could be chosen.
         probabilities: probabilities of the classes for each pick, by the model.
             Shape [B, C].
-        notes: sentences on the classes that the model or the validation set lacks.
+        notes: sentences on the classes that the model or the validation set lacks, and
+            on exact copies in the pool.
     """
 
     picks: list[Pick]
@@ -136,9 +137,14 @@ def choose(
             f"the pool, got {budget}"
         )
     name, strategy = _strategy(problem, budget, strategy)
-    query, is_mistake = _ask(problem, strategy, key_for(seed_key(seed), "query", round))
-    _require_finite(problem, query)
-    indices, targets = np.asarray(query.indices), np.asarray(query.targets)
+    kept, added, notes = _without_copies(problem, budget)
+    query, is_mistake = _ask(
+        problem, kept, strategy, key_for(seed_key(seed), "query", round)
+    )
+    _require_finite(problem, kept, query)
+    query = _with_last(query, np.isin(kept[query.indices], added))
+    indices, targets = kept[query.indices], np.asarray(query.targets)
+    is_added = np.isin(indices, added)
     of_picks = probabilities(problem, problem.pool[indices])
     answered = np.flatnonzero(targets >= 0)
     of_mistakes = probabilities(problem, problem.validation[targets[answered]])
@@ -163,7 +169,8 @@ def choose(
             float(p.max()),
             "",
         )
-        picks.append(pick._replace(reason=_reason(pick)))
+        reason = _reason_of_copy(pick) if is_added[i] else _reason(pick)
+        picks.append(pick._replace(reason=reason))
     return Selection(
         picks,
         name,
@@ -172,8 +179,40 @@ def choose(
         is_mistake,
         num_unlabeled,
         of_picks,
-        problem.notes,
+        [*problem.notes, *notes],
     )
+
+
+def _without_copies(
+    problem: Problem, budget: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Leaves the copies out of the pool, except those that the budget needs.
+
+    Returns:
+        The positions of the examples that the strategy sees, those of the copies that
+        are needed, and sentences on the copies.
+    """
+    nothing = np.zeros(0, int)
+    if problem.copies is None:
+        return np.arange(len(problem.pool_ids)), nothing, []
+    is_skipped = problem.copies.skipped(problem.is_unlabeled)
+    notes = problem.copies.notes(problem.is_unlabeled)
+    num_different = int(np.sum(problem.is_unlabeled & ~is_skipped))
+    added = np.flatnonzero(is_skipped)[: max(0, budget - num_different)]
+    is_skipped[added] = False
+    if len(added):
+        notes.append(
+            f"the budget exceeds the {num_different:,} other examples, so that "
+            f"{len(added):,} of these copies are queried, too"
+        )
+    return np.flatnonzero(~is_skipped), added, notes
+
+
+def _with_last(query: Query, is_last: np.ndarray) -> Query:
+    """Moves some examples of a query to its end."""
+    order = np.argsort(is_last, kind="stable")
+    parts = ("indices", "pseudo_labels", "targets", "scores")
+    return query._replace(**{name: getattr(query, name)[order] for name in parts})
 
 
 def _plain(example: Any) -> Any:
@@ -213,16 +252,19 @@ def _strategy(
 
 
 def _ask(
-    problem: Problem, strategy: Strategy, key: jax.Array
+    problem: Problem, kept: np.ndarray, strategy: Strategy, key: jax.Array
 ) -> tuple[Query, np.ndarray]:
+    pool, is_unlabeled = problem.pool, problem.is_unlabeled
     with plain_errors(problem.pool, problem.validation), usual_flags():
+        if len(kept) < len(pool):
+            pool, is_unlabeled = pool[kept], is_unlabeled[kept]
         predicted = _predictions(problem.model)(problem.variables, problem.validation)
         is_mistake = predicted != problem.validation_labels
         view = view_for(
             strategy,
             variables=problem.variables,
-            pool=problem.pool,
-            is_unlabeled=jnp.asarray(problem.is_unlabeled),
+            pool=pool,
+            is_unlabeled=jnp.asarray(is_unlabeled),
             validation=problem.validation,
             validation_labels=jnp.asarray(problem.validation_labels),
             validation_mistakes=is_mistake,
@@ -257,13 +299,14 @@ def _log_probs(model: Model, batch_size: int) -> Callable[..., jax.Array]:
     return jax.jit(of_images)
 
 
-def _require_finite(problem: Problem, query: Query) -> None:
+def _require_finite(problem: Problem, kept: np.ndarray, query: Query) -> None:
     for part, ids, is_bad in (
         ("validation", problem.validation_ids, query.is_bad_validation),
         ("pool", problem.pool_ids, query.is_bad),
     ):
         if is_bad is not None and np.any(is_bad):
             bad = np.flatnonzero(is_bad)
+            bad = kept[bad] if part == "pool" else bad
             shown = ", ".join(str(ids[int(i)]) for i in bad[:_SHOWN])
             raise UserError(
                 f"the embeddings or scores of {len(bad)} {part} example(s) are NaN or "
@@ -296,3 +339,10 @@ def _reason(pick: Pick) -> str:
     if pick.score is None:
         return f"Drawn at random; {predicted}."
     return f"The model is uncertain; {predicted}."
+
+
+def _reason_of_copy(pick: Pick) -> str:
+    return (
+        "Exact copy: all different examples have been chosen before; predicted class "
+        f"{pick.predicted} ({pick.confidence:.0%})."
+    )

@@ -1,6 +1,7 @@
 """Problems made from a network, which is run on the examples."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -31,7 +32,9 @@ def problem_of_network(
     taps: Sequence[str] | None = None,
     labeled: Iterable[Any] = (),
     classes: Sequence[Any] | None = None,
+    keep_copies: bool = False,
     tell: Tell | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Problem:
     """Makes a problem from a network and the examples that it takes.
 
@@ -48,7 +51,10 @@ def problem_of_network(
         labeled: ids of the pool's examples that are already labeled.
         classes: names of the classes, in the order of the logits; then, names of
             classes of the validation set for which the network has no output.
+        keep_copies: whether all exact copies can be queried, instead of one of each.
         tell: function called when parts of a large pool have been read.
+        warn: function called with a message if exact copies in the validation set have
+            different labels.
 
     Raises:
         UserError: if something is missing or does not fit.
@@ -109,6 +115,8 @@ def problem_of_network(
         labeled=labeled,
         labels=labels,
         batch_size=int(np.clip(_AT_ONCE // np.prod(network.image_shape), 32, 1024)),
+        keep_copies=keep_copies,
+        warn=warn,
     )
 
 

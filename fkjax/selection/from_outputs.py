@@ -37,6 +37,7 @@ def problem_of_outputs(
     *,
     labeled: Iterable[Any] = (),
     classes: Sequence[Any] | None = None,
+    keep_copies: bool = False,
     tell: Tell | None = None,
     warn: Callable[[str], object] = warnings.warn,
 ) -> Problem:
@@ -55,9 +56,11 @@ def problem_of_outputs(
             Shape [N] bool.
         classes: names of the classes, in the order of the logits; then, names of
             classes of the validation set for which there are no logits.
+        keep_copies: whether all exact copies can be queried, instead of one of each.
         tell: function called when parts of a large pool have been read.
         warn: function called with a message if the logits are taken as probabilities,
-            which they are if all are 0 or more and add up to 1 for each example.
+            which they are if all are 0 or more and add up to 1 for each example, or if
+            exact copies in the validation set have different labels.
 
     Returns:
         A problem for the strategies named in `SUFFICE`.
@@ -103,6 +106,8 @@ def problem_of_outputs(
         labels=labels,
         kernel=last_layer(FEATURES, LOGITS, len(labels.classes)),
         batch_size=int(np.clip(_AT_ONCE // len(validation), 256, 8192)),
+        keep_copies=keep_copies,
+        warn=warn,
     )
 
 

@@ -1,14 +1,16 @@
 """The problem that a query solves: pool, validation set, model and classes."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fkjax.base import Examples, Model, Variables
 from fkjax.data.columns import Table
+from fkjax.data.copies import first_equal
 from fkjax.fisher.kernel import Kernel, multi_scale
+from fkjax.selection.copies import Copies, conflicts, copies_of
 from fkjax.selection.ids import checked_ids, is_unlabeled
 from fkjax.selection.lacking import Labels
 
@@ -38,6 +40,7 @@ class Problem:
         is_trained: whether the model has been trained on labels. If not, and no example
             of the pool is labeled, strategies of uncertainty draw at random, as in the
             first round of an experiment.
+        copies: exact copies, of which one is queried; None to query all.
     """
 
     model: Model
@@ -54,6 +57,7 @@ class Problem:
     kernel: Kernel = multi_scale
     batch_size: int = 100
     is_trained: bool = False
+    copies: Copies | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -99,6 +103,8 @@ def make_problem(
     labels: Labels,
     kernel: Kernel = multi_scale,
     batch_size: int,
+    keep_copies: bool,
+    warn: Callable[[str], object],
 ) -> Problem:
     """Makes a problem from a trained model and the arrays given by the user.
 
@@ -116,24 +122,38 @@ def make_problem(
         labels: labels of the validation set and names of the classes.
         kernel: kernel by which the Fisher strategies match.
         batch_size: number of examples described at a time.
+        keep_copies: whether exact copies can be queried, too.
+        warn: function called with a message for copies with different labels.
 
     Raises:
         UserError: if an id is missing or unknown.
     """
     pool_ids = checked_ids(pool.ids, "pool")
+    validation_ids = checked_ids(validation.ids, "validation set")
+    is_open = is_unlabeled(pool_ids, labeled)
+    copies = None
+    if not keep_copies:
+        groups = first_equal(pool_examples, validation_examples)
+        of_pool, of_validation = np.split(groups, [len(pool_examples)])
+        copies = copies_of(of_pool, of_validation)
+        for sentence in conflicts(
+            of_validation, labels.numbers, validation_ids, labels.classes
+        ):
+            warn(f"in the validation set, {sentence}")
     return Problem(
         model=model,
         variables=variables,
         taps=taps,
         pool=pool_examples,
         pool_ids=pool_ids,
-        is_unlabeled=is_unlabeled(pool_ids, labeled),
+        is_unlabeled=is_open,
         validation=validation_examples,
-        validation_ids=checked_ids(validation.ids, "validation set"),
+        validation_ids=validation_ids,
         validation_labels=labels.numbers,
         classes=labels.classes,
         num_lacking=labels.num_lacking,
         kernel=kernel,
         batch_size=batch_size,
         is_trained=True,
+        copies=copies,
     )

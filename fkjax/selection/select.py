@@ -23,6 +23,7 @@ def select(
     taps: Sequence[str] | None = None,
     labeled: Iterable[Any] = (),
     classes: Sequence[Any] | None = None,
+    keep_copies: bool = False,
     seed: int = 0,
     tell: Tell | None = None,
 ) -> Selection:
@@ -33,7 +34,7 @@ def select(
     >>> import numpy as np
     >>> features = np.eye(4, dtype=np.float32)
     >>> logits = np.array([[2, 0], [2, 0], [0, 2], [0, 1]], np.float32)
-    >>> pool = {"features": features, "logits": logits}
+    >>> pool = {"features": features + 1, "logits": logits}
     >>> validation = {"features": features[2:], "logits": logits[2:], "labels": [1, 0]}
     >>> (pick,) = select(pool, validation, budget=1).picks
     >>> pick.id, pick.pseudo_label, pick.answers.label, pick.answers.predicted
@@ -44,7 +45,7 @@ def select(
     >>> from flax import nnx
     >>> network = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu,
     ...                          nnx.Linear(8, 2, rngs=nnx.Rngs(1)))
-    >>> pool = {"images": features}
+    >>> pool = {"images": features + 1}
     >>> validation = {"images": features[2:], "labels": [1, 0]}
     >>> len(select(pool, validation, network=network, budget=2).picks)
     2
@@ -68,6 +69,9 @@ def select(
             classes of the validation set for which there are no logits. Labels of such
             classes may also be recognized without names (`fkjax.selection.lacking`),
             with a warning.
+        keep_copies: whether all exact copies in the pool can be chosen. By default, one
+            of each is, and no copy of a labeled or a validation example; the others are
+            only chosen after all different examples.
         seed: seed of all random choices.
         tell: function called as `tell(rows, N)` when rows of a large pool have been
             read.
@@ -82,6 +86,7 @@ def select(
     if isinstance(strategy, str):
         check_name(strategy, STRATEGIES, "strategy")
     known: dict[str, Any] = {"labeled": labeled, "classes": classes, "tell": tell}
+    known["keep_copies"] = keep_copies
     if network is not None:
         problem = problem_of_network(
             pool, validation, network, variables, taps=taps, **known

@@ -36,6 +36,7 @@ def own(digits):
         ["zero", "one"],
         digits.mean,
         digits.std,
+        np.arange(18),
     )
 
 

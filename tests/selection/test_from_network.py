@@ -186,7 +186,7 @@ def test_a_network_that_ends_in_a_sigmoid_is_refused():
 def test_one_tap_may_be_a_text():
     model = tiny((8, 8, 1), 3)
     variables = jax.jit(model.init)(jax.random.key(0))
-    images = np.zeros((6, 8, 8, 1), np.uint8)
+    images = np.arange(6 * 64, dtype=np.float32).reshape(6, 8, 8, 1)
     known = {"images": images, "labels": np.arange(6) % 3}
     problem = problem_of_network(
         {"images": images}, known, model, variables, taps=TAPS[0]
