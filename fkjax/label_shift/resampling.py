@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 _MOST_PSEUDO = 16  # for each class
+_MOST_PSEUDO_IN_ALL = 4000  # but no fewer than four for each class
 _NUM_STEPS = 4
 _LEAST_NOISE = 1e-5  # of a mean of features, which are probabilities
 _MOST_DEVIATION = 0.5  # of a number from 0 to 1
@@ -59,7 +60,7 @@ def with_pseudo_examples(
 ) -> Weighted:
     """Adds pseudo-examples to each class, which together weigh as much as one example.
 
-    They look like examples of any class: of each class, or of 16 classes drawn at
+    They look like examples of any class: of each class, or of 4 to 16 classes drawn at
     random. They are the base measure of a Dirichlet process (Ferguson 1973), with the
     total weight of Perks (1947).
 
@@ -68,7 +69,8 @@ def with_pseudo_examples(
         labels: classes of the validation set, each of which occurs. Shape [M].
         num_classes: number of classes, C.
     """
-    num = min(num_classes, _MOST_PSEUDO)
+    most = max(4, _MOST_PSEUDO_IN_ALL // num_classes)
+    num = min(num_classes, _MOST_PSEUDO, most)
     all_classes = np.tile(np.arange(num_classes), (num_classes, 1))
     like = generator.permuted(all_classes, axis=1)[:, :num].ravel()
     order = np.argsort(labels, kind="stable")
