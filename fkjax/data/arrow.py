@@ -37,16 +37,27 @@ class ArrowColumn(Lazy):
         self._name, self._rows = name, read
         if not num:
             raise no_row(name)
-        first = to_numpy(read(0, min(num, FIRST)), name)
+        first = self._converted(0, min(num, FIRST))
         self.shape, self.dtype = (num, *first.shape[1:]), first.dtype
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         if start == stop:
             return np.zeros((0, *self.shape[1:]), self.dtype)
-        found = to_numpy(self._rows(start, stop), self._name, start)
+        found = self._converted(start, stop)
         if found.shape[1:] != self.shape[1:]:
-            raise uneven(self._name, f"from row {start}")
+            raise uneven(self._name, f"those from row {start} have {found.shape[1:]}")
         return found
+
+    def _converted(self, start: int, stop: int) -> np.ndarray:
+        try:
+            return to_numpy(self._rows(start, stop), self._name, start)
+        except UserError:
+            raise
+        except Exception as error:  # libraries raise many kinds of errors
+            raise UserError(
+                f"the column {self._name} could not be read from row {start} "
+                f"({error}); give a dict of arrays of NumPy"
+            ) from error
 
 
 def column_of(table: Any, name: str) -> ArrowColumn:
@@ -86,7 +97,7 @@ def table_of(given: Any) -> Any:
             f"a table of type {type(given).__name__} needs pyarrow; run pip install "
             "'fkjax[arrays]', or give a dict of arrays"
         ) from error
-    return pyarrow.table(given)
+    return given if isinstance(given, pyarrow.Table) else pyarrow.table(given)
 
 
 def to_numpy(array: Any, name: str, start: int = 0) -> np.ndarray:
@@ -117,6 +128,8 @@ def to_numpy(array: Any, name: str, start: int = 0) -> np.ndarray:
         if array.type.extension_name == "arrow.uuid":
             return np.array([str(value) for value in array.to_pylist()])
         return to_numpy(array.storage, name, start)
+    if pyarrow.types.is_dictionary(array.type):
+        return to_numpy(array.dictionary, name)[array.indices.to_numpy()]
     if pyarrow.types.is_decimal(array.type):
         array = array.cast(pyarrow.float64())
     if pyarrow.types.is_struct(array.type) or pyarrow.types.is_map(array.type):

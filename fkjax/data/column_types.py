@@ -36,13 +36,15 @@ def as_array(given: Any) -> np.ndarray:
             raise UserError(
                 "a tensor on the device meta has no numbers; give it on another device"
             )
-        if getattr(given, "is_sparse", False):
-            given = given.to_dense()
+        if str(getattr(given, "layout", "torch.strided")) != "torch.strided":
+            given = given.to_dense()  # sparse
         given = given.detach().cpu()
         try:
             return np.asarray(given)
         except TypeError:  # a type of element that NumPy lacks
             return np.asarray(given.float())
+    if isinstance(given, (list, tuple)) and any(hasattr(x, "detach") for x in given):
+        return np.stack([as_array(row) for row in given])
     return np.asarray(given)
 
 
@@ -71,7 +73,13 @@ def plain(array: np.ndarray, name: str, what: str) -> np.ndarray:
         array = array.astype(object)
     if not array.dtype.hasobject:
         return array
-    if name not in OF_TEXT and array.ndim == 1 and all(map(_is_row, array)):
+    if name not in OF_TEXT and array.ndim == 1 and any(map(_is_row, array)):
+        empty = [i for i, row in enumerate(array) if not _is_row(row)]
+        if empty:
+            shown = ", ".join(map(str, empty[:20])) + ", ..." * (len(empty) > 20)
+            raise UserError(
+                f"{name} of the {what} has no list of numbers in row {shown}; fill it"
+            )
         return plain(_stacked(array, name, what), name, what)
     values = [v.item() if isinstance(v, _SCALARS) else v for v in array.flat]
     kinds = {type(value) for value in values}

@@ -69,9 +69,12 @@ class Sliced(Lazy):
             array: object with a shape, a dtype of NumPy, and rows by slices.
         """
         self._array, self.shape, self.dtype = array, tuple(array.shape), array.dtype
+        if self.dtype == "V2":  # how files without the type have bfloat16
+            self.dtype = np.dtype(jnp.bfloat16)
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        return np.asarray(self._array[start:stop])
+        rows = np.asarray(self._array[start:stop])
+        return rows.view(self.dtype) if rows.dtype == "V2" else rows
 
 
 Columns = Mapping[str, Any]

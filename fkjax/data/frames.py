@@ -26,7 +26,7 @@ def as_mapping(given: Any, names: Collection[str]) -> Mapping[str, Any] | None:
     """
     if isinstance(given, Mapping):
         return given
-    if hasattr(given, "with_format") and hasattr(given, "column_names"):
+    if all(hasattr(given, x) for x in ("with_format", "column_names", "__len__")):
         return {
             name: _of_dataset(given, name) if name in names else None
             for name in given.column_names

@@ -131,6 +131,11 @@ def choose(
     if not 0 <= round < 1 << 32:
         raise UserError(f"the round must be from 0 to 2**32 - 1, got {round}")
     num_unlabeled = int(np.sum(problem.is_unlabeled))
+    if not num_unlabeled:
+        raise UserError(
+            f"all {len(problem.is_unlabeled)} examples of the pool are labeled: add "
+            "others, or leave out some labels"
+        )
     if not 1 <= budget <= num_unlabeled:
         raise UserError(
             f"the budget must be from 1 to the {num_unlabeled} unlabeled examples of "

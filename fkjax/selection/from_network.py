@@ -64,6 +64,9 @@ def problem_of_network(
     validation = as_table(
         validation, needed=("images", "labels"), what="validation set"
     )
+    for part, what in ((pool, "pool"), (validation, "validation set")):
+        if not len(part):
+            raise UserError(f"the {what} has no example (0 rows): give one or more")
     known = _images(validation["images"], None, is_small=True)
     if not isinstance(network, Model):
         example = take_rows(validation["images"], np.arange(1))

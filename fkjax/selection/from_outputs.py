@@ -112,6 +112,8 @@ def problem_of_outputs(
 
 
 def _check(part: Table, what: str, outputs: str) -> None:
+    if not len(part):
+        raise UserError(f"the {what} has no example (0 rows): give one or more")
     for name in (FEATURES, outputs):
         column = part[name]
         if len(column.shape) != 2 or 0 in column.shape:

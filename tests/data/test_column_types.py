@@ -95,7 +95,7 @@ def test_a_column_of_lists_or_arrays_is_stacked(kind):
         ("labels", np.array(["a", np.nan], object), r"no value in row 1 \(nan\)"),
         ("features", np.array([["a"]], object), r"of type str; give np.stack"),
         ("features", vectors([1], [2, 3]), r"got \(1,\) in row 0 and \(2,\) in row 1"),
-        ("features", vectors([1], None), r"type NoneType and list; give np.stack"),
+        ("features", vectors([1], None), r"no list of numbers in row 1; fill it"),
         ("features", vectors([None], [None]), r"type NoneType; give np.stack"),
         ("ids", vectors(np.ones(2), np.ones(2)), r"type ndarray; give ids.astype"),
     ],

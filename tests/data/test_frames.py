@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import h5py
+import ml_dtypes
 import numpy as np
 import pyarrow
 import pytest
@@ -25,6 +26,7 @@ def hdf5(folder):
     file["features"] = FEATURES
     file.create_dataset("labels", data=LABELS, chunks=(7,), compression="gzip")
     file["ids"] = IDS
+    file["logits"] = FEATURES.astype(ml_dtypes.bfloat16)
     file.create_group("images")
     return file
 
@@ -42,7 +44,10 @@ def zarr_group(folder, version=3):
 
 def arrow(folder):
     del folder
-    return pyarrow.table(LISTS)
+    ids = pyarrow.array(IDS).dictionary_encode()
+    features = pyarrow.array(LISTS["features"])
+    chunks = pyarrow.chunked_array([features[:5], features[5:5], features[5:]])
+    return pyarrow.table(LISTS | {"features": chunks, "ids": ids})
 
 
 def frame(folder):
@@ -113,8 +118,29 @@ def test_tables_of_each_library_are_read_as_their_lists(make, tmp_path):
         np.testing.assert_allclose(rows, FEATURES[np.array(ids, int)])
     assert table["labels"].tolist() == LABELS.tolist()
     assert table.ids.tolist() == IDS
-    with pytest.raises(UserError, match="the pool must have logits, got "):
-        as_table(given, needed=["logits"], what="pool")
+    with pytest.raises(UserError, match="the pool must have proba"):
+        as_table(given, needed=["probabilities"], what="pool")
+
+
+def test_a_column_that_a_library_cannot_read_is_refused():
+    class Dataset:
+        column_names = ("features",)
+
+        def __len__(self):
+            return 3
+
+        def with_format(self, kind):
+            return self
+
+        select_columns = with_format
+
+        def __getitem__(self, rows):
+            raise RuntimeError("lost")
+
+    with pytest.raises(
+        UserError, match=r"features could not be read from row 0 \(lost"
+    ):
+        as_table(Dataset(), needed=["features"], what="pool")
 
 
 @pytest.mark.parametrize("write", [hdf5, zarr_group, opened_zarr_2])
@@ -126,6 +152,10 @@ def test_files_of_hdf5_and_zarr_are_read_in_parts(write, tmp_path):
         written.close()
     columns = read_columns(path)
     assert isinstance(columns["features"], Sliced)
+    if write is hdf5:
+        rows = take_rows(columns["logits"], np.arange(3, 5))
+        assert rows.dtype == np.float32
+        np.testing.assert_allclose(rows, FEATURES[3:5], rtol=1e-2)
     for rows in (slice(1000), slice(28, 1000), slice(None), slice(3, 3)):
         np.testing.assert_array_equal(columns["features"][rows], FEATURES[rows])
     table = as_table(path, needed=["features"], what="pool")

@@ -218,7 +218,7 @@ def changed(part, **changes):
         ({"logits": None}, {}, {}, "pool must have logits, got features"),
         ({}, {"labels": None}, {}, "validation set must have labels"),
         ({"features": POOL["features"][:, 0]}, {}, {}, r"shape \[examples, numbers\]"),
-        ({"features": POOL["features"][:0], "logits": POOL["logits"][:0]}, {}, {}, "0"),
+        ({n: x[:0] for n, x in POOL.items()}, {}, {}, "the pool has no example"),
         ({"features": POOL["features"][:9]}, {}, {}, "the same length"),
         ({"features": POOL["features"][:, 1:]}, {}, {}, "5 features .* set 6"),
         ({"logits": POOL["logits"][:, 1:]}, {}, {}, "2 logits"),
