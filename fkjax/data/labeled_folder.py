@@ -295,6 +295,7 @@ def _known(
     files, former, classes = Names(names), Names(earlier), dict[str, str]()
     known: dict[str, tuple[str, str]] = {}
     lines: dict[str, int] = {}
+    renamed: dict[str, str] = {}
     column = set_column(rows, problems)
     for line, cells in rows:
         given, label = cells["file"], as_it_was(cells["label"])
@@ -307,12 +308,14 @@ def _known(
             name = earlier[was[0]]
             if name is None:  # the image is gone
                 continue
+            renamed[name] = was[0]
         what = flaw_of_class(label)
         if name is None:
             hint = files.hint(given)
             problems.add(f"there is no image {given or '(no name)'}{hint}", line)
         elif name in known:
-            problems.add(f"{name} is in line {lines[name]}, too", line)
+            old = f" (it was renamed from {renamed[name]})" if name in renamed else ""
+            problems.add(f"{name}{old} is in line {lines[name]}, too", line)
         elif what:
             rest = "" if label else " (leave out images without a label)"
             problems.add(f"the label of {name} {what}{rest}", line)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fkjax.base import UserError
+from fkjax.runs import manifest
 from fkjax.runs.folder import RunFolder
 
 
@@ -13,7 +14,8 @@ class Run(NamedTuple):
 
     Attributes:
         folder: folder of the run.
-        config: configuration in config.json.
+        config: configuration in config.json, with the settings that a labeling session
+            has changed since.
         records: records in rounds.jsonl; at least one.
     """
 
@@ -50,6 +52,8 @@ def read_run(path: Path) -> Run:
         )
     if config.get("oracle") == "file":  # a person may have named new classes
         records = _with_all_classes(records)
+        images = manifest.read(folder)
+        config |= images.settings() if images else {}
     for number, record in enumerate(records, start=1):
         for what, found, wanted in (
             ("dataset", record["dataset"], config["dataset"]),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fkjax.commands import report
 from fkjax.labeling.answers import CANNOT_TELL
+from fkjax.runs.past_run import read_run
 from tests.labeling.session import CLASSES, fill, form, left_behind, records
 
 
@@ -85,6 +86,7 @@ def test_added_images_join_the_pool_and_past_ids_stay(after, world, own, capsys)
     assert capsys.readouterr().err == ""
     fill(out, [row | {"label": "one"} for row in form(out)])
     assert own.command(out, *argv) == 0
+    assert read_run(out).config["budget"] == 9  # as a report reads it
     assert continues_past(before, out) and len(records(out)) == 3
     files = {i: f for i, f in enumerate(sorted(world.truth))}
     files |= {60 + i: name for i, name in enumerate(names)}
