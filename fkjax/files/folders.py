@@ -134,7 +134,7 @@ class Links:
             UserError: if there are such links; the message names up to 20 of a kind.
         """
         found = [
-            f"{named(paths)} could not be read ({why}): fix or remove "
+            f"{named(sorted(paths))} could not be read ({why}): fix or remove "
             f"{'it' if len(paths) == 1 else 'them'}"
             for why, paths in self._broken.items()
         ]
@@ -143,7 +143,7 @@ class Links:
             links = "a link points" if len(paths) == 1 else f"{len(paths)} links point"
             # The path of a link and the path that it leads to are one item.
             found.append(
-                f"{links} out of {self._within}: {named(paths, separator='; ')}: "
+                f"{links} out of {self._within}: {named(sorted(paths), separator='; ')}: "
                 f"replace {it}, or add --follow-links (follow_links=True in Python)"
             )
         if found:

@@ -79,5 +79,5 @@ def test_broken_links_are_named_together(tmp_path):
         with pytest.raises(UserError) as caught:
             list_files(tmp_path, (".png",), follow_links=follow_links)
         said = str(caught.value)
-        assert "and 2 more could not be read (No such file" in said
+        assert "19.png and 2 more could not be read (No such file" in said
         assert "loop could not be read (Too many levels" in said
