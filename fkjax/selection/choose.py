@@ -161,6 +161,9 @@ def choose(
         )
         for i, p in zip(answered, of_mistakes, strict=True)
     }
+    _, place, num_equal = np.unique(
+        np.asarray(query.scores), return_inverse=True, return_counts=True
+    )
     picks = []
     for i, (index, p) in enumerate(zip(indices, of_picks, strict=True)):
         score, assumed = float(query.scores[i]), int(query.pseudo_labels[i])
@@ -174,7 +177,8 @@ def choose(
             float(p.max()),
             "",
         )
-        reason = _reason_of_copy(pick) if is_added[i] else _reason(pick)
+        num_tied = int(num_equal[place[i]]) - 1
+        reason = _reason_of_copy(pick) if is_added[i] else _reason(pick, num_tied)
         picks.append(pick._replace(reason=reason))
     return Selection(
         picks,
@@ -330,19 +334,26 @@ def probabilities(problem: Problem, images: Examples) -> np.ndarray:
         return np.exp(of_images(problem.variables, images))
 
 
-def _reason(pick: Pick) -> str:
+def _reason(pick: Pick, num_tied: int) -> str:
+    """Returns the reason of a pick with the same score as `num_tied` other picks."""
     predicted = f"predicted class {pick.predicted} ({pick.confidence:.0%})"
     if pick.answers is not None:
+        is_similar = pick.score is None or pick.score > 0
         sentence = (
-            f"Similar to validation example {pick.answers.id} of class "
-            f"{pick.answers.label}, which the model predicts as "
-            f"{pick.answers.predicted}"
+            f"{'Similar' if is_similar else 'Not similar'} to validation example "
+            f"{pick.answers.id} of class {pick.answers.label}, which the model "
+            f"predicts as {pick.answers.predicted}"
         )
+        if not is_similar:
+            sentence += ", but chosen after all that are more similar to it"
         if pick.pseudo_label is not None:
             sentence += f"; assumed class {pick.pseudo_label}"
         return f"{sentence}; {predicted}."
     if pick.score is None:
         return f"Drawn at random; {predicted}."
+    if num_tied:
+        others = "another pick" if num_tied == 1 else f"{num_tied:,} other picks"
+        return f"Its score equals that of {others}; {predicted}."
     return f"The model is uncertain; {predicted}."
 
 

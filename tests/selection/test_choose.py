@@ -140,3 +140,24 @@ def test_without_a_mistake_all_is_drawn_by_lot():
     found = choose(problem_of_outputs(POOL, perfect), budget=4)
     assert not found.is_mistake.any() and (found.targets == -1).all()
     assert all(p.score is None for p in found.picks)
+
+
+def test_a_pick_without_similarity_is_not_called_similar():
+    found = choose(PROBLEM, budget=400)
+    matched = [pick for pick in found.picks if pick.answers is not None]
+    is_similar = [pick.score > 0 for pick in matched]
+    assert {True, False} == set(is_similar)
+    assert [pick.reason.startswith("Similar") for pick in matched] == is_similar
+    unlike = [pick.reason for pick in matched if pick.score <= 0]
+    assert all(reason.startswith("Not similar") for reason in unlike)
+
+
+def test_picks_with_equal_scores_are_random_and_say_so():
+    equal = POOL | {"logits": np.zeros_like(POOL["logits"])}
+    problem = problem_of_outputs(equal, VALIDATION)
+    first, other = (
+        choose(problem, budget=20, strategy="margin", seed=seed) for seed in (0, 1)
+    )
+    assert set(first.indices) != set(other.indices) and first.indices.max() > 100
+    for pick in first.picks:
+        assert pick.reason.startswith("Its score equals that of 19 other picks")
