@@ -138,12 +138,12 @@ class Links:
             f"{'it' if len(paths) == 1 else 'them'}"
             for why, paths in self._broken.items()
         ]
-        if paths := self._outside:
+        if paths := sorted(self._outside):
             it = "it by a copy" if len(paths) == 1 else "them by copies"
             links = "a link points" if len(paths) == 1 else f"{len(paths)} links point"
             # The path of a link and the path that it leads to are one item.
             found.append(
-                f"{links} out of {self._within}: {named(sorted(paths), separator='; ')}: "
+                f"{links} out of {self._within}: {named(paths, separator='; ')}: "
                 f"replace {it}, or add --follow-links (follow_links=True in Python)"
             )
         if found:
