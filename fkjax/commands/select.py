@@ -268,8 +268,9 @@ def _shift(
     """Estimates the bias of the pool, and shows the steps if stderr is a terminal.
 
     Returns:
-        The estimate and an empty text; or None and a sentence on why it is impossible,
-        for example if the validation set lacks a class.
+        The estimate and an empty text; or None and sentences on why it is impossible,
+        for example if the validation set lacks a class, and how often the model
+        predicts such a class.
     """
     try:
         with rich.console.Console(stderr=True).status("estimating the bias") as status:
@@ -282,8 +283,18 @@ def _shift(
                 tell=status.update,
             )
     except UserError as error:
-        text = str(error)
-        return None, f"{text[:1].upper()}{text[1:]}."
+        text = f"{str(error)[:1].upper()}{str(error)[1:]}."
+        counts = np.bincount(problem.validation_labels, minlength=of_pool.shape[1])
+        if (counts == 0).any():
+            in_pool, in_validation = (
+                f"{(counts[of.argmax(axis=1)] == 0).sum():,} of {len(of):,}"
+                for of in (of_pool, of_validation)
+            )
+            text += (
+                f" The model predicts these classes for {in_pool} unlabeled examples "
+                f"of the pool, and for {in_validation} of the validation set."
+            )
+        return None, text
     return shift, ""
 
 

@@ -84,6 +84,8 @@ def bias(
     set. The Australian Bureau of Statistics calls estimates with relative standard
     errors above 50 % too unreliable for general use (6239.0, technical note). BBSE also
     does not determine the share of a class as which no validation example is predicted.
+    EM determines none if a class always has the probability zero, because examples of
+    that class then count as those of others.
 
     A permutation test with Pearson's statistic, exact at any size, decides whether
     there is a bias at all. Its null hypothesis: the model predicts each class equally
@@ -216,6 +218,9 @@ def _bootstrap(
             (slice(num_classes, 2 * num_classes), em),
         )
     )
+    # Examples of a class that always has the probability zero count as others' in EM.
+    silent = (probs.max(axis=0) == 0) & (pool.max(axis=0) == 0)
+    by_em = by_em._replace(is_determined=by_em.is_determined & ~silent.any())
     never = counts.sum(axis=1) == 0
     by_bbse = by_bbse._replace(is_determined=by_bbse.is_determined & ~never)
     best = "em" if by_em.is_determined.sum() > by_bbse.is_determined.sum() else "bbse"
@@ -225,7 +230,7 @@ def _bootstrap(
         (weights * draws.shares[:, examples.labels]) @ top[examples.rows]
     )
     return Bootstrap(
-        _found(em, by_em, em_problem(~by_em.is_determined, names, len(labels))),
+        _found(em, by_em, em_problem(~by_em.is_determined, silent, names, len(labels))),
         _found(
             bbse,
             by_bbse,

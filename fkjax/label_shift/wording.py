@@ -24,17 +24,25 @@ _GAP = 0.02  # smallest difference of shares or mean confidences that is reporte
 _SURE = 4  # standard errors from zero; many, because many classes are tested
 
 
-def em_problem(unknown: np.ndarray, names: Sequence[str], num: int) -> str:
+def em_problem(
+    unknown: np.ndarray, silent: np.ndarray, names: Sequence[str], num: int
+) -> str:
     """Returns why EM does not determine some classes, as part of a sentence.
 
     Args:
         unknown: whether the share of each class is not determined. Shape [C] bool.
+        silent: whether the probability of each class is always zero. Shape [C] bool.
         names: names of the classes. Length C.
         num: number of validation examples.
 
     Returns:
         The reason; empty if all shares are determined.
     """
+    if silent.any():
+        return (
+            f"the model's probability of {listed(names, np.flatnonzero(silent))} is "
+            "always zero, so that examples of these classes count as those of others"
+        )
     if not unknown.any():
         return ""
     return (

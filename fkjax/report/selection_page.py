@@ -101,6 +101,7 @@ def selection_page(
             shift=shift,
             why_no_shift=why_no_shift,
             estimates=_estimates(shift) if shift is not None else [],
+            are_sorted=shift is not None and len(shift.classes) > _MOST_CLASSES,
             gaps=_gaps(shift) if shift is not None else [],
             kinds=_kinds(problem, selection),
             assumption=wording.ASSUMPTION,
@@ -218,9 +219,17 @@ def _balances(
 
 
 def _estimates(shift: Shift) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Returns for each class its name and cells, each a number and its interval."""
+    """Returns for each class its name and cells, each a number and its interval.
+
+    Of many classes, those with the largest bias come first.
+    """
     rows = []
-    for y, name in enumerate(shift.classes):
+    order = np.arange(len(shift.classes))
+    if len(shift.classes) > _MOST_CLASSES:
+        bias = np.abs(shift.pool.value - shift.validation.value)
+        order = np.argsort(-np.nan_to_num(bias, nan=-1), kind="stable")
+    for y in order.tolist():
+        name = shift.classes[y]
         cells = [
             (form(s.value[y]), _range(form(s.low[y]), form(s.high[y])))
             for s, form in (

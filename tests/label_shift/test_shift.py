@@ -323,3 +323,12 @@ def test_a_prior_that_is_none_is_told(prior):
     with pytest.raises(UserError, match="positive share for each of the 3") as error:
         em_prior(GOOD, prior)
     assert "\n" not in str(error.value)
+
+
+def test_em_knows_no_share_if_a_class_has_no_output():
+    labels = np.arange(90) % 3
+    probs = np.eye(3)[np.where(labels == 2, 0, labels)] * 0.8 + [0.1, 0.1, 0]
+    shift = bias(probs, probs, labels, classes="abc", num_resamples=40)
+    assert np.isnan(shift.em.value).all() and np.isnan(shift.bbse.value[2])
+    assert "probability of c is always zero" in shift.em_problem
+    assert "predicts no validation example as c" in shift.bbse_problem

@@ -266,6 +266,20 @@ def test_of_many_classes_those_with_most_picks_are_drawn(problem, monkeypatch):
     assert "Of 30 classes, the 20 with the most picks are shown." in source
 
 
+def test_of_many_classes_those_of_the_largest_bias_come_first(shift):
+    shares = np.array([0.5, 0.3, 0.2, *np.zeros(19)])
+    pool = np.array([0.5, 0.1, np.nan, *np.zeros(18), 0.4])
+    many = dataclasses.replace(
+        shift,
+        classes=[f"c{i}" for i in range(22)],
+        validation=Shares(shares, shares, shares),
+        **{name: Shares(pool, pool, pool) for name in ("em", "bbse", "ratio")},
+    )
+    rows = module._estimates(many)
+    assert [name for name, _ in rows[:3]] == ["c21", "c1", "c0"]
+    assert (rows[-1][0], len(rows)) == ("c2", 22)
+
+
 def test_the_estimates_are_told_with_what_they_assume(problem, shift):
     text = read(selection_page(problem, chosen(problem), shift))[1]
     assert shift.sentence.startswith("The pool is biased: ")

@@ -94,6 +94,10 @@ def test_the_page_does_without_an_estimate_if_the_validation_set_lacks_a_class(
     assert (
         "was not estimated. The validation set must have an example of each" in source
     )
+    assert "<li>The validation set has no example of 2: the pool" in source
+    often = int((POOL["logits"].argmax(axis=1) == 2).sum())
+    assert f"predicts these classes for {often} of 400 unlabeled examples" in source
+    assert "nan" not in source.split("</style>")[1].lower()
 
 
 def test_earlier_picks_are_left_out(files, tmp_path):
