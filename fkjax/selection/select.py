@@ -51,8 +51,9 @@ def select(
     2
 
     Args:
-        pool: unlabeled pool, as a mapping of arrays (of NumPy, PyTorch or JAX) or files
-            that contain them: features [N, d], the input of the network's last layer,
+        pool: unlabeled pool, as a mapping of arrays (of NumPy, PyTorch, JAX, h5py or
+            Zarr), a table as in `fkjax.data.frames.as_mapping`, or files that contain
+            them as in `fkjax.data.column_files.read_columns`: features [N, d], the input of the network's last layer,
             and logits [N, C], its output; or, if `network` is given, images [N, ...] as
             it takes them. Optionally ids [N], which are the positions by default.
         validation: the same for the validation set, with labels [M].

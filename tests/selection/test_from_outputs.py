@@ -207,6 +207,12 @@ def test_ids_and_labels_may_be_columns_of_one():
     assert np.flatnonzero(~found.is_unlabeled).tolist() == [3, 4]
 
 
+def test_a_pool_of_labeled_examples_is_refused():
+    problem = problem_of_outputs(POOL, VALIDATION, labeled=range(400))
+    with pytest.raises(UserError, match="all 400 examples of the pool are labeled"):
+        choose(problem, budget=1)
+
+
 def changed(part, **changes):
     made = part | changes
     return {name: value for name, value in made.items() if value is not None}
