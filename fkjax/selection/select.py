@@ -53,9 +53,10 @@ def select(
     Args:
         pool: unlabeled pool, as a mapping of arrays (of NumPy, PyTorch, JAX, h5py or
             Zarr), a table as in `fkjax.data.frames.as_mapping`, or files that contain
-            them as in `fkjax.data.column_files.read_columns`: features [N, d], the input of the network's last layer,
-            and logits [N, C], its output; or, if `network` is given, images [N, ...] as
-            it takes them. Optionally ids [N], which are the positions by default.
+            them as in `fkjax.data.column_files.read_columns`: features [N, d], the
+            input of the network's last layer, and logits [N, C], its output; or, if
+            `network` is given, images [N, ...] as it takes them. Optionally ids [N],
+            which are the positions by default.
         validation: the same for the validation set, with labels [M].
         budget: number of examples to choose, B.
         strategy: name in `fkjax.acquisition.STRATEGIES` (without a network, in
