@@ -109,7 +109,7 @@ _ONLY_VALUE: dict[str, Any] = {
 
 def _check_oracle(config: Config) -> None:
     if config.oracle == "dataset":
-        for field in ("images", "labels", "new_classes"):
+        for field in ("images", "labels", "new_classes", "keep_copies"):
             if getattr(config, field):
                 raise UserError(
                     f"{field} is only used if a person labels (fkjax label): leave it "

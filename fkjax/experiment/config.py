@@ -69,6 +69,10 @@ class Config:
     label_studio: Literal["local-files", "embedded"] = "local-files"
     """How Label Studio reads the images: from a local
     storage of IMAGES, or embedded in its tasks."""
+    keep_copies: bool = False
+    """Query exact copies as other images. By default, they
+    are queried last, except one of each that has no
+    copy with a known label."""
     output_dir: Annotated[str | None, _folder] = None
     """Folder for records and figures; without it, none are
     written. Repeating the command resumes the run in

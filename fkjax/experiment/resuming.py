@@ -53,13 +53,13 @@ _ELSEWHERE = ("output_dir", "data_dir", "follow_links", "overwrite")
 _ELSEWHERE += ("distributed", "coordinator", "num_processes", "process_id")
 """Settings that may differ when a run is resumed: locations and processes."""
 
-_OF_LABELING = ("images", "labels", "new_classes", "label_studio")
+_OF_LABELING = ("images", "labels", "new_classes", "label_studio", "keep_copies")
 """Settings that may also differ when a labeling session is resumed."""
 
 RECORDED = ("budget", "rounds")
 """Settings that may differ, too, and whose changes a session records."""
 
-LABELING_SETTINGS = ("oracle", "images", "labels", "new_classes", "label_studio")
+LABELING_SETTINGS = ("oracle", *_OF_LABELING)
 """Settings that are only used if a person labels."""
 
 

@@ -34,7 +34,7 @@ from fkjax.experiment.setup import strategy_of
 from fkjax.labeling.annotator import Desk
 from fkjax.labeling.answers import CANNOT_TELL
 from fkjax.labeling.label_studio import data_uri, local_url
-from fkjax.labeling.own_model import enlarged, model_of_images, started
+from fkjax.labeling.own_model import copies_among, enlarged, model_of_images, started
 from fkjax.labeling.request import Asked, Request
 from fkjax.labeling.session import Session
 from fkjax.runs.journal import Journal
@@ -162,6 +162,9 @@ class _Loop:
             test_labels,
         )
         self._made: dict[int, tuple[Model, Driver]] = {}
+        self._copies = None
+        if not config.keep_copies:
+            self._copies = copies_among(own, self._positions, warn=progress.tell)
 
     def play(self) -> Outcome:
         number, state, classes = self._resumed()
@@ -280,12 +283,16 @@ class _Loop:
                 validation_ids=[own.names[i] for i in own.validation],
                 validation_labels=own.labels[own.validation],
                 classes=classes,
+                copies=self._copies,
             ),
             budget=budget,
             strategy=strategy,
             seed=config.seed,
             round=int(state.pool.round),
         )
+        if self._copies is not None:
+            for note in self._copies.notes(is_unlabeled):
+                self._progress.tell(note)
         images = []
         for pick, probabilities in zip(
             selection.picks, selection.probabilities, strict=True

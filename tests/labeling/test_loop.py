@@ -204,3 +204,23 @@ def test_a_new_class_is_taken_when_it_is_announced(after, world, capsys):
     first, last = read_run(out).records  # as a report reads them
     assert np.shape(first["confusion"]) == np.shape(last["confusion"]) == (4, 4)
     assert first["class_accuracy"][3] is None and first["queried_per_class"][3] == 0
+
+
+def test_one_of_each_exact_copy_is_asked_for(world, tmp_path, capsys):
+    images = shutil.copytree(world.images, tmp_path / "images")
+    pool = sorted(world.truth.keys() - world.known)
+    for i, file in enumerate(pool):
+        for j in range(3):
+            shutil.copyfile(images / file, images / f"copy-{i}-{j}.png")
+    for j, file in enumerate(sorted(world.known)[:9]):
+        shutil.copyfile(images / file, images / f"known-{j}.png")
+
+    def asked(name, *more):
+        assert not world.command(tmp_path / name, "--images", str(images), *more)
+        return [row["file"] for row in form(tmp_path / name)]
+
+    assert sorted(asked("out", "--budget", "10")) == pool  # named before the copies
+    said = "".join(capsys.readouterr()).replace("\n", " ")
+    assert "30 of 49 unlabeled examples are exact copies of others" in said
+    assert len(asked("all", "--budget", "49", "--keep-copies")) == 49
+    assert "exact cop" not in "".join(capsys.readouterr())
