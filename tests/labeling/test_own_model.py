@@ -10,6 +10,7 @@ import pytest
 from fkjax.base import UserError
 from fkjax.data.labeled_folder import OwnImages
 from fkjax.experiment.presets import image_defaults
+from fkjax.labeling import own_model
 from fkjax.labeling.own_model import enlarged, model_of_images, problem_of_images
 from fkjax.selection.choose import choose
 from fkjax.training import evaluation
@@ -99,3 +100,18 @@ def test_a_larger_last_layer_says_the_same_of_the_old_classes(own, ensemble):
         np.testing.assert_array_equal(
             leaf[..., 2:], fresh.parameters[head][name][..., 2:]
         )
+
+
+def test_copies_of_known_images_and_of_others_are_not_queried(own):
+    first = np.arange(18)
+    first[[3, 10]] = 2, 1  # a copy in the pool, and one in the train set
+    labels = own.labels.copy()
+    first[6], labels[[4, 6]] = 4, (0, 1)
+    said = []
+    copies = own_model.copies_among(
+        own._replace(first=first, labels=labels), own.pool, warn=said.append
+    )
+    assert copies.skipped(np.ones(4, bool)).tolist() == [False, True, False, True]
+    assert said == [
+        "exact copies have different labels: 04.png (zero), 06.png (one)",
+    ]
