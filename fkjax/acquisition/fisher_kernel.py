@@ -124,7 +124,11 @@ def fisher_nearest(
     """
 
     def assume(now: _Round) -> tuple[None, _LabelOf]:
-        label_fn = pseudo_label.nearest(now.validation.z, now.view.validation_labels)
+        label_fn = pseudo_label.nearest(
+            now.validation.z,
+            now.view.validation_labels,
+            key=key_for(now.key, "ties of labels"),
+        )
         return None, lambda image, _: label_fn
 
     return _fisher_strategy(model, assume, taps, budget, batch_size, kernel)
@@ -148,7 +152,10 @@ def fisher_nearest_joint(
     def assume(now: _Round) -> tuple[None, _LabelOf]:
         validation = now.embed(now.view.validation, None, _predicted)
         label_fn = pseudo_label.nearest_joint(
-            validation.joint, now.view.validation_labels, kernel
+            validation.joint,
+            now.view.validation_labels,
+            kernel,
+            key=key_for(now.key, "ties of labels"),
         )
         return None, lambda image, _: label_fn
 

@@ -32,10 +32,11 @@ def farthest_first(
     """Selects targets as centers that are as dissimilar as possible.
 
     The first center is a random target. Each next center is the target whose highest
-    similarity to the previous centers is the lowest. The cost is O(num_centers M L).
+    similarity to the previous centers is the lowest, with ties broken at random. The
+    cost is O(num_centers M L).
 
     Args:
-        key: random key of the first center.
+        key: random key of the first center and of ties.
         embeddings: embeddings of the candidates. Shape [M, L].
         is_target: whether each row is a target. Shape [M] bool.
         num_centers: number of centers to select. If there are fewer targets, all of
@@ -46,15 +47,15 @@ def farthest_first(
         The rows of the centers, and whether each of these entries is valid. Shapes
         [num_centers].
     """
-    start = jnp.where(
-        is_target, jax.random.uniform(key, is_target.shape, jnp.float32), -1
-    ).argmax()
+    lots = jax.random.uniform(key, is_target.shape, jnp.float32)
+    lots = jnp.where(is_target, lots, -1)
     taken = jnp.inf  # so that a selected row, or one that is no target, is not lowest
     highest = jnp.where(is_target, -jnp.inf, taken)
 
     def take(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         centers, is_real, highest = state
-        center = jnp.where(i == 0, start, highest.argmin()).astype(jnp.int32)
+        lowest = jnp.where(highest == highest.min(), lots, -1)
+        center = lowest.argmax().astype(jnp.int32)
         centers = centers.at[i].set(center)
         is_real = is_real.at[i].set(highest[center] < taken)
         to_center = similarity(embeddings[center], embeddings)
@@ -218,15 +219,16 @@ def match(
 
     If there are no more mistakes than the budget, all of them are centers; otherwise
     `farthest_first` selects as many centers as the budget. `rank_major_merge` then
-    merges the neighbors of all centers, with ties broken by the validation positions of
-    the centers.
+    merges the neighbors of all centers. Ties are broken at random: of pool examples
+    that are equally similar to a center, and of centers to which examples of the same
+    rank are equally similar. All centers share one random order of the pool.
 
     The lists of neighbors are read a few ranks at a time, until they contain `budget`
     distinct examples: examples of a higher rank come later in the order. The memory
     needed besides the pool grows with N + M L, not with N M or N B.
 
     Args:
-        key: random key of the first center and of examples drawn at random.
+        key: random key of the first center, of ties and of examples drawn at random.
         pool: embeddings of the pool. Shape [N, L].
         is_unlabeled: whether each pool example can be queried. Shape [N] bool.
         validation: embeddings of the validation set. Shape [M, L].
@@ -308,6 +310,11 @@ def match_rows(
     ).astype(jnp.int32)
     num_batches = (is_center.sum() + batch - 1) // batch
     queries = validation.at[centers].get(mode="clip")
+    lots = jax.random.uniform(key_for(key, "ties"), (pool.num,), jnp.float32)
+    # The places of the centers among each other, by which ties of centers are broken.
+    order = jax.random.permutation(key_for(key, "ties of centers"), len(validation))
+    order = order.astype(jnp.int32)
+    places = jnp.argsort(order).astype(jnp.int32)
 
     def read(depth: int, now: _Search) -> tuple[_Search, Any]:
         ranks = now.depth + jnp.arange(depth, dtype=jnp.int32)
@@ -320,6 +327,7 @@ def match_rows(
             batch_size=batch,
             num_batches=num_batches,
             similarity=similarity,
+            lots=lots,
         )
 
         def want_batch(
@@ -331,6 +339,7 @@ def match_rows(
             similarities, neighbors = (x[slots] for x in nearest)
             is_real = (chosen < len(validation))[:, None]
             similarities = jnp.where(is_real, similarities, -jnp.inf)
+            chosen = places.at[chosen].get(mode="clip")
             wants = _want(wants, neighbors, similarities, ranks, chosen)
             last = (
                 last[0].at[slots].set(similarities[:, -1]),
@@ -360,6 +369,7 @@ def match_rows(
         budget=budget,
         num_centers=len(centers),
     )
+    targets = jnp.where(targets < 0, -1, order[targets])
     return indices, targets, scores, pool.gathered(notes)
 
 

@@ -115,6 +115,7 @@ def search(
     num_batches: int | jax.Array,
     chunk_size: int = 8192,
     similarity: Callable[[jax.Array, jax.Array], jax.Array] = similarity,
+    lots: jax.Array | None = None,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
     """Runs `top_k_streamed` on rows that are computed or streamed as they are read.
 
@@ -132,6 +133,9 @@ def search(
         num_batches: number of batches of queries to search for. Shape [].
         chunk_size: approximate number of pool rows to compare at a time.
         similarity: similarity of queries and rows.
+        lots: numbers from 0 to 1 by which ties are broken, the highest first; then the
+            lowest pool position comes first. By default, only the positions count.
+            Shape [N].
 
     Returns:
         The similarities and the pool positions, of shape [Q, k] and arbitrary for
@@ -140,6 +144,11 @@ def search(
     columns, length = _chunk(pool, k, chunk_size)
     num_chunks = -(-pool.size // length)
     last_start = pool.size + -pool.size % pool.step - length if num_chunks > 1 else 0
+
+    def lots_of(positions: jax.Array) -> jax.Array:
+        if lots is None:
+            return jnp.zeros(positions.shape)
+        return jnp.where(positions < 0, 1, lots.at[positions].get(mode="clip"))
 
     def of_batch(i: jax.Array, x: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, i * batch_size, batch_size)
@@ -162,23 +171,25 @@ def search(
         positions = pool.start + own
         is_present = (own >= i * length) & (own < at + length)
         is_present &= mask.at[positions].get(mode="fill", fill_value=False)
+        own_lots = lots_of(positions)[None]
 
         def compare(j: jax.Array, best: _Nearest) -> _Nearest:
             similarities = similarity(of_batch(j, queries), embeddings)
             # `top_k` sorts -0.0 below 0.0.
             similarities = jnp.where(similarities == 0, 0, similarities)
             last, last_position = (of_batch(j, x)[:, None] for x in after)
-            is_next = (similarities == last) & (positions[None] > last_position)
+            last_lots = lots_of(last_position)
+            is_next = (own_lots == last_lots) & (positions[None] > last_position)
+            is_next = (similarities == last) & (is_next | (own_lots < last_lots))
             is_next = is_present[None] & (is_next | (similarities < last))
             similarities = jnp.where(is_next, similarities, -jnp.inf)
-            similarities, column = _candidates(similarities, k)
-            # The results of earlier chunks come first, so that they win ties.
-            earlier = of_batch(j, best.similarities), of_batch(j, best.positions)
-            similarities = jnp.concatenate([earlier[0], similarities], axis=1)
-            similarities, at = jax.lax.top_k(similarities, k)
-            of_earlier = jnp.take_along_axis(earlier[1], jnp.minimum(at, k - 1), axis=1)
-            here = positions[0] + column(jnp.maximum(at - k, 0))
-            here = jnp.where(at < k, of_earlier, here).astype(jnp.int32)
+            earlier = jax.tree.map(lambda x: of_batch(j, x), best)
+
+            similarities, at = _highest(
+                (earlier.similarities, similarities),
+                None if lots is None else (lots_of(earlier.positions), own_lots),
+            )
+            here = _take((earlier.positions, positions[None]), at)
             return replace(j, best, _Nearest(similarities, here))
 
         return jax.lax.fori_loop(0, num_batches, compare, best), notes
@@ -189,18 +200,17 @@ def search(
     )
     best, notes = jax.lax.scan(read, none, jnp.arange(num_chunks, dtype=jnp.int32))
 
-    if pool.axis is not None:
-        axis = pool.axis
+    def merge(j: jax.Array, best: _Nearest) -> _Nearest:
+        found = jax.tree.map(lambda x: of_batch(j, x), best)
+        if pool.axis is not None:
+            found = jax.lax.all_gather(found, pool.axis, axis=1, tiled=True)
+        similarities, _, positions = jax.lax.sort(
+            (-found.similarities, -lots_of(found.positions), found.positions),
+            num_keys=3,
+        )
+        return replace(j, best, _Nearest(-similarities[:, :k], positions[:, :k]))
 
-        def merge(j: jax.Array, best: _Nearest) -> _Nearest:
-            own = jax.tree.map(lambda x: of_batch(j, x), best)
-            # In the order of the shares, so that the lowest position wins ties.
-            similarities, positions = jax.lax.all_gather(own, axis, axis=1, tiled=True)
-            similarities, at = jax.lax.top_k(similarities, k)
-            positions = jnp.take_along_axis(positions, at, axis=1)
-            return replace(j, best, _Nearest(similarities, positions))
-
-        best = jax.lax.fori_loop(0, num_batches, merge, best)
+    best = jax.lax.fori_loop(0, num_batches, merge, best)
 
     def joined(notes: jax.Array) -> jax.Array:
         before = notes[:-1].reshape(-1, *notes.shape[2:])
@@ -227,6 +237,68 @@ def _chunk(pool: Rows, k: int, chunk_size: int) -> tuple[int, int]:
     if columns >= pool.num:
         return columns, pool.size
     return columns, min(columns - columns % pool.step, pool.size)
+
+
+_Both = tuple[jax.Array, jax.Array]  # of k earlier results and of a chunk
+
+
+def _highest(similarities: _Both, lots: _Both | None) -> _Both:
+    """Returns the k highest of k earlier similarities and of those of a chunk.
+
+    Lots are only compared if one of several equal similarities is the k-th highest and
+    another is not among the k. The loop is a condition: unlike `jax.lax.cond`, it does
+    not take the expensive branch each time under `vmap`.
+
+    Args:
+        similarities: similarities. Shapes [Q, k] and [Q, columns].
+        lots: numbers from 0 to 1 by which ties are broken, the highest first. Shapes
+            [Q, k] and [1, columns]. By default, the first come first.
+
+    Returns:
+        The highest similarities in any order, and their indices among both. Shapes
+        [Q, k].
+    """
+    k = similarities[0].shape[1]
+    if lots is None:
+        return _top(similarities, k)
+    highest, at = _top(similarities, k + 1)
+    # Minima, because XLA on CPU would sort all values if these were sliced here.
+    lowest = jnp.where(jnp.arange(k + 1) < k, highest, jnp.inf).min(axis=1)[:, None]
+    next_one = highest.min(axis=1)[:, None]
+    is_open = ((lowest == next_one) & (lowest > -jnp.inf)).any()
+
+    def by_lots(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def places(similarities: jax.Array, lots: jax.Array) -> jax.Array:
+            tied = jnp.where(similarities == lowest, lots, -1)
+            return jnp.where(similarities > lowest, 2, tied)
+
+        of_earlier, of_chunk = map(places, similarities, lots)
+        _, at = _top((of_earlier, of_chunk), k + 1)
+        return _take(similarities, at), at, state[2] & False
+
+    highest, at, _ = jax.lax.while_loop(
+        lambda state: state[2], by_lots, (highest, at, is_open)
+    )
+    return highest[:, :k], at[:, :k]
+
+
+def _top(values: _Both, k: int) -> _Both:
+    """Returns the k highest, in descending order, and their indices among both."""
+    earlier, (found, column) = values[0], _candidates(values[1], k)
+    num = earlier.shape[1]
+    highest, at = jax.lax.top_k(jnp.concatenate([earlier, found], axis=1), k)
+    return highest, jnp.where(at < num, at, num + column(jnp.maximum(at - num, 0)))
+
+
+def _take(values: _Both, at: jax.Array) -> jax.Array:
+    """Returns the values of indices among both."""
+    earlier, found = values
+    num = earlier.shape[1]
+    return jnp.where(
+        at < num,
+        jnp.take_along_axis(earlier, jnp.minimum(at, num - 1), axis=1),
+        jnp.take_along_axis(found, jnp.maximum(at - num, 0), axis=1),
+    )
 
 
 def _candidates(

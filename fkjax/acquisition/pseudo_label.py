@@ -35,7 +35,12 @@ def argmax() -> LabelFn:
     return lambda log_probs, z, gradient: log_probs.argmax()
 
 
-def nearest(validation_features: jax.Array, validation_labels: jax.Array) -> LabelFn:
+def nearest(
+    validation_features: jax.Array,
+    validation_labels: jax.Array,
+    *,
+    key: jax.Array | None = None,
+) -> LabelFn:
     """Returns S = p-hat(y, z), the label of the nearest validation example by R_z.
 
     Source: Gudovskiy et al. 2020, Sec. 4.3.
@@ -44,13 +49,15 @@ def nearest(validation_features: jax.Array, validation_labels: jax.Array) -> Lab
         validation_features: `pearson_features(z)` of each validation example. Shape
             [M, L].
         validation_labels: true labels of the validation examples. Shape [M].
+        key: random key of the order of examples that are equally near; by default, the
+            first comes first.
     """
+    lots = _lots(key, len(validation_labels))
 
     def label_fn(log_probs: jax.Array, z: Any, gradient: Any) -> jax.Array:
         del log_probs, gradient
-        return validation_labels[
-            similarity(pearson_features(z), validation_features).argmax()
-        ]
+        similarities = similarity(pearson_features(z), validation_features)
+        return validation_labels[_highest(similarities, lots)]
 
     return label_fn
 
@@ -59,6 +66,8 @@ def nearest_joint(
     validation_features: jax.Array,
     validation_labels: jax.Array,
     kernel: Kernel = multi_scale,
+    *,
+    key: jax.Array | None = None,
 ) -> LabelFn:
     """Returns S = p-hat(y, z, g), the label of the nearest example by R_{z,g}.
 
@@ -71,14 +80,27 @@ def nearest_joint(
             [M, L].
         validation_labels: true labels of the validation examples. Shape [M].
         kernel: the kernel R_{z,g}.
+        key: see `nearest`.
     """
+    lots = _lots(key, len(validation_labels))
 
     def label_fn(log_probs: jax.Array, z: Any, gradient: Any) -> jax.Array:
         features = kernel.embed(z, gradient(log_probs.argmax()))
         similarities = kernel.similarity(features, validation_features)
-        return validation_labels[similarities.argmax()]
+        return validation_labels[_highest(similarities, lots)]
 
     return label_fn
+
+
+def _lots(key: jax.Array | None, num: int) -> jax.Array:
+    return (
+        jnp.zeros(num) if key is None else jax.random.uniform(key, (num,), jnp.float32)
+    )
+
+
+def _highest(similarities: jax.Array, lots: jax.Array) -> jax.Array:
+    """Returns the position of the highest similarity, and of those of the first lot."""
+    return jnp.where(similarities == similarities.max(), lots, -1).argmax()
 
 
 def covariance(

@@ -31,6 +31,21 @@ def test_nearest_is_the_label_of_the_best_correlated_example():
         assert nearest(jnp.zeros(5), {"a": jnp.asarray(z)}, None) == labels[best]
 
 
+def test_a_label_of_equally_near_examples_is_drawn_at_random():
+    z = {"a": jnp.array([1.0, 2.0, 4.0])}
+    embedded = jnp.stack([pearson_features(z)] * 4 + [-pearson_features(z)])
+    labels = jnp.arange(5)
+
+    def label(key):
+        return pseudo_label.nearest(embedded, labels, key=key)(jnp.zeros(5), z, None)
+
+    drawn = jax.jit(jax.vmap(label))(jax.random.split(jax.random.key(0), 200))
+    counts = np.bincount(drawn, minlength=5)
+    assert counts[4] == 0
+    assert counts[:4].min() > 30
+    assert label(None) == 0
+
+
 def test_nearest_joint_compares_g_under_the_prediction():
     rng = np.random.default_rng(0)
     z, g = rng.normal(size=(2, 30, 12)).astype(np.float32)

@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from fkjax.acquisition.fisher_kernel import fisher_nearest
+from fkjax.acquisition.matching import match_rows
 from fkjax.acquisition.pseudo_label import argmax
 from fkjax.experiment import pool as pools
 from fkjax.experiment.oracle import array_oracle
@@ -29,7 +30,7 @@ from fkjax.models import from_nnx, resnet10
 from fkjax.models.convolution import conv_valid
 from fkjax.parallel.devices import device_mesh, map_shares, on_all_devices, shard
 from fkjax.parallel.examples import stream, take
-from fkjax.parallel.mapping import map_examples
+from fkjax.parallel.mapping import map_examples, map_rows
 from fkjax.sketch.embedding import embed, predicted, sampled
 from fkjax.sketch.planner import auto
 from fkjax.sketch.projection import project
@@ -257,6 +258,34 @@ def rounds(name):
     found = sharded(pixels, 4) if name.endswith("four") else sharded(streamed, 2)
     for a, b in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
+
+
+@check("ties")
+def ties(name):
+    """Of equally similar examples, the same are matched, wherever the images are."""
+    pixels = np.random.default_rng(0).integers(0, 3, (3500, 2, 2, 1), np.uint8)
+    streamed = stream(lambda ids, then: pixels[ids], len(pixels), pixels.shape[1:])
+    validation = jax.random.randint(jax.random.key(1), (30, 4), 0, 2) * 1.0
+
+    def query(images):
+        rows = map_rows(lambda x: x.ravel() * 1.0, images, batch_size=100)
+        return match_rows(
+            jax.random.key(0),
+            rows.map(lambda x: (x, ())),
+            jnp.ones(len(images), bool),
+            validation,
+            jnp.ones(30, bool),
+            budget=16,
+        )[:3]
+
+    expected = jax.jit(query)(pixels)
+    assert len(set(np.asarray(expected[2]).tolist())) < 5
+    assert np.median(expected[0]) > 1000  # not the lowest positions
+    for images, num_devices in ((pixels, 2), (streamed, 4)):
+        mesh = mesh_of(num_devices)
+        found = on_all_devices(query, mesh)(shard(images, mesh))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b, strict=True)
 
 
 @check("reading")

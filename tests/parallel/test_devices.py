@@ -15,6 +15,7 @@ import pytest
 NAMES = [
     *("embed tiny", "embed residual", "descriptors tiny", "descriptors residual"),
     *("vectors residual", "captured factors", "rounds streamed on two", "reading"),
+    "ties",
 ]
 LONGER = [
     *("embed resnet", "descriptors resnet", "vectors resnet"),
