@@ -32,7 +32,9 @@ def standardized(block: jax.Array) -> jax.Array:
             "features, or taps, of 2 or more values, or a strategy of uncertainty"
         )
     block = block.astype(jnp.result_type(float))
-    return (block - block.mean()) / (block.std(ddof=1) + 1e-10)
+    is_constant = (block == block[0]).all()  # the mean of such values may be rounded
+    center = jnp.where(is_constant, block[0], block.mean())
+    return (block - center) / (block.std(ddof=1) + 1e-10)
 
 
 def pearson_features(*descriptors: dict[str, jax.Array]) -> jax.Array:

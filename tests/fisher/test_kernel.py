@@ -41,7 +41,12 @@ def test_scale_and_shift_of_a_block_do_not_matter():
 
 
 def test_a_constant_block_resembles_nothing():
-    np.testing.assert_array_equal(kernel.standardized(jnp.full(5, 3.0)), 0)
+    values = np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32)
+    for length in (2, 3, 10, 100):  # of which some means are rounded
+        blocks = jnp.broadcast_to(values, (50, length))
+        found = jax.jit(jax.vmap(kernel.standardized))(blocks)
+        np.testing.assert_array_equal(found, 0)
+    assert jnp.isnan(kernel.standardized(jnp.full(3, jnp.inf))).all()
 
 
 def test_a_block_of_one_value_is_refused():
