@@ -115,10 +115,26 @@ def take_rows(column: Column, ids: np.ndarray) -> np.ndarray:
     elif isinstance(column, np.ndarray):
         rows = np.asarray(column[ids])
     elif len(ids):
-        rows = np.concatenate([np.asarray(column[int(i) : int(i) + 1]) for i in ids])
+        rows = _scattered_rows(column, ids)
     else:
         rows = np.asarray(column[:0])
     return with_float32(rows)
+
+
+_SPAN = 1 << 20  # maximum size in bytes of a slice that is read for scattered rows
+
+
+def _scattered_rows(column: Column, ids: np.ndarray) -> np.ndarray:
+    """Returns rows of a file, of which those close to each other are read at once."""
+    found, places = np.unique(ids, return_inverse=True)
+    row_bytes = int(np.prod(column.shape[1:])) * column.dtype.itemsize
+    block = found // max(1, _SPAN // max(1, row_bytes))
+    parts = np.split(found, np.flatnonzero(np.diff(block)) + 1)
+    rows = [
+        np.asarray(column[int(part[0]) : int(part[-1]) + 1])[part - part[0]]
+        for part in parts
+    ]
+    return np.concatenate(rows)[places]
 
 
 Tell = Callable[[int, int], None]

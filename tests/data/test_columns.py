@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from fkjax.base import UserError
 from fkjax.data.column_files import as_table, read_columns
-from fkjax.data.columns import take_rows
+from fkjax.data.columns import Sliced, take_rows
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(30, 4)).astype(np.float32)
@@ -71,6 +71,21 @@ def test_every_format_gives_the_rows_that_were_written(write, ids, tmp_path):
     if "ids" in columns:
         assert np.asarray(columns["ids"][:]).tolist() == IDS.tolist()
     assert "other" not in columns
+
+
+def test_scattered_rows_are_read_in_slices_of_bounded_size(monkeypatch):
+    read = []
+
+    class Counted(Sliced):
+        def _read(self, start, stop):
+            read.append(stop - start)
+            return super()._read(start, stop)
+
+    monkeypatch.setattr("fkjax.data.columns._SPAN", 5 * FEATURES[0].nbytes)
+    ids = np.array([28, 3, 4, 4, 11, 0, 14])
+    found = take_rows(Counted(FEATURES), ids)
+    np.testing.assert_array_equal(found, FEATURES[ids])
+    assert read == [5, 4, 1]  # rows 0 - 4, 11 - 14 and 28
 
 
 @pytest.mark.parametrize("write", WRITERS)
