@@ -30,6 +30,9 @@ from fkjax.selection.problem import Problem
 from fkjax.training import evaluation
 
 _SHOWN = 20  # ids in one message
+_OF_UNCERTAINTY = {
+    *("variation_ratio", "entropy", "bald", "mean_std", "margin", "least_confidence")
+}
 
 
 class Mistake(NamedTuple):
@@ -178,7 +181,7 @@ def choose(
             "",
         )
         num_tied = int(num_equal[place[i]]) - 1
-        reason = _reason_of_copy(pick) if is_added[i] else _reason(pick, num_tied)
+        reason = _reason_of_copy(pick) if is_added[i] else _reason(pick, num_tied, name)
         picks.append(pick._replace(reason=reason))
     return Selection(
         picks,
@@ -334,7 +337,7 @@ def probabilities(problem: Problem, images: Examples) -> np.ndarray:
         return np.exp(of_images(problem.variables, images))
 
 
-def _reason(pick: Pick, num_tied: int) -> str:
+def _reason(pick: Pick, num_tied: int, strategy: str) -> str:
     """Returns the reason of a pick with the same score as `num_tied` other picks."""
     predicted = f"predicted class {pick.predicted} ({pick.confidence:.0%})"
     if pick.answers is not None:
@@ -354,7 +357,14 @@ def _reason(pick: Pick, num_tied: int) -> str:
     if num_tied:
         others = "another pick" if num_tied == 1 else f"{num_tied:,} other picks"
         return f"Its score equals that of {others}; {predicted}."
-    return f"The model is uncertain; {predicted}."
+    if strategy == "vaal":
+        taken = (
+            "unlabeled" if pick.score > 0 else "labeled, but is among the least sure"
+        )
+        return f"The discriminator takes it for {taken}; {predicted}."
+    if strategy in _OF_UNCERTAINTY:
+        return f"The model is uncertain; {predicted}."
+    return f"Chosen by its score; {predicted}."
 
 
 def _reason_of_copy(pick: Pick) -> str:

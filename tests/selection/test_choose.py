@@ -152,6 +152,28 @@ def test_a_pick_without_similarity_is_not_called_similar():
     assert all(reason.startswith("Not similar") for reason in unlike)
 
 
+def test_a_reason_claims_no_uncertainty_of_strategies_that_measure_none(monkeypatch):
+    def make(model, *, budget):
+        del model
+
+        def query(key, view):
+            del key, view
+            nothing = jnp.full(budget, -1, jnp.int32)
+            scores = jnp.array([2.0, -1.0])
+            return Query(jnp.arange(budget), nothing, nothing, scores)
+
+        return Strategy(frozenset(), query)
+
+    monkeypatch.setitem(STRATEGIES, "vaal", make)
+    first, second = choose(PROBLEM, budget=2, strategy="vaal").picks
+    assert first.reason.startswith("The discriminator takes it for unlabeled; ")
+    assert second.reason.startswith("The discriminator takes it for labeled, but ")
+    for pick in choose(PROBLEM, budget=2, strategy=make).picks:
+        assert pick.reason.startswith("Chosen by its score; ")
+    for pick in choose(PROBLEM, budget=2, strategy="margin").picks:
+        assert pick.reason.startswith("The model is uncertain; ")
+
+
 def test_picks_with_equal_scores_are_random_and_say_so():
     equal = POOL | {"logits": np.zeros_like(POOL["logits"])}
     problem = problem_of_outputs(equal, VALIDATION)
