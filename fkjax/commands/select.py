@@ -26,7 +26,7 @@ from fkjax.data.labeled_folder import read_own_images
 from fkjax.experiment.presets import image_defaults
 from fkjax.files.spreadsheet import csv_bytes
 from fkjax.files.writing import check_replaceable, replace_file
-from fkjax.label_shift import Shift, bias
+from fkjax.label_shift import Shift, bias, part_of_pool
 from fkjax.labeling.own_model import problem_of_images
 from fkjax.models import restore_variables
 from fkjax.report import selection_page
@@ -258,6 +258,8 @@ def _outputs(problem: Problem, seed: int) -> tuple[np.ndarray, np.ndarray]:
         key = key_for(seed_key(seed), "part of the pool")
         chosen = jax.random.choice(key, len(positions), (_LOOKED_AT,), replace=False)
         positions = positions[np.sort(np.asarray(chosen))]
+    part = part_of_pool(len(positions), len(problem.classes), seed=seed)
+    positions = positions[part]
     of_pool = probabilities(problem, problem.pool[positions])
     return of_pool, probabilities(problem, problem.validation)
 

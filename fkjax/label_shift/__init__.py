@@ -2,7 +2,7 @@
 
 from fkjax.label_shift.estimators import Estimate, bbse_prior, em_prior
 from fkjax.label_shift.scaling import Calibration, calibrated, calibration
-from fkjax.label_shift.shift import bias
+from fkjax.label_shift.shift import bias, part_of_pool
 from fkjax.label_shift.types import Distance, Shares, Shift
 from fkjax.label_shift.wording import ASSUMPTION, BREAKS
 
@@ -19,4 +19,5 @@ __all__ = [
     "calibrated",
     "calibration",
     "em_prior",
+    "part_of_pool",
 ]

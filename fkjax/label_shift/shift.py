@@ -119,7 +119,10 @@ def bias(
     given = [c.item() if isinstance(c, np.generic) else c for c in classes]
     names = checked_names(given)
     probs = checked_probabilities(validation_probs, "validation set")
-    pool = checked_probabilities(_sampled(key_for(key, "pool"), pool_probs), "pool")
+    pool = np.asarray(pool_probs)
+    num_numbers = int(np.prod(pool.shape[1:]))
+    pool = pool[part_of_pool(len(pool), num_numbers, seed=seed)]
+    pool = checked_probabilities(pool, "pool")
     if {pool.shape[1], probs.shape[1]} != {len(names)}:
         raise UserError(
             f"the probabilities must have one column for each of the {len(names)} "
@@ -310,10 +313,26 @@ def _generator(key: jax.Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
-def _sampled(key: jax.Array, probs: Any) -> np.ndarray:
-    probs = np.asarray(probs)
-    num_numbers = max(1, int(np.prod(probs.shape[1:])))
-    most = min(MOST_POOL, max(_LEAST_POOL, _MOST_ENTRIES // num_numbers))
-    if len(probs) <= most:
-        return probs
-    return probs[np.sort(_generator(key).choice(len(probs), most, replace=False))]
+def part_of_pool(num_pool: int, num_classes: int, *, seed: int = 0) -> np.ndarray:
+    """Returns the positions of the pool examples that `bias` uses.
+
+    Only their probabilities need to be computed:
+    `bias(probs[part_of_pool(*probs.shape)], ...)` is `bias(probs, ...)`.
+
+    >>> part_of_pool(4, 10).tolist(), len(part_of_pool(50_000, 1_000))
+    ([0, 1, 2, 3], 5000)
+
+    Args:
+        num_pool: number of unlabeled examples of the pool, N.
+        num_classes: number of classes, C.
+        seed: seed that `bias` is given.
+
+    Returns:
+        Positions in ascending order: all N, or a random subset of them. Shape [n].
+    """
+    most = min(MOST_POOL, max(_LEAST_POOL, _MOST_ENTRIES // max(1, num_classes)))
+    if num_pool <= most:
+        return np.arange(num_pool)
+    key = key_for(seed_key(seed), "label shift")
+    generator = _generator(key_for(key, "pool"))
+    return np.sort(generator.choice(num_pool, most, replace=False))

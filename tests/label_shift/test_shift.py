@@ -238,6 +238,12 @@ def test_a_large_pool_is_sampled(monkeypatch, data):
     monkeypatch.setattr(shift_module, "_MOST_ENTRIES", 600)
     found = bias(pool, probs, labels, classes=CLASSES, num_resamples=40)
     assert found.num_pool == 200
+    part = shift_module.part_of_pool(*pool.shape)
+    assert len(set(part.tolist())) == 200 and (np.diff(part) > 0).all()
+    again = bias(pool[part], probs, labels, classes=CLASSES, num_resamples=40)
+    np.testing.assert_array_equal(again.em, found.em)
+    others = shift_module.part_of_pool(*pool.shape, seed=1)
+    assert set(part.tolist()) != set(others.tolist())
 
 
 def test_intervals_cover_and_are_as_wide_as_estimates_scatter():

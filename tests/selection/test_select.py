@@ -11,6 +11,7 @@ import pytest
 
 import fkjax
 from fkjax.commands.select import main
+from fkjax.selection.choose import probabilities
 from fkjax.selection.picks import read_ids
 from tests.selection.test_from_outputs import POOL, VALIDATION
 from tests.selection.test_id_cells import HARD
@@ -182,3 +183,20 @@ def test_without_files_it_says_what_is_needed(capsys):
     assert "--pool and --validation or --images and --labels" in capsys.readouterr().err
     assert main(["--images", "a", "--labels", "b", "--classes", "c", "d"]) == 2
     assert "--classes cannot be used with --images" in capsys.readouterr().err
+
+
+def test_a_report_computes_probabilities_only_of_the_part_that_is_used(
+    files, tmp_path, monkeypatch
+):
+    asked = []
+
+    def counted(problem, examples):
+        asked.append(len(examples))
+        return probabilities(problem, examples)
+
+    monkeypatch.setattr("fkjax.label_shift.shift.MOST_POOL", 150)
+    monkeypatch.setattr("fkjax.commands.select.probabilities", counted)
+    page = tmp_path / "page.html"
+    assert main([*files, "--budget", "2", "--report", str(page)]) == 0
+    assert asked == [150, len(VALIDATION["labels"])]
+    assert "150" in page.read_text()
