@@ -198,6 +198,19 @@ def is_plain(uses: tuple[Use, ...]) -> bool:
     )
 
 
+def matrix_of(uses: tuple[Use, ...]) -> tuple[int, int] | None:
+    """Returns the shape [m, n] in which all uses take a leaf as it is stored.
+
+    It may differ from the shape of the leaf: attention stores [d, heads, n], and
+    multiplies by [d, heads n].
+
+    Returns:
+        The shape, or None if a use takes the leaf transposed, or two uses differ.
+    """
+    shapes = {(use.num_inputs, use.num_outputs) for use in uses}
+    return shapes.pop() if len(shapes) == 1 and is_plain(uses) else None
+
+
 def leaf_gradient(uses: tuple[Use, ...], factors: tuple[Factors, ...]) -> jax.Array:
     """Computes the gradient of one leaf, as the sum over its uses."""
     terms = zip(uses, factors, strict=True)

@@ -259,7 +259,7 @@ def _vectors(
     Its leaves are factors if the leaf is the sum of a^T d, and gradients otherwise.
     """
     plan = capture.plan(log_probs_fn, theta, _one(xs))
-    plain = {path for path in plan.uses if capture.is_plain(plan.uses[path])}
+    plain = {path for path, uses in plan.uses.items() if capture.matrix_of(uses)}
 
     def vector(captured: capture.Captured) -> Any:
         leaves: dict[str, Any] = dict(captured.rest)

@@ -63,6 +63,8 @@ def kronecker(*, row_rank: int, column_rank: int) -> Sketch:
         return matmul(matmul(a.T, as_matrix(leaf, len(a), len(b))), b).reshape(rank)
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:
+        if not _fits(state, a, d):
+            return apply(state, weight_gradient(a, d))
         rows, columns = matmul(a, state[0]), matmul(d, state[1])
         return matmul(rows.T, columns).reshape(rank)
 
@@ -114,7 +116,7 @@ def khatri_rao(*, rank: int) -> Sketch:
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:
         (t, m), n = a.shape, d.shape[1]
-        if summed(t, m, n) < factored(t, m, n):
+        if not _fits(state, a, d) or summed(t, m, n) < factored(t, m, n):
             return apply(state, weight_gradient(a, d))
         return (matmul(a, state[0]) * matmul(d, state[1])).sum(axis=0)
 
@@ -183,7 +185,7 @@ def tensor_sketch(*, rank: int) -> Sketch:
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:
         (t, m), n = a.shape, d.shape[1]
-        if summed(t, m, n) < factored(t, m, n):
+        if not _fits(state, a, d) or summed(t, m, n) < factored(t, m, n):
             return apply(state, weight_gradient(a, d))
         spectra = [
             jnp.fft.rfft(jax.vmap(count, (None, 0))(side, x.astype(jnp.float32)))
@@ -205,6 +207,16 @@ def tensor_sketch(*, rank: int) -> Sketch:
         return min(factored(t, m, n), summed(t, m, n))
 
     return Sketch("tensor_sketch", rank, init, apply, apply_factors, variance, cost)
+
+
+def _fits(state: State, a: jax.Array, d: jax.Array) -> bool:
+    """Returns whether a state of two sides is that of a matrix with these factors.
+
+    A leaf may be stored in one shape, such as [d, heads, n] of attention, and used in
+    another. A state for the stored shape then needs the leaf multiplied out.
+    """
+    sizes = [len(jax.tree.leaves(side)[0]) for side in state]
+    return sizes == [a.shape[-1], d.shape[-1]]
 
 
 def _kronecker_variance(
