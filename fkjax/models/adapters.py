@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fkjax.base import Model, Tap, Variables, no_tap
+from fkjax.models.interception import copied
 
 
 def from_nnx(
@@ -49,21 +50,33 @@ def from_nnx(
         The model, whose variables are named after the attributes of the module.
 
     Raises:
-        ValueError: if the module has other variables than `nnx.Param` and
-            `nnx.BatchStat`, or no parameters of the head's name.
+        ValueError: if the module has other variables than `nnx.Param`, `nnx.BatchStat`
+            and the random number generators of layers without dropout, such as those
+            of recurrent cells, or no parameters of the head's name.
     """
     shapes: Any = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
     shapes.train()
     training_graph = nnx.graphdef(shapes)
     shapes.eval()
-    graph, *_, rest = nnx.split(shapes, nnx.Param, nnx.BatchStat, ...)
-    if others := nnx.to_flat_state(rest):
-        names = ("/".join(map(str, path)) for path, _ in others)
+    graph, *_, generators, rest = nnx.split(
+        shapes, nnx.Param, nnx.BatchStat, nnx.RngState, ...
+    )
+    others = [path for path, _ in nnx.to_flat_state(rest)]
+    others += [
+        path for path, _ in nnx.to_flat_state(generators) if _drops(shapes, path)
+    ]
+    if others:
+        names = ("/".join(map(str, path)) for path in others)
         raise ValueError(
             "from_nnx takes modules with no variables but parameters and batch "
             f"statistics, this one also has {', '.join(names)}: define dropout in "
             "Model.dropout and keep other state out of the module"
         )
+
+    if generators:  # without dropout, they are constants
+        generators = jax.jit(
+            lambda: nnx.state(make_module(nnx.Rngs(0)), nnx.RngState)
+        )()
 
     def variables_of(module: nnx.Module) -> Variables:
         states = nnx.state(module, nnx.Param, nnx.BatchStat)
@@ -75,7 +88,10 @@ def from_nnx(
     def run(variables: Variables, images: jax.Array, tap: Tap, *mask: jax.Array):
         parameters, statistics = map(nnx.State, variables)
         module: Any = nnx.merge(
-            training_graph if mask else graph, parameters, statistics
+            training_graph if mask else graph,
+            parameters,
+            statistics,
+            copied(generators),
         )
         logits = module(images, tap, *mask)
         return logits, variables_of(module).statistics
@@ -91,6 +107,17 @@ def from_nnx(
         mean=mean,
         std=std,
     )
+
+
+def _drops(module: nnx.Module, path: tuple[Any, ...]) -> bool:
+    """Returns whether a random number generator is that of a layer with dropout."""
+    layer: Any = module
+    for name in path:
+        layer = layer[name] if isinstance(name, int) else getattr(layer, name, None)
+        rates = (getattr(layer, kind, 0) for kind in ("rate", "dropout_rate"))
+        if any(isinstance(rate, float | int) and rate > 0 for rate in rates):
+            return True
+    return False
 
 
 def from_linen(

@@ -123,7 +123,7 @@ def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
         own = nnx.split_state(state, nnx.Param, nnx.BatchStat)
 
     def run(variables: Variables, inputs: jax.Array, seen: Seen) -> Any:
-        module: Any = nnx.merge(graph, *map(nnx.State, variables), constants)
+        module: Any = nnx.merge(graph, *map(nnx.State, variables), copied(constants))
         names = {}
         for path, layer in list(nnx.iter_graph(module)):
             if path and isinstance(layer, nnx.Module) and callable(layer):
@@ -142,6 +142,15 @@ def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
             _seen_now.reset(token)
 
     return Network(Variables(*map(nnx.to_pure_dict, own)), run)
+
+
+def copied(state: Any) -> Any:
+    """Returns a copy of an NNX state, whose variables may be changed in a pass.
+
+    A recurrent layer counts the numbers that it draws. Within a transformation of JAX,
+    NNX allows that only for variables that were made there.
+    """
+    return jax.tree.map(lambda leaf: leaf, state)
 
 
 _seen_now: contextvars.ContextVar[Callable[[Any, Any], Any]] = contextvars.ContextVar(

@@ -71,8 +71,8 @@ def from_module(
     The parameters and batch statistics are the variables of the model. All other state,
     such as that of random number generators, is constant.
 
-    If no taps are given, they are selected from the layers with weights (convolutions
-    and dense layers): the last layer of each spatial size, and of these the last three.
+    If no taps are given, they are selected from the layers with weights (convolutions,
+    dense and recurrent layers): the last layer of each spatial size, and of these the last three.
     The last layer of the module, which computes the logits, and layers that cannot be
     tapped are excluded.
 
@@ -295,11 +295,15 @@ _WITH_WEIGHTS = (
     flax.linen.Dense,
     flax.linen.DenseGeneral,
     flax.linen.Einsum,
+    flax.linen.RNN,
+    flax.linen.Bidirectional,
     nnx.Conv,
     nnx.ConvTranspose,
     nnx.Linear,
     nnx.LinearGeneral,
     nnx.Einsum,
+    nnx.RNN,
+    nnx.Bidirectional,
 )
 _MOST_TAPS = 3
 

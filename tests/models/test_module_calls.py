@@ -86,6 +86,47 @@ def test_a_layer_called_twice_is_not_tapped(kind):
         from_module(module, given, example=VECTOR, taps=[name])
 
 
+class NNXRecurrent(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.rnn = nnx.RNN(nnx.LSTMCell(4, 6, rngs=rngs))
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.rnn(x)[:, -1])
+
+
+class LinenRecurrent(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        forth, back = (nn.RNN(nn.GRUCell(3), name=name) for name in ("forth", "back"))
+        return nn.Dense(3)(nn.Bidirectional(forth, back, name="rnn")(x)[:, -1])
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_recurrent_layers_are_taps(kind):
+    """They draw from generators of their own in a pass, which is a transformation."""
+    x = jax.random.normal(jax.random.key(1), (2, 5, 4))
+    if kind == "nnx":
+        module, given = NNXRecurrent(), None
+        expected = module(x)
+    else:
+        module = LinenRecurrent()
+        given = module.init(jax.random.key(0), x)
+        expected = module.apply(given, x)
+    model, variables, taps = from_module(module, given, example=x)
+    assert taps == ("rnn",)
+    seen = {}
+
+    @jax.jit
+    def run(variables, x):
+        return model.apply(variables, x, lambda n, a: seen.setdefault(n, a))
+
+    logits = run(variables, as_images(x))
+    assert seen["rnn"].shape == (2, 5, 6)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
 class Derived(nn.Dense):
     def __call__(self, x):
         return 2 * super().__call__(x)
