@@ -121,20 +121,22 @@ class Model(NamedTuple):
 
 
 def log_probs(
-    model: Model, variables: Variables, image: jax.Array, tap: Tap = no_tap
+    model: Model, variables: Variables, image: Any, tap: Tap = no_tap
 ) -> jax.Array:
     """Computes the log-probabilities log p(y | x, theta) of one example.
 
     Args:
         model: the classifier.
         variables: variables of the model; its parameters are theta.
-        image: the example x. Shape [H, W, channels].
+        image: the example x, of shape [H, W, channels]; of a model of
+            `fkjax.models.from_module` also in its own form, such as a dict of arrays.
         tap: the tap, called with a batch of one.
 
     Returns:
         The log-probabilities. Shape [C].
     """
-    return jax.nn.log_softmax(model.apply(variables, image[None], tap)[0])
+    batch = jax.tree.map(lambda x: x[None], image)
+    return jax.nn.log_softmax(model.apply(variables, batch, tap)[0])
 
 
 def path_of(path: tuple[Any, ...]) -> str:

@@ -28,8 +28,11 @@ INFERENCE = {
 }
 """Values of arguments of `__call__` in inference, by the names of the arguments."""
 
-Seen = Callable[[str, Any, Any], Any]
-"""`seen(name, layer, output) -> output`: a callback for each call of a layer."""
+Seen = Callable[[str, Any, Any, tuple[str, ...]], Any]
+"""`seen(name, layer, output, around) -> output`: a callback for each call of a layer.
+
+`around` are the names of the layers in whose calls it is called, the outermost first.
+"""
 
 
 class Network(NamedTuple):
@@ -37,11 +40,12 @@ class Network(NamedTuple):
 
     Attributes:
         variables: the parameters and batch statistics of the module.
-        run: `run(variables, inputs, seen) -> logits`.
+        run: `run(variables, inputs, seen) -> logits`. If the inputs are a dict whose
+            names are arguments of the module's `__call__`, they are passed by name.
     """
 
     variables: Variables
-    run: Callable[[Variables, jax.Array, Seen], Any]
+    run: Callable[[Variables, Any, Seen], Any]
 
 
 def network_of(module: Any, variables: Any, apply_kwargs: Mapping[str, Any]) -> Network:
@@ -78,6 +82,14 @@ def _arguments(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in INFERENCE.items() if k in by_name} | dict(given)
 
 
+def _by_name(module: Any, inputs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Returns the arguments for a batch: by name, if it is a dict of arguments."""
+    names = inspect.signature(type(module).__call__).parameters
+    if isinstance(inputs, Mapping) and set(inputs) <= set(names):
+        return [], dict(inputs)
+    return [inputs], {}
+
+
 def _linen(
     module: flax.linen.Module, variables: Any, kwargs: dict[str, Any]
 ) -> Network:
@@ -92,52 +104,48 @@ def _linen(
     learned = {"params", "batch_stats"}
     constants = {name: held[name] for name in held if name not in learned}
 
-    def run(variables: Variables, inputs: jax.Array, seen: Seen) -> Any:
-        running = set()
+    def run(variables: Variables, inputs: Any, seen: Seen) -> Any:
+        running: list[str] = []
 
         def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-            path = context.module.path
+            path = "/".join(context.module.path)
             # A call of the parent class by super() is part of this call.
             if context.method_name != "__call__" or not path or path in running:
                 return call(*args, **kwargs)
-            running.add(path)
+            running.append(path)
             output = call(*args, **kwargs)
             running.remove(path)
-            return seen("/".join(path), context.module, output)
+            return seen(path, context.module, output, tuple(running))
 
         parameters, statistics = variables
         state = {**constants, "params": parameters, "batch_stats": statistics}
+        args, named = _by_name(module, inputs)
         with flax.linen.intercept_methods(intercept):
-            return module.apply(state, inputs, **kwargs)
+            return module.apply(state, *args, **named, **kwargs)
 
     return Network(Variables(held["params"], held.get("batch_stats", {})), run)
 
 
 def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
-    copy = nnx.merge(*nnx.split(module))
+    copy: Any = nnx.merge(*nnx.split(module))
     copy.eval()
+    for path, layer in list(nnx.iter_graph(copy)):
+        if path and isinstance(layer, nnx.Module) and callable(layer):
+            # Transformations of NNX call copies, which have the attributes, too.
+            object.__setattr__(layer, _NAME, "/".join(map(str, path)))
+            object.__setattr__(layer, "__class__", _watched(type(layer)))
     graph, *own, constants = nnx.split(copy, nnx.Param, nnx.BatchStat, ...)
     if variables is not None:
         given = fitted_state(variables, module, source="the dict of variables")
         nnx.replace_by_pure_dict(state := nnx.merge_state(*own), given)
         own = nnx.split_state(state, nnx.Param, nnx.BatchStat)
 
-    def run(variables: Variables, inputs: jax.Array, seen: Seen) -> Any:
+    def run(variables: Variables, inputs: Any, seen: Seen) -> Any:
         module: Any = nnx.merge(graph, *map(nnx.State, variables), copied(constants))
-        names = {}
-        for path, layer in list(nnx.iter_graph(module)):
-            if path and isinstance(layer, nnx.Module) and callable(layer):
-                names[id(layer)] = "/".join(map(str, path))
-                object.__setattr__(layer, "__class__", _watched(type(layer)))
-
-        def seen_of(layer: nnx.Module, output: Any) -> Any:
-            # A transformation calls a copy of the layer, which is not in `names`.
-            name = names.get(id(layer))
-            return output if name is None else seen(name, layer, output)
-
-        token = _seen_now.set(seen_of)
+        args, named = _by_name(copy, inputs)
+        token = _seen_now.set((seen, ()))
         try:
-            return module(inputs, **kwargs)
+            return module(*args, **named, **kwargs)
         finally:
             _seen_now.reset(token)
 
@@ -153,9 +161,9 @@ def copied(state: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf, state)
 
 
-_seen_now: contextvars.ContextVar[Callable[[Any, Any], Any]] = contextvars.ContextVar(
-    "callback for the outputs of intercepted layers"
-)
+_NAME = "_fkjax_name"
+_seen_now: contextvars.ContextVar[tuple[Seen, tuple[str, ...]]]
+_seen_now = contextvars.ContextVar("callback for layers, and the layers being called")
 
 
 @functools.cache
@@ -164,7 +172,13 @@ def _watched(kind: type) -> type:
 
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _seen_now.get()(self, kind.__call__(self, *args, **kwargs))
+        (seen, around), name = _seen_now.get(), getattr(self, _NAME)
+        token = _seen_now.set((seen, (*around, name)))
+        try:
+            output = kind.__call__(self, *args, **kwargs)
+        finally:
+            _seen_now.reset(token)
+        return seen(name, self, output, around)
 
     is_pytree = getattr(kind, "_pytree__is_pytree", True)
     return types.new_class(
