@@ -2,7 +2,7 @@
 
 All of fkjax carries examples as images, arrays of shape [N, H, W, channels]. An array
 of another shape is reshaped to that form; the arrays of a pytree become the bytes of
-one array, [N, 1, 1, bytes]. A module gets them back in their own form.
+one array of int8, [N, 1, 1, bytes]. A module gets them back in their own form.
 """
 
 import math
@@ -76,13 +76,11 @@ class Inputs(NamedTuple):
         return self.treedef.unflatten(map(_as_given, arrays, self.arrays))
 
     def _from_bytes(self, images: Any) -> list[jax.Array]:
-        if images.dtype != jnp.uint8 or images.shape[1:] != self.image_shape:
+        if images.dtype != jnp.int8 or images.shape[1:] != self.image_shape:
             raise UserError(
                 f"examples of {self} are carried as bytes of shape "
                 f"{self.image_shape}, got {images.dtype} of shape {images.shape[1:]}: "
-                "convert them by fkjax.models.as_images, and choose a strategy that "
-                "does not change the values of examples, as perturbed copies and vaal "
-                "do"
+                "convert them by fkjax.models.as_images"
             )
         rows = jnp.asarray(images).reshape(len(images), -1)
         ends = np.cumsum([*map(_num_bytes, self.arrays)])[:-1]
@@ -139,7 +137,7 @@ def as_images(examples: Any) -> Any:
 
     [N, d] becomes [N, 1, 1, d], and [N, H, W] becomes [N, H, W, 1]. Arrays of four axes
     do not change. If there are more axes, all but the first are flattened. The arrays
-    of a pytree become their bytes, [N, 1, 1, bytes].
+    of a pytree become their bytes, [N, 1, 1, bytes] int8.
 
     >>> as_images(np.zeros((5, 7))).shape
     (5, 1, 1, 7)
@@ -176,7 +174,7 @@ def _bytes(rows: np.ndarray) -> np.ndarray:
     """Returns the bytes of each row, in the dtype that JAX gives it. Shape [N, B]."""
     rows = rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype))
     size = math.prod(rows.shape[1:])
-    return np.ascontiguousarray(rows.reshape(len(rows), size)).view(np.uint8)
+    return np.ascontiguousarray(rows.reshape(len(rows), size)).view(np.int8)
 
 
 def _of_bytes(rows: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Conversion of any Flax module to a `Model` with taps on its layers.
+"""Conversion of trained Flax modules to a `Model` with taps on their layers.
 
 The modules of `fkjax.models.adapters` call a tap. Here, the module does not have to be
 written for fkjax: its layers are named by their paths, and their outputs are
@@ -53,9 +53,9 @@ def from_module(
 ) -> Adapted:
     """Converts a trained Flax NNX or Linen module to a model with taps on its layers.
 
-    The module is called as `module(x)`, in inference mode: an NNX module is set to
-    `eval()`, batch normalization uses its running statistics, and arguments of
-    `__call__` such as `train` have the values of
+    The module is called as `module(x)`, or with several arrays by name, in inference
+    mode: an NNX module is set to `eval()`, batch normalization uses its running
+    statistics, and arguments of `__call__` such as `train` have the values of
     `fkjax.models.interception.INFERENCE`. The module is not modified.
 
     The parameters and batch statistics are the variables of the model. All other state,
@@ -73,6 +73,7 @@ def from_module(
     and keys of attention are excluded, and so are layers that are called more than once
     if there are others. Several axes of features, such as heads, are flattened.
 
+    >>> import jax.numpy as jnp
     >>> from flax import nnx
     >>> rngs = nnx.Rngs(0)
     >>> layers = nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs)
@@ -85,14 +86,17 @@ def from_module(
         variables: for a Linen module, the dict of variables that `apply` takes, or only
             the parameters. For an NNX module, None for the variables that it holds, or
             a state, or the result of `fkjax.models.restore_variables`.
-        example: one batch of one or more examples as stored in the pool, or an object
-            with its shape and dtype. Shape [n, ...].
+        example: one batch of one or more examples as stored in the pool: an array, or a
+            pytree of arrays such as {"tokens": ..., "mask": ...}, or objects with their
+            shapes and dtypes. Shape [n, ...] each. If the keys of a dict are arguments
+            of the module's `__call__`, they are passed by name.
         taps: names of the layers that describe examples, see `layers`. None selects
             them.
         num_classes: expected number of classes, C. None accepts any number.
         preprocess: function from a batch as stored in the pool to the input of the
-            module. If None, the module gets the batch unchanged, except that integers
-            are converted to floats if `example` has floats. Values are not scaled.
+            module. If None, the module gets the batch unchanged: integers stay
+            integers, and are converted to floats only if `example` has floats. Values
+            are not scaled.
         apply_kwargs: further arguments of `__call__`, which override those of
             inference mode.
 
@@ -208,6 +212,7 @@ def layers(
 
     Only shapes are computed. See `from_module` for the arguments.
 
+    >>> import jax.numpy as jnp
     >>> module = flax.linen.Sequential([flax.linen.Dense(8), flax.linen.Dense(3)])
     >>> example = jnp.zeros((1, 4))
     >>> variables = module.init(jax.random.key(0), example)
