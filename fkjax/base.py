@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 
 class Variables(NamedTuple):
@@ -133,10 +134,16 @@ def log_probs(
         tap: the tap, called with a batch of one.
 
     Returns:
-        The log-probabilities. Shape [C].
+        The log-probabilities, in float32 or wider: in bfloat16, the gradients of
+        examples that the model is sure of would be noise. Shape [C].
     """
     batch = jax.tree.map(lambda x: x[None], image)
-    return jax.nn.log_softmax(model.apply(variables, batch, tap)[0])
+    return jax.nn.log_softmax(widened(model.apply(variables, batch, tap)[0]))
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Converts an array to float32, unless it is float32 or float64."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def path_of(path: tuple[Any, ...]) -> str:

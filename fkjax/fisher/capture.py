@@ -24,6 +24,7 @@ import numpy as np
 
 from fkjax.base import LogProbs, path_of
 from fkjax.fisher.factors import Factors, weight_gradient
+from fkjax.fisher.labels import class_weights
 from fkjax.fisher.layers import LinearMap, ParameterView, evaluate_views
 
 
@@ -142,10 +143,14 @@ def capture(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) -> Cap
         label: label or pseudo-label s. Shape [].
 
     Returns:
-        The captured gradient of log p(s | x, theta).
+        The captured gradient of log p(s | x, theta). If the label is not a class, it is
+        NaN.
+
+    Raises:
+        ValueError: if the label is not a class and its value is known.
     """
     log_p, backward = forward(log_probs_fn, theta, x)
-    return backward(jax.nn.one_hot(label, log_p.size, dtype=log_p.dtype))
+    return backward(class_weights(label, log_p))
 
 
 def capture_all_classes(log_probs_fn: LogProbs, theta: Any, x: Any) -> Captured:

@@ -246,12 +246,12 @@ def _log_probs(model: Model, batch_size: int) -> Callable[..., jax.Array]:
 
 
 def _require_finite(problem: Problem, query: Query) -> None:
-    for part, ids, is_bad in (
-        ("validation", problem.validation_ids, query.is_bad_validation),
-        ("pool", problem.pool_ids, query.is_bad),
+    for part, ids, is_bad, is_used in (
+        ("validation", problem.validation_ids, query.is_bad_validation, True),
+        ("pool", problem.pool_ids, query.is_bad, problem.is_unlabeled),
     ):
-        if is_bad is not None and np.any(is_bad):
-            bad = np.flatnonzero(is_bad)
+        if is_bad is not None and np.any(is_bad & is_used):
+            bad = np.flatnonzero(is_bad & is_used)
             shown = ", ".join(str(ids[int(i)]) for i in bad[:5])
             raise UserError(
                 f"the embeddings or scores of {len(bad)} {part} example(s) are NaN or "

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 
 from fkjax.fisher.factors import weight_gradient
@@ -71,6 +72,25 @@ def check_positive(**ranks: int) -> None:
     for name, value in ranks.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
+
+
+# The draws have explicit types, so that JAX's 64-bit types do not change them.
+
+
+def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws signs, +1 or -1 with equal probability, in float32."""
+    is_positive = jax.random.bernoulli(key, np.float32(0.5), shape)
+    return jnp.where(is_positive, 1, -1).astype(jnp.float32)
+
+
+def random_rows(key: jax.Array, shape: tuple[int, ...], num_rows: int) -> jax.Array:
+    """Draws rows from 0 to `num_rows` - 1, in int32."""
+    return jax.random.randint(key, shape, 0, num_rows, jnp.int32)
+
+
+def random_order(key: jax.Array, size: int) -> jax.Array:
+    """Draws a permutation, in int32. Shape [size]."""
+    return jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))
 
 
 def flat(leaf: jax.Array, size: int) -> jax.Array:

@@ -21,6 +21,8 @@ from fkjax.sketch.base import (
     materialized_cost,
     matmul,
     matrix_shape,
+    random_rows,
+    random_signs,
 )
 
 
@@ -54,8 +56,8 @@ def kronecker(*, row_rank: int, column_rank: int) -> Sketch:
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
         m, n = matrix_shape(shape)
         a_key, b_key = jax.random.split(key)
-        a = jax.random.rademacher(a_key, (m, row_rank), jnp.float32)
-        b = jax.random.rademacher(b_key, (n, column_rank), jnp.float32)
+        a = random_signs(a_key, (m, row_rank))
+        b = random_signs(b_key, (n, column_rank))
         return a / row_rank**0.5, b / column_rank**0.5
 
     def apply(state: State, leaf: jax.Array) -> jax.Array:
@@ -106,8 +108,8 @@ def khatri_rao(*, rank: int) -> Sketch:
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
         m, n = matrix_shape(shape)
         u_key, v_key = jax.random.split(key)
-        u = jax.random.rademacher(u_key, (m, rank), jnp.float32)
-        v = jax.random.rademacher(v_key, (n, rank), jnp.float32)
+        u = random_signs(u_key, (m, rank))
+        v = random_signs(v_key, (n, rank))
         return u / rank**0.5, v
 
     def apply(state: State, leaf: jax.Array) -> jax.Array:
@@ -168,8 +170,8 @@ def tensor_sketch(*, rank: int) -> Sketch:
 
     def hashed(key: jax.Array, size: int) -> State:
         row_key, sign_key = jax.random.split(key)
-        rows = jax.random.randint(row_key, (size,), 0, rank)
-        return rows, jax.random.rademacher(sign_key, (size,), jnp.float32)
+        rows = random_rows(row_key, (size,), rank)
+        return rows, random_signs(sign_key, (size,))
 
     def add(state: State, x: jax.Array) -> jax.Array:
         rows, signs = state
