@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fkjax.base import LogProbs, path_of
 from fkjax.fisher.factors import Factors, weight_gradient
 from fkjax.fisher.labels import class_weights
 from fkjax.fisher.layers import LinearMap, ParameterView, evaluate_views
+from fkjax.fisher.order import keeps_order
 
 
 class Captured(NamedTuple):
@@ -190,16 +190,8 @@ def gradient_of(use: Use, factors: Factors) -> jax.Array:
 
 def is_plain(uses: tuple[Use, ...]) -> bool:
     """Returns whether the leaf's gradient is the sum of a^T d up to a reshape."""
-
-    def is_kept(use: Use, places: np.ndarray) -> bool:
-        with jax.ensure_compile_time_eval():
-            leaf = use.to_leaf(jnp.asarray(places))
-        return bool((np.asarray(leaf).ravel() == places.ravel()).all())
-
     return all(
-        is_kept(use, places)
-        for use in uses
-        for places in np.indices((use.num_inputs, use.num_outputs))
+        keeps_order(use.to_leaf, (use.num_inputs, use.num_outputs)) for use in uses
     )
 
 
