@@ -13,6 +13,7 @@ of F is lost to rounding (1e-12 for `low_rank`, which does not form F). Vectors 
 factors in bfloat16 or float16 are summed in float32, and the results are float32.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -298,6 +299,7 @@ def _inverse_root(moment: jax.Array, damping: jax.Array) -> jax.Array:
     return matmul(q / roots[None], q.T)
 
 
+@functools.partial(jax.jit, static_argnames="batch_size")
 def _mean_square_gradient(a: jax.Array, d: jax.Array, batch_size: int) -> jax.Array:
     """Computes the mean over N of (sum_t a_t d_t^T)^2, squared by element.
 

@@ -42,10 +42,13 @@ class Network(NamedTuple):
         variables: the parameters and batch statistics of the module.
         run: `run(variables, inputs, seen) -> logits`. If the inputs are a dict whose
             names are arguments of the module's `__call__`, they are passed by name.
+        key: description of all but the variables: networks with equal keys compute
+            the same from equal variables. It may have no hash.
     """
 
     variables: Variables
     run: Callable[[Variables, Any, Seen], Any]
+    key: Any
 
 
 def network_of(module: Any, variables: Any, apply_kwargs: Mapping[str, Any]) -> Network:
@@ -82,9 +85,9 @@ def _arguments(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in INFERENCE.items() if k in by_name} | dict(given)
 
 
-def _by_name(module: Any, inputs: Any) -> tuple[list[Any], dict[str, Any]]:
+def _by_name(kind: type, inputs: Any) -> tuple[list[Any], dict[str, Any]]:
     """Returns the arguments for a batch: by name, if it is a dict of arguments."""
-    names = inspect.signature(type(module).__call__).parameters
+    names = inspect.signature(kind.__call__).parameters
     if isinstance(inputs, Mapping) and set(inputs) <= set(names):
         return [], dict(inputs)
     return [inputs], {}
@@ -101,8 +104,8 @@ def _linen(
     held = flax.linen.meta.unbox(unfreeze(variables))
     if "params" not in held:
         held = {"params": held}
-    learned = {"params", "batch_stats"}
-    constants = {name: held[name] for name in held if name not in learned}
+    others = held.keys() - {"params", "batch_stats"}
+    constants = {name: held[name] for name in held if name in others}
 
     def run(variables: Variables, inputs: Any, seen: Seen) -> Any:
         running: list[str] = []
@@ -119,11 +122,17 @@ def _linen(
 
         parameters, statistics = variables
         state = {**constants, "params": parameters, "batch_stats": statistics}
-        args, named = _by_name(module, inputs)
+        args, named = _by_name(type(module), inputs)
         with flax.linen.intercept_methods(intercept):
             return module.apply(state, *args, **named, **kwargs)
 
-    return Network(Variables(held["params"], held.get("batch_stats", {})), run)
+    learned = Variables(held["params"], held.get("batch_stats", {}))
+    try:
+        hash(module)
+        itself: Any = module
+    except TypeError:  # it has a list, as `Sequential` has
+        itself = _Same(module)
+    return Network(learned, run, (itself, _by_identity(constants), _items(kwargs)))
 
 
 def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
@@ -135,6 +144,7 @@ def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
             object.__setattr__(layer, _NAME, "/".join(map(str, path)))
             object.__setattr__(layer, "__class__", _watched(type(layer)))
     graph, *own, constants = nnx.split(copy, nnx.Param, nnx.BatchStat, ...)
+    kind, copy = type(module), None  # so that `run` does not keep its variables
     if variables is not None:
         given = fitted_state(variables, module, source="the dict of variables")
         nnx.replace_by_pure_dict(state := nnx.merge_state(*own), given)
@@ -142,14 +152,40 @@ def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
 
     def run(variables: Variables, inputs: Any, seen: Seen) -> Any:
         module: Any = nnx.merge(graph, *map(nnx.State, variables), copied(constants))
-        args, named = _by_name(copy, inputs)
+        args, named = _by_name(kind, inputs)
         token = _seen_now.set((seen, ()))
         try:
             return module(*args, **named, **kwargs)
         finally:
             _seen_now.reset(token)
 
-    return Network(Variables(*map(nnx.to_pure_dict, own)), run)
+    key = graph, kind, _by_identity(constants), _items(kwargs)
+    return Network(Variables(*map(nnx.to_pure_dict, own)), run, key)
+
+
+class _Same:
+    """An object that equals only itself, such as an array."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Same) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
+def _by_identity(tree: Any) -> Any:
+    """Returns a value that equals that of the same arrays in the same tree."""
+    leaves, treedef = jax.tree.flatten(tree)
+    if not all(isinstance(leaf, jax.Array) for leaf in leaves):
+        return object()  # an array of NumPy can be changed in place
+    return tuple(map(_Same, leaves)), treedef
+
+
+def _items(kwargs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(kwargs.items()))
 
 
 def copied(state: Any) -> Any:

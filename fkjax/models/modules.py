@@ -5,6 +5,7 @@ written for fkjax: its layers are named by their paths, and their outputs are
 intercepted by `fkjax.models.interception`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -110,15 +111,55 @@ def from_module(
             [N, C], or has no such layers.
     """
     network = network_of(module, variables, apply_kwargs or {})
-    inputs = inputs_like(example)
-    inputs_of = _inputs_of(inputs, preprocess)
-    trace = traced(network, inputs, inputs_of)
+    recipe = _Recipe(network, inputs_like(example), preprocess)
+    trace = _trace_of(recipe)
     if num_classes not in (None, trace.num_classes):
         raise UserError(
             f"the module returns logits of {trace.num_classes} classes, not of "
             f"{num_classes}: give a module for these classes, or leave num_classes out"
         )
     chosen = found_taps(trace) if taps is None else checked_taps(taps, trace)
+    return Adapted(_model(recipe, chosen), network.variables, chosen)
+
+
+class _Recipe:
+    """What determines the model of a module, except for the values of its variables.
+
+    Those of equal recipes are one model, whose compiled programs are used again.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        inputs: Inputs,
+        preprocess: Callable[[Any], Any] | None,
+    ):
+        shapes = jax.eval_shape(lambda: network.variables)
+        self.network = network._replace(variables=shapes)
+        self.inputs = inputs
+        self.inputs_of = _inputs_of(inputs, preprocess)
+        leaves, treedef = jax.tree.flatten(shapes)
+        key = network.key, tuple(leaves), treedef, inputs, preprocess
+        try:
+            self._hash, self._key = hash(key), key
+        except TypeError:
+            self._hash, self._key = id(self), object()
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Recipe) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@functools.lru_cache(maxsize=8)
+def _trace_of(recipe: _Recipe) -> Trace:
+    return traced(recipe.network, recipe.inputs, recipe.inputs_of)
+
+
+@functools.lru_cache(maxsize=8)
+def _model(recipe: _Recipe, chosen: tuple[str, ...]) -> Model:
+    trace, inputs, inputs_of = _trace_of(recipe), recipe.inputs, recipe.inputs_of
 
     def init(key: jax.Array) -> Variables:
         raise UserError(
@@ -126,7 +167,7 @@ def from_module(
             "from_module returned"
         )
 
-    run = _tapped(network, trace, chosen)
+    run = _tapped(recipe.network, trace, chosen)
 
     def apply(variables: Variables, images: Any, tap: Tap = no_tap) -> jax.Array:
         return run(variables, inputs_of(images), tap)
@@ -136,10 +177,9 @@ def from_module(
         for name, place in trace.places.items()
         if not place.is_inside or name in chosen
     )
-    model = Model(
+    return Model(
         init, apply, names, head_of(trace), inputs.image_shape, trace.num_classes
     )
-    return Adapted(model, network.variables, chosen)
 
 
 def _inputs_of(
