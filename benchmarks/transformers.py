@@ -98,6 +98,18 @@ def examples(shape: Shape, num: int) -> np.ndarray:
     return rng.normal(size=(num, side, side, 3)).astype(np.float32)
 
 
+def parameters(module: Transformer, xs: np.ndarray) -> Any:
+    """Returns random weights; the program of `init` would compile for minutes."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), xs)["params"]
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        noise = 0.02 * rng.standard_normal(leaf.shape, np.float32)
+        return jnp.asarray(noise + (path[-1].key == "scale"))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def main() -> None:
     parser = harness.options("Fisher vectors of Transformers.")
     parser.add_argument("--batch", type=int, default=2, help="number of examples")
@@ -115,7 +127,7 @@ def measure(arguments: Any, shape: Shape, *, rank: int) -> None:
     """Times one network; memory is that of the compiled program but its arguments."""
     module, num = Transformer(shape), arguments.batch
     xs, labels = examples(shape, num), jnp.zeros(num, jnp.int32)
-    theta = jax.jit(lambda key: module.init(key, xs[:1])["params"])(jax.random.key(0))
+    theta = parameters(module, xs)
 
     def log_probs_fn(theta: Any, x: jax.Array) -> jax.Array:
         return jax.nn.log_softmax(module.apply({"params": theta}, x[None])[0])

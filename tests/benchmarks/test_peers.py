@@ -113,7 +113,7 @@ def test_the_residual_networks_gradients_are_fisher_vectors():
 def test_gradients_of_transformers_are_those_of_fkjax(shape):
     torch = pytest.importorskip("torch")
     module, xs = transformers.Transformer(shape), transformers.examples(shape, 2)
-    theta = jax.jit(module.init)(jax.random.key(0), xs)["params"]
+    theta = transformers.parameters(module, xs)
 
     def log_probs_fn(theta, x):
         return jax.nn.log_softmax(module.apply({"params": theta}, x[None])[0])
