@@ -40,14 +40,16 @@ class Network(NamedTuple):
 
     Attributes:
         variables: the parameters and batch statistics of the module.
-        run: `run(variables, inputs, seen) -> logits`. If the inputs are a dict whose
-            names are arguments of the module's `__call__`, they are passed by name.
+        run: `run(variables, inputs, seen, purpose) -> logits`. If the inputs are a dict
+            whose names are arguments of the module's `__call__`, they are passed by
+            name. What Flax has compiled within the module, with its calls of `seen`, is
+            used again for the same purpose only.
         key: description of all but the variables: networks with equal keys compute
             the same from equal variables. It may have no hash.
     """
 
     variables: Variables
-    run: Callable[[Variables, Any, Seen], Any]
+    run: Callable[[Variables, Any, Seen, str], Any]
     key: Any
 
 
@@ -107,7 +109,7 @@ def _linen(
     others = held.keys() - {"params", "batch_stats"}
     constants = {name: held[name] for name in held if name in others}
 
-    def run(variables: Variables, inputs: Any, seen: Seen) -> Any:
+    def run(variables: Variables, inputs: Any, seen: Seen, purpose: str) -> Any:
         running: list[str] = []
 
         def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
@@ -123,8 +125,10 @@ def _linen(
         parameters, statistics = variables
         state = {**constants, "params": parameters, "batch_stats": statistics}
         args, named = _by_name(type(module), inputs)
+        # A collection that is not there, so that `jit` of Linen traces the layers anew.
+        mutable = [f"fkjax {purpose}"]
         with flax.linen.intercept_methods(intercept):
-            return module.apply(state, *args, **named, **kwargs)
+            return module.apply(state, *args, **named, **kwargs, mutable=mutable)[0]
 
     learned = Variables(held["params"], held.get("batch_stats", {}))
     try:
@@ -150,8 +154,11 @@ def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
         nnx.replace_by_pure_dict(state := nnx.merge_state(*own), given)
         own = nnx.split_state(state, nnx.Param, nnx.BatchStat)
 
-    def run(variables: Variables, inputs: Any, seen: Seen) -> Any:
+    def run(variables: Variables, inputs: Any, seen: Seen, purpose: str) -> Any:
         module: Any = nnx.merge(graph, *map(nnx.State, variables), copied(constants))
+        for _, layer in list(nnx.iter_graph(module)):
+            if hasattr(layer, _NAME):
+                object.__setattr__(layer, _PURPOSE, purpose)
         args, named = _by_name(kind, inputs)
         token = _seen_now.set((seen, ()))
         try:
@@ -197,7 +204,7 @@ def copied(state: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf, state)
 
 
-_NAME = "_fkjax_name"
+_NAME, _PURPOSE = "_fkjax_name", "_fkjax_purpose"
 _seen_now: contextvars.ContextVar[tuple[Seen, tuple[str, ...]]]
 _seen_now = contextvars.ContextVar("callback for layers, and the layers being called")
 

@@ -9,7 +9,14 @@ place, and a `scan` is cut into the wanted steps and scans of the steps between.
 
 import collections
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +24,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from fkjax.base import UserError
 from fkjax.fisher.layers import CALLS, apply_equation
 
 _PREFIX = "fkjax "
@@ -207,7 +215,24 @@ def evaluate(
         ordered = parts[::-1] if reverse else parts
         return [*carry, *(jnp.concatenate(ys) for ys in zip(*ordered, strict=True))]
 
-    return run(closed.jaxpr, closed.consts, args)
+    outputs = run(closed.jaxpr, closed.consts, args)
+    require([name for name, number in wanted], +seen)
+    return outputs
+
+
+def require(names: Iterable[str], found: Container[str]) -> None:
+    """Checks that layers were found in a trace.
+
+    Raises:
+        UserError: if one was not, because JAX had traced the function that calls it
+            before, such as one of `jax.jit` that has the layer in its closure.
+    """
+    if missing := sorted({name for name in names if name not in found}):
+        raise UserError(
+            f"the calls of {', '.join(missing)} are not seen, because they are in a "
+            "function that JAX has compiled before, such as one of jax.jit: use the "
+            "jit of Flax there, or none"
+        )
 
 
 def _spans(length: int, is_cut: Callable[[int], bool]) -> Iterator[tuple[int, int]]:

@@ -217,12 +217,12 @@ def _tapped(
             times[path] += 1
             return tap(names[path, times[path] - 1], output)
 
-        return network.run(variables, inputs, outputs_of(visit))
+        return network.run(variables, inputs, outputs_of(visit), "taps")
 
     def opened(variables: Variables, inputs: Any, tap: Tap) -> Any:
         closed = jax.make_jaxpr(
             lambda variables, inputs: network.run(
-                variables, inputs, outputs_of(marks.mark)
+                variables, inputs, outputs_of(marks.mark), "marks"
             )
         )(variables, inputs)
         (output,) = marks.evaluate(

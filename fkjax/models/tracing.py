@@ -1,6 +1,7 @@
 """The layers that a module calls in a pass, and which of them describe examples."""
 
 import collections
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -136,6 +137,9 @@ _WITH_WEIGHTS = (
 )
 
 
+_traces = itertools.count()
+
+
 class _Output(NamedTuple):
     """What is known of a layer from its output in a trace."""
 
@@ -152,7 +156,7 @@ def traced(network: Network, inputs: Inputs, inputs_of: Callable[[Any], Any]) ->
     Raises:
         UserError: if the network cannot be called, or does not return logits.
     """
-    num, outputs = 2, {}
+    num, outputs, purpose = 2, {}, f"trace {next(_traces)}"
 
     def seen(path: str, layer: Any, output: Any, around: tuple[str, ...]) -> Any:
         is_tappable = _is_tappable(output) and len(output) == num
@@ -170,7 +174,7 @@ def traced(network: Network, inputs: Inputs, inputs_of: Callable[[Any], Any]) ->
         return treedef.unflatten(leaves)
 
     def run(variables: Variables, batch: Any) -> Any:
-        return network.run(variables, inputs_of(batch), seen)
+        return network.run(variables, inputs_of(batch), seen, purpose)
 
     batch = inputs.structs(num)
     try:
@@ -220,6 +224,7 @@ def _trace(
     places: dict[str, Place] = {}
     weighted, around, again = [], {}, set()
     times: collections.Counter[str] = collections.Counter()
+    marks.require([call.name for call in found], outputs)
     unmarked = [marks.Call(path, 0) for path in outputs if path not in total]
     for call in [*found, *unmarked]:
         path, output, number = call.name, outputs[call.name], times[call.name]

@@ -11,7 +11,7 @@ from flax import nnx
 
 from fkjax.acquisition.pseudo_label import argmax
 from fkjax.base import UserError
-from fkjax.fisher.descriptors import descriptor
+from fkjax.fisher.descriptors import descriptor, features
 from fkjax.models import as_images, from_module, layers
 
 DEPTH, WIDTH = 4, 3
@@ -148,6 +148,51 @@ def test_layers_in_the_transformations_of_nnx():
     # The descriptor g of the block's output is the gradient of its mean.
     errors = jax.nn.one_hot(logits.argmax(1), 2) - jax.nn.softmax(logits)
     close(pairs[2][1], errors @ module.head.kernel.T / X.shape[1])
+
+
+class NNXWrapped(nnx.Module):
+    def __init__(self, wrap):
+        rngs = nnx.Rngs(0)
+        self.fc = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.head = nnx.Linear(WIDTH, 2, rngs=rngs)
+        self.apply = wrap(lambda fc, x: fc(x))
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.apply(self.fc, x)).mean(1))
+
+
+class LinenBlock(nn.Module):
+    @nn.jit
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(WIDTH, name="fc")(x)
+
+
+class LinenWrapped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(LinenBlock(name="block")(x).mean(1))
+
+
+@pytest.mark.parametrize("wrap", [nnx.jit, nnx.remat, nn.jit])
+def test_what_flax_has_compiled_before_is_tapped_as_well(wrap):
+    """Flax uses the trace of a function again, which has the marks or has none."""
+    if wrap is nn.jit:
+        module, name = LinenWrapped(), "block/fc"
+        variables = module.init(jax.random.key(0), X)
+        fc = variables["params"]["block"]["fc"]
+        expected = X @ fc["kernel"] + fc["bias"][None, None]
+    else:
+        module, variables, name = NNXWrapped(wrap), None, "fc"
+        expected = module.fc(X)
+    for preprocess in (None, lambda x: x):
+        model, held, taps = from_module(
+            module, variables, example=X, preprocess=preprocess
+        )
+        assert taps == (name,)
+        model.apply(held, as_images(X)[:1])
+        _, z = features(model, held, as_images(X)[0], taps=taps)
+        close(z[name], expected[0].mean(0))
 
 
 class Repeated(nnx.Module):
