@@ -142,7 +142,7 @@ def measure(arguments: Any, shape: Shape, *, rank: int) -> None:
         if arguments.only and name not in arguments.only:
             continue
         projection = project(sketches)
-        state = jax.jit(projection.init)(jax.random.key(1), theta)
+        state = projection.init(jax.random.key(1), theta)
 
         def embedded(theta, state, xs, p=projection, is_factored=is_factored):
             if is_factored:

@@ -68,8 +68,8 @@ def from_module(
     the module around them can.
 
     If no taps are given, they are selected from the layers with weights (convolutions,
-    dense and recurrent layers): the last layer of each spatial size, and of these the
-    last three. In place of a layer that cannot be tapped, the smallest module around it
+    dense and recurrent layers, embeddings): the last layer of each spatial size, and of
+    these the last three. In place of a layer that cannot be tapped, the smallest module around it
     is taken. The last layer of the module, which computes the logits, and the queries
     and keys of attention are excluded, and so are layers that are called more than once
     if there are others. Several axes of features, such as heads, are flattened.

@@ -125,6 +125,7 @@ _WITH_WEIGHTS = (
     flax.linen.Dense,
     flax.linen.DenseGeneral,
     flax.linen.Einsum,
+    flax.linen.Embed,
     flax.linen.RNN,
     flax.linen.Bidirectional,
     nnx.Conv,
@@ -132,6 +133,7 @@ _WITH_WEIGHTS = (
     nnx.Linear,
     nnx.LinearGeneral,
     nnx.Einsum,
+    nnx.Embed,
     nnx.RNN,
     nnx.Bidirectional,
 )
@@ -275,7 +277,8 @@ def found_taps(trace: Trace) -> tuple[str, ...]:
     for name, obstacle in left_out.items():
         reasons[obstacle].append(name)
     why = "; ".join(
-        f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} {obstacle}"
+        f"{'each of ' if len(names) > 1 else ''}{', '.join(names[:3])}"
+        f"{', ...' if len(names) > 3 else ''} {obstacle}"
         for obstacle, names in reasons.items()
     )
     if not last:

@@ -295,6 +295,32 @@ def test_what_is_left_out_is_named():
         assert from_module(*of(Bare()), example=X, taps=["stem"])
 
 
+class Branches(nnx.Module):
+    def __init__(self, rngs):
+        self.a, self.b = (nnx.Linear(WIDTH, WIDTH, rngs=rngs) for _ in range(2))
+        self.head = nnx.Linear(WIDTH, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.cond(x.sum() > 0, lambda s, x: s.a(x), lambda s, x: s.b(x), self, x)
+        return self.head(x.mean(1))
+
+
+def test_branches_are_left_out():
+    with pytest.raises(UserError, match="each of ., . is called within cond"):
+        from_module(Branches(nnx.Rngs(0)), example=X)
+
+
+class Bag(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+        return nn.Dense(2)(nn.Embed(9, WIDTH, name="embed")(tokens).mean(1))
+
+
+def test_an_embedding_is_a_layer_with_weights():
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    assert from_module(*of(Bag(), tokens), example=tokens).taps == ("embed",)
+
+
 class Deep(nn.Module):
     @nn.compact
     def __call__(self, x):
