@@ -181,13 +181,7 @@ def residual(arguments, name: str, make) -> None:
         peer = TorchResNet10(torch, variables)
         x = torch.tensor(np.asarray(images)).permute(0, 1, 4, 2, 3).float()
         x, y = (x / 255 - 0.5) / 0.25, torch.zeros(batch, dtype=torch.int64)
-        hashes = {
-            path: (
-                torch.randint(rank, (leaf.numel(),)),
-                torch.randn(leaf.numel()).sign(),
-            )
-            for path, leaf in peer.parameters.items()
-        }
+        hashes = peer.hashes(rank)
         contenders.append(
             Contender(
                 "torch.func, count sketch",

@@ -96,13 +96,14 @@ def race(
     each = {c.name: c.examples or examples for c in contenders}
     for contender in contenders:
         own, num = np.array(seconds[contender.name]), each[contender.name]
+        speed = num / float(np.median(own))
         ratios = np.array(seconds[baseline]) / own * (num / each[baseline])
         row = {
             "task": task,
             "name": contender.name,
             "seconds": _digits(np.median(own)),
             "spread": [_digits(own.min()), _digits(own.max())],
-            "examples_per_second": round(num / float(np.median(own))),
+            "examples_per_second": round(speed) if speed >= 10 else _digits(speed),
             f"speed_over_{baseline}": _digits(np.median(ratios)),
             "ratio_spread": [_digits(ratios.min()), _digits(ratios.max())],
             "first_run_seconds": _digits(compile_seconds[contender.name]),

@@ -116,7 +116,55 @@ class TorchLeNet:
             return [self.logits(self.parameters, xs).argmax(1) for xs in x.split(chunk)]
 
 
-class TorchResNet10:
+class _TorchNetwork:
+    """A network whose parameters are named by their paths.
+
+    Attributes:
+        torch: the module of PyTorch.
+        parameters: parameters by path.
+    """
+
+    torch: Any
+    parameters: dict[str, Any]
+
+    def logits(self, p: dict[str, Any], x: Any) -> Any:
+        """Returns the logits of a batch."""
+        raise NotImplementedError
+
+    def gradients(self, x: Any, labels: Any) -> dict[str, Any]:
+        """Computes gradients of log p(label) by torch.func.vmap(grad)."""
+        torch = self.torch
+
+        def log_prob(p: dict[str, Any], x: Any, y: Any) -> Any:
+            log_p = torch.nn.functional.log_softmax(self.logits(p, x[None]), 1)
+            return log_p[0].gather(0, y[None])[0]
+
+        with torch.no_grad():
+            return torch.func.vmap(torch.func.grad(log_prob), (None, 0, 0))(
+                self.parameters, x, labels
+            )
+
+    def hashes(self, rank: int) -> dict[str, Any]:
+        """Draws the rows and signs of count sketches, by path."""
+        torch = self.torch
+        return {
+            path: (
+                torch.randint(rank, (leaf.numel(),)),
+                torch.randn(leaf.numel()).sign(),
+            )
+            for path, leaf in self.parameters.items()
+        }
+
+    def sketches(self, x: Any, labels: Any, hashes: dict[str, Any], rank: int) -> Any:
+        """Computes count sketches of gradients; see `hashes`."""
+        out = self.torch.zeros(len(labels), rank)
+        for path, gradient in self.gradients(x, labels).items():
+            rows, signs = hashes[path]
+            out.index_add_(1, rows, gradient.flatten(1) * signs)
+        return out
+
+
+class TorchResNet10(_TorchNetwork):
     """The network of `fkjax.models.resnet10` at 32 x 32 in PyTorch."""
 
     def __init__(self, torch: Any, variables: Variables):
@@ -153,26 +201,55 @@ class TorchResNet10:
             x = f.relu(x + y)
         return f.linear(x.mean((2, 3)), p["head/kernel"], p["head/bias"])
 
-    def gradients(self, x: Any, labels: Any) -> dict[str, Any]:
-        """Computes gradients of log p(label) by torch.func.vmap(grad)."""
-        torch = self.torch
 
-        def log_prob(p: dict[str, Any], x: Any, y: Any) -> Any:
-            log_p = torch.nn.functional.log_softmax(self.logits(p, x[None]), 1)
-            return log_p[0].gather(0, y[None])[0]
+class TorchTransformer(_TorchNetwork):
+    """The network of `benchmarks.transformers` in PyTorch."""
 
-        with torch.no_grad():
-            return torch.func.vmap(torch.func.grad(log_prob), (None, 0, 0))(
-                self.parameters, x, labels
+    def __init__(self, torch: Any, theta: Any, num_heads: int):
+        """Copies the parameters, whose layouts are kept, by their paths."""
+        self.torch, self.num_heads = torch, num_heads
+        self.parameters = {
+            path_of(path): torch.tensor(np.array(leaf))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(theta)
+        }
+
+    def logits(self, p: dict[str, Any], x: Any) -> Any:
+        """Returns the logits of images [N, H, W, 3] or of tokens [N, T]."""
+        f, torch = self.torch.nn.functional, self.torch
+
+        def dense(x: Any, name: str) -> Any:
+            bias = p[f"{name}/bias"].flatten()
+            return x @ p[f"{name}/kernel"].reshape(x.shape[-1], -1) + bias
+
+        def norm(x: Any, name: str) -> Any:
+            scale, bias = p[f"{name}/scale"], p[f"{name}/bias"]
+            return f.layer_norm(x, x.shape[-1:], scale, bias, eps=1e-6)
+
+        def attention(x: Any, name: str) -> Any:
+            q, k, v = (
+                dense(x, f"{name}/{part}")
+                .unflatten(-1, (self.num_heads, -1))
+                .transpose(1, 2)
+                for part in ("query", "key", "value")
+            )
+            scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+            return dense(
+                (scores.softmax(-1) @ v).transpose(1, 2).flatten(2), f"{name}/out"
             )
 
-    def sketches(self, x: Any, labels: Any, hashes: dict[str, Any], rank: int) -> Any:
-        """Computes count sketches of gradients; `hashes` has rows and signs by path."""
-        out = self.torch.zeros(len(labels), rank)
-        for path, gradient in self.gradients(x, labels).items():
-            rows, signs = hashes[path]
-            out.index_add_(1, rows, gradient.flatten(1) * signs)
-        return out
+        if "embed/embedding" in p:
+            x = f.embedding(x, p["embed/embedding"])
+        else:
+            size = p["embed/kernel"].shape[0]
+            x = x.unflatten(1, (-1, size)).unflatten(3, (-1, size))
+            x = dense(x.transpose(2, 3).flatten(3).flatten(1, 2), "embed")
+        x = torch.cat([p["first"].expand(len(x), -1, -1), x], 1) + p["positions"]
+        depth = sum(name.endswith("a/scale") for name in p)
+        for i in range(depth):
+            x = x + attention(norm(x, f"norm{i}a"), f"attention{i}")
+            y = f.gelu(dense(norm(x, f"norm{i}b"), f"up{i}"), approximate="tanh")
+            x = x + dense(y, f"down{i}")
+        return dense(norm(x[:, 0], "norm"), "head")
 
 
 def _torch_layout(leaf: np.ndarray) -> np.ndarray:

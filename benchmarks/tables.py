@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("fisher", "projection", "kernel", "selection", "round", "cost")
-NAMES += ("distributed", "streaming")
+NAMES += ("transformers", "distributed", "streaming")
 RESULTS = Path("docs/results")
 PAGE = Path("benchmarks/README.md")
 
@@ -29,6 +29,7 @@ the peak memory of every row. To measure:
 ```
 pip install '.[bench]'
 python -m benchmarks.fisher|projection|kernel|selection|round|cost --device cpu|gpu|tpu
+python -m benchmarks.transformers --device cpu --repeats 3
 python -m benchmarks.distributed --folder DIR --device cpu
 python -m benchmarks.streaming --folder DIR
 ```

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 
 class Variables(NamedTuple):
@@ -121,20 +122,28 @@ class Model(NamedTuple):
 
 
 def log_probs(
-    model: Model, variables: Variables, image: jax.Array, tap: Tap = no_tap
+    model: Model, variables: Variables, image: Any, tap: Tap = no_tap
 ) -> jax.Array:
     """Computes the log-probabilities log p(y | x, theta) of one example.
 
     Args:
         model: the classifier.
         variables: variables of the model; its parameters are theta.
-        image: the example x. Shape [H, W, channels].
+        image: the example x, of shape [H, W, channels]; of a model of
+            `fkjax.models.from_module` also in its own form, such as a dict of arrays.
         tap: the tap, called with a batch of one.
 
     Returns:
-        The log-probabilities. Shape [C].
+        The log-probabilities, in float32 or wider: in bfloat16, the gradients of
+        examples that the model is sure of would be noise. Shape [C].
     """
-    return jax.nn.log_softmax(model.apply(variables, image[None], tap)[0])
+    batch = jax.tree.map(lambda x: x[None], image)
+    return jax.nn.log_softmax(widened(model.apply(variables, batch, tap)[0]))
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Converts an array to float32, unless it is float32 or float64."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def path_of(path: tuple[Any, ...]) -> str:

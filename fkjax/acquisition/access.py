@@ -6,7 +6,7 @@ from typing import Any, NoReturn, cast
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Examples, Strategy, Variables, View
+from fkjax.base import Examples, Strategy, UserError, Variables, View
 
 
 class LabelAccessError(RuntimeError):
@@ -116,3 +116,21 @@ def view_for(
         pool_labels=jnp.zeros(0, jnp.int32),
     )
     return restrict(view, strategy, hidden_labels=hidden_labels)
+
+
+def require_pixels(examples: jax.Array, what: str) -> None:
+    """Checks that examples are numbers that can be changed a little, as pixels can.
+
+    Args:
+        examples: examples of any shape.
+        what: name of what needs them, for the message.
+
+    Raises:
+        UserError: if they are integers other than uint8, such as tokens.
+    """
+    is_float = jnp.issubdtype(examples.dtype, jnp.floating)
+    if not is_float and examples.dtype != jnp.uint8:
+        raise UserError(
+            f"{what} cannot use examples of {examples.dtype}, such as tokens or "
+            "several arrays, only floats or uint8: choose another strategy"
+        )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fkjax.acquisition.access import require_pixels
 from fkjax.acquisition.ranking import highest
 from fkjax.acquisition.vae import Autoencoder, Discriminator, autoencoder, discriminator
 from fkjax.base import Examples, Model, Query, Strategy, View, key_for
@@ -193,6 +194,7 @@ def train(
 
 def scaled(images: jax.Array) -> jax.Array:
     """Scales images from 0..255 to 0..1, in float32."""
+    require_pixels(images, "the autoencoder of vaal")
     return images.astype(jnp.float32) / 255
 
 

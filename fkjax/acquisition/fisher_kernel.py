@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from fkjax.acquisition import pseudo_label
+from fkjax.acquisition.access import require_pixels
 from fkjax.acquisition.matching import match_rows
 from fkjax.acquisition.perturbation import copies
 from fkjax.base import Examples, Model, Query, Strategy, View, key_for
@@ -200,6 +201,7 @@ def _by_copies(estimator: pseudo_label.Estimator) -> Callable[..., Strategy]:
 
         def assume(now: _Round) -> tuple[jax.Array, _LabelOf]:
             def label_of(image: jax.Array, position: jax.Array) -> LabelFn:
+                require_pixels(image, "perturbed copies")
                 key = key_for(now.key, "copies", position)
                 perturbed = copies(key, image, model.std, num_copies=num_copies)
                 return estimator(model, now.view.variables, perturbed, taps=taps)

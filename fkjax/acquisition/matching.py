@@ -3,6 +3,7 @@
 Source: Gudovskiy et al. 2020, Sec. 4.1 - 4.3 and Algorithm 1.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ Such as `fkjax.fisher.kernel.similarity`.
 """
 
 
+@functools.partial(jax.jit, static_argnames=("num_centers", "similarity"))
 def farthest_first(
     key: jax.Array,
     embeddings: jax.Array,
@@ -203,6 +205,9 @@ class _Search(NamedTuple):
     wants: _Wants
 
 
+@functools.partial(
+    jax.jit, static_argnames=("budget", "first_depth", "next_depth", "batch_size")
+)
 def match(
     key: jax.Array,
     pool: jax.Array,

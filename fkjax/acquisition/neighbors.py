@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fkjax.base import widened
 from fkjax.fisher.kernel import similarity
 from fkjax.parallel.rows import Rows, rows_of
 
@@ -27,6 +28,8 @@ def top_k_streamed(
     The similarity is the inner product. The result is that of `jax.lax.top_k` on all
     Q x N similarities, including ties (the lowest pool position comes first, and -0.0
     equals 0.0), but no more than 2 Q x chunk_size similarities are in memory at a time.
+    Unlike there, where NaN is the highest value, rows whose similarity is NaN or -inf
+    are not neighbors.
 
     >>> pool = jnp.array([[0.0], [3.0], [1.0], [3.0]])
     >>> similarities, indices = top_k_streamed(jnp.ones((1, 1)), pool, k=3)
@@ -45,7 +48,9 @@ def top_k_streamed(
 
     Returns:
         The similarities and the pool positions of the neighbors; -inf and -1 where
-        there are fewer than k. Shapes [Q, k].
+        there are fewer than k. The similarities are float32, or float64 if the queries
+        or the pool are; narrower types are converted one chunk at a time. Shapes
+        [Q, k].
 
     Raises:
         ValueError: if the shapes do not agree, or k or the chunk size is out of range.
@@ -165,6 +170,7 @@ def search(
     def read(best: _Nearest, i: jax.Array) -> tuple[_Nearest, Any]:
         at = jnp.minimum(i * length, last_start)
         embeddings, notes = pool.read(at, length)
+        embeddings = widened(embeddings)
         missing = ((0, max(0, columns - length)), (0, 0))
         embeddings = jnp.pad(embeddings, missing)[:columns]
         own = at + jnp.arange(columns, dtype=jnp.int32)
@@ -195,9 +201,9 @@ def search(
         return jax.lax.fori_loop(0, num_batches, compare, best), notes
 
     shape = (len(queries), k)
-    none = _Nearest(
-        jnp.full(shape, -jnp.inf, queries.dtype), jnp.full(shape, -1, jnp.int32)
-    )
+    of_pool = jax.eval_shape(lambda: pool.read(0, length)[0])
+    dtype = jnp.promote_types(jnp.result_type(queries, of_pool), jnp.float32)
+    none = _Nearest(jnp.full(shape, -jnp.inf, dtype), jnp.full(shape, -1, jnp.int32))
     best, notes = jax.lax.scan(read, none, jnp.arange(num_chunks, dtype=jnp.int32))
 
     def merge(j: jax.Array, best: _Nearest) -> _Nearest:

@@ -143,6 +143,9 @@ def information_diagonal(
     return _most_informed(diagonal_information, model, variables, copies, taps)
 
 
+_BYTES = 2**30  # of the classes whose information is computed at a time
+
+
 def _most_informed(
     measure: Callable[[jax.Array, jax.Array], jax.Array],
     model: Model,
@@ -156,4 +159,13 @@ def _most_informed(
         return z, g
 
     z, g = map_apart(one, copies, batch_size=64)  # [K, L] and [K, C, L]
-    return given(jax.vmap(measure, (None, 1))(z, g).argmax())
+    num_copies, num_classes, length = g.shape
+    # In float64: three matrices [2 L, 2 L] and the samples.
+    num_bytes = 8 * (3 * (2 * length) ** 2 + 2 * num_copies * length)
+    at_once = max(1, _BYTES // num_bytes)
+    if num_classes <= at_once:
+        return given(jax.vmap(measure, (None, 1))(z, g).argmax())
+    each = jax.lax.map(
+        lambda g: measure(z, g), jnp.moveaxis(g, 1, 0), batch_size=at_once
+    )
+    return given(each.argmax())

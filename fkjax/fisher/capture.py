@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fkjax.base import LogProbs, path_of
 from fkjax.fisher.factors import Factors, weight_gradient
+from fkjax.fisher.labels import class_weights
 from fkjax.fisher.layers import LinearMap, ParameterView, evaluate_views
+from fkjax.fisher.order import keeps_order
 
 
 class Captured(NamedTuple):
@@ -142,10 +143,14 @@ def capture(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) -> Cap
         label: label or pseudo-label s. Shape [].
 
     Returns:
-        The captured gradient of log p(s | x, theta).
+        The captured gradient of log p(s | x, theta). If the label is not a class, it is
+        NaN.
+
+    Raises:
+        ValueError: if the label is not a class and its value is known.
     """
     log_p, backward = forward(log_probs_fn, theta, x)
-    return backward(jax.nn.one_hot(label, log_p.size, dtype=log_p.dtype))
+    return backward(class_weights(label, log_p))
 
 
 def capture_all_classes(log_probs_fn: LogProbs, theta: Any, x: Any) -> Captured:
@@ -185,17 +190,22 @@ def gradient_of(use: Use, factors: Factors) -> jax.Array:
 
 def is_plain(uses: tuple[Use, ...]) -> bool:
     """Returns whether the leaf's gradient is the sum of a^T d up to a reshape."""
-
-    def is_kept(use: Use, places: np.ndarray) -> bool:
-        with jax.ensure_compile_time_eval():
-            leaf = use.to_leaf(jnp.asarray(places))
-        return bool((np.asarray(leaf).ravel() == places.ravel()).all())
-
     return all(
-        is_kept(use, places)
-        for use in uses
-        for places in np.indices((use.num_inputs, use.num_outputs))
+        keeps_order(use.to_leaf, (use.num_inputs, use.num_outputs)) for use in uses
     )
+
+
+def matrix_of(uses: tuple[Use, ...]) -> tuple[int, int] | None:
+    """Returns the shape [m, n] in which all uses take a leaf as it is stored.
+
+    It may differ from the shape of the leaf: attention stores [d, heads, n], and
+    multiplies by [d, heads n].
+
+    Returns:
+        The shape, or None if a use takes the leaf transposed, or two uses differ.
+    """
+    shapes = {(use.num_inputs, use.num_outputs) for use in uses}
+    return shapes.pop() if len(shapes) == 1 and is_plain(uses) else None
 
 
 def leaf_gradient(uses: tuple[Use, ...], factors: tuple[Factors, ...]) -> jax.Array:

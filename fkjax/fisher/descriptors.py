@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Model, Variables, log_probs
+from fkjax.base import Model, Variables, log_probs, widened
+from fkjax.fisher.labels import class_weights
 
 
 class Descriptor(NamedTuple):
@@ -14,7 +15,8 @@ class Descriptor(NamedTuple):
 
     Attributes:
         log_probs: log-probabilities log p(y | x). Shape [C].
-        z: spatial mean of each tapped activation, by tap. Shapes [n_l].
+        z: spatial mean of each tapped activation, by tap; like g, in float32 or wider.
+            Shapes [n_l].
         g: spatial mean of d log p(s | x) / d activation, by tap. Shapes [n_l].
         label: label s for which g was computed. Shape [].
     """
@@ -59,12 +61,16 @@ def descriptor(
         taps: names of the taps to use.
 
     Returns:
-        The descriptors of the example.
+        The descriptors of the example. If the label is not a class, g is NaN.
+
+    Raises:
+        ValueError: if the label is not a class and its value is known, that is, not
+            under `jit`, `vmap` or `grad`.
     """
     log_p, z, pullback = _differentiated(model, variables, image, taps)
 
     def gradient(label: jax.Array) -> dict[str, jax.Array]:
-        return pullback(jax.nn.one_hot(label, model.num_classes, dtype=log_p.dtype))
+        return pullback(class_weights(label, log_p))
 
     label = label_fn(log_p, z, gradient)
     return Descriptor(log_p, z, gradient(label), label)
@@ -121,7 +127,7 @@ def _differentiated(
 ]:
     """Returns log p(y | x), z, and the pullback from log p to the offsets."""
     shapes = jax.eval_shape(lambda: _tapped(model, variables, image, {}, taps)[1])
-    offsets = {name: jnp.zeros(shapes[name].shape) for name in taps}
+    offsets = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in taps}
     log_p, pullback, z = jax.vjp(
         lambda offsets: _tapped(model, variables, image, offsets, taps),
         offsets,
@@ -149,10 +155,13 @@ def _tapped(
     def tap(name: str, activation: jax.Array) -> jax.Array:
         if name in taps:
             positions = tuple(range(activation.ndim - 1))
-            z[name] = activation.mean(positions)
+            z[name] = widened(activation).mean(positions)
         if name in offsets:
             offset = offsets[name] * (offsets[name].size / activation.size)
-            activation += jnp.expand_dims(offset, tuple(range(activation.ndim - 1)))
+            # In the precision of the activation, so that the model computes the same,
+            # but broadcast before, so that the gradients are summed in that of z.
+            everywhere = jnp.broadcast_to(offset, activation.shape)
+            activation += everywhere.astype(activation.dtype)
         return activation
 
     log_p = log_probs(model, variables, image, tap)

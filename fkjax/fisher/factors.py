@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fkjax.base import widened
+
 
 class Factors(NamedTuple):
     """The factors of the gradient of a layer's weights, sum_t a_t d_t^T.
@@ -33,12 +35,22 @@ def weight_gradient(a: jax.Array, d: jax.Array) -> jax.Array:
         d: errors. Shape [n] or [T, n].
 
     Returns:
-        The Fisher vector as a matrix. Shape [m, n].
+        The Fisher vector as a matrix, in float32 or wider. Shape [m, n].
     """
     a, d = (jnp.atleast_2d(x) for x in (a, d))
     if len(a) == 1:
-        return a[0, :, None] * d
+        return widened(a)[0, :, None] * widened(d)
     # Without the barrier, XLA recomputes the patches inside the product. Mapped over
     # examples, it also multiplies in the convolutions' layout, with strided matrices.
     a_transposed, d = jax.lax.optimization_barrier((a.T, d))
-    return jnp.matmul(a_transposed, d, precision=jax.lax.Precision.HIGHEST)
+    return matmul(a_transposed, d)
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Multiplies at the highest precision, and sums in float32 or wider."""
+    return jnp.matmul(
+        x,
+        y,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.promote_types(jnp.result_type(x, y), jnp.float32),
+    )

@@ -17,7 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fkjax.fisher.factors import Factors, with_bias
+from fkjax.base import widened
+from fkjax.fisher.factors import Factors, matmul, with_bias
 from fkjax.fisher.kernel import similarity
 
 _CHUNK_BYTES = 2**28
@@ -83,20 +84,29 @@ def convolution_gram(
         ValueError: if the shapes are not those of one convolution, or `chunk_size` is
             not positive.
     """
-    _check(Factors(a, d), Factors(a2, d2), ndim=3)
     first, second = Factors(a, d), Factors(a2, d2)
+    _check(first, second, ndim=3)
     size = _chunk_size(first, chunk_size)
+    return _convolution_gram(first, second, has_bias=has_bias, size=size)
+
+
+@functools.partial(jax.jit, static_argnames=("has_bias", "size"))
+def _convolution_gram(
+    first: Factors, second: Factors, *, has_bias: bool, size: int
+) -> jax.Array:
+    if 0 in (len(first.a), len(second.a)):
+        return jnp.zeros((len(first.a), len(second.a)), widened(first.a[:0]).dtype)
 
     def rows(start: jax.Array) -> jax.Array:
         u = _gradients(first, start, size, has_bias)
         chunks = jax.lax.map(
             lambda start: similarity(u, _gradients(second, start, size, has_bias)),
-            jnp.arange(0, len(a2), size),
+            jnp.arange(0, len(second.a), size),
         )
         return jnp.concatenate(list(chunks), axis=1)
 
-    chunks = jax.lax.map(rows, jnp.arange(0, len(a), size))
-    return jnp.concatenate(list(chunks))[: len(a), : len(a2)]
+    chunks = jax.lax.map(rows, jnp.arange(0, len(first.a), size))
+    return jnp.concatenate(list(chunks))[: len(first.a), : len(second.a)]
 
 
 def _chunk_size(factors: Factors, given: int | None) -> int:
@@ -120,9 +130,11 @@ def _gradients(
         x = with_bias(a[i]) if has_bias else a[i]
         # The transpose of the gradient, on both sides, as d is smaller to transpose.
         d_transposed = jax.lax.optimization_barrier(d[i].T)
-        product = jnp.matmul(d_transposed, x, precision=jax.lax.Precision.HIGHEST)
-        return product.ravel()
+        return matmul(d_transposed, x).ravel()
 
+    if len(a) == 0:
+        num_inputs = a.shape[-1] + int(has_bias)
+        return jnp.zeros((0, num_inputs * d.shape[-1]), widened(d).dtype)
     indices = start + jnp.arange(min(size, len(a)))
     return jax.lax.map(one, indices, batch_size=_MICROBATCH)
 
@@ -163,10 +175,17 @@ def gram(
             f"{sorted(layers)} and {sorted(layers2)}"
         )
 
+    pairs = {name: (layers[name], layers2[name]) for name in sorted(layers)}
+    return _gram(pairs, has_bias=has_bias, chunk_size=chunk_size)
+
+
+@functools.partial(jax.jit, static_argnames=("has_bias", "chunk_size"))
+def _gram(
+    pairs: dict[str, tuple[Any, Any]], *, has_bias: bool, chunk_size: int | None
+) -> jax.Array:
     fast: dict[str, tuple[Any, Any]] = {}  # layers that take a few matrix products
     slow = []
-    for name in sorted(layers):
-        first, second = layers[name], layers2[name]
+    for name, (first, second) in pairs.items():
         if isinstance(first, Factors) != isinstance(second, Factors):
             raise ValueError(
                 f"{name} must be factors on both sides or on neither, got factors on "
@@ -201,7 +220,7 @@ def gram(
 def _blockwise(layers: list[tuple[Any, Any]], has_bias: bool) -> jax.Array:
     """Computes the sum over layers, each [N, m] and [N, n] or [N, K], by row blocks."""
     num, num2 = (len(jax.tree.leaves(side)[0]) for side in layers[0])
-    num_blocks = -(-4 * num * num2 // _BLOCK_BYTES)
+    num_blocks = max(1, -(-4 * num * num2 // _BLOCK_BYTES))
     size = -(-num // num_blocks)
 
     def rows(start: jax.Array) -> jax.Array:
@@ -215,8 +234,10 @@ def _blockwise(layers: list[tuple[Any, Any]], has_bias: bool) -> jax.Array:
                 terms.append(similarity(first, second))
         return functools.reduce(jnp.add, terms)
 
+    if 0 in (num, num2):
+        return rows(jnp.int32(0))
     blocks = jax.lax.map(rows, jnp.arange(0, num, size))
-    return blocks.reshape(-1, num2)[:num]
+    return blocks.reshape(len(blocks) * size, num2)[:num]
 
 
 def _check(first: Factors, second: Factors, *, ndim: int) -> None:

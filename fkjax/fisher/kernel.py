@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import UserError
+from fkjax.base import UserError, widened
+from fkjax.fisher.factors import matmul
 
 
 def standardized(block: jax.Array) -> jax.Array:
@@ -32,9 +33,22 @@ def standardized(block: jax.Array) -> jax.Array:
             "features, or taps, of 2 or more values, or a strategy of uncertainty"
         )
     block = block.astype(jnp.result_type(float))
+    deviation = block.std(ddof=1)
     is_constant = (block == block[0]).all()  # the mean of such values may be rounded
     center = jnp.where(is_constant, block[0], block.mean())
-    return (block - center) / (block.std(ddof=1) + 1e-10)
+    usual = (block - center) / (deviation + 1e-10)
+    small = _small(block)
+    of_small = (small - small.mean()) / (small.std(ddof=1) + 1e-30)
+    of_small = jnp.where(is_constant, 0, of_small)
+    return jnp.where(jnp.isfinite(deviation), usual, of_small)
+
+
+def _small(block: jax.Array) -> jax.Array:
+    """Scales a block down, by a power of 2, so that its squares do not overflow.
+
+    Neither correlations nor cosines depend on the scale.
+    """
+    return block * 2.0 ** -(jnp.finfo(block.dtype).maxexp * 5 // 8)
 
 
 def pearson_features(*descriptors: dict[str, jax.Array]) -> jax.Array:
@@ -63,9 +77,9 @@ def similarity(queries: jax.Array, keys: jax.Array) -> jax.Array:
         keys: second embeddings. Shape [M, L].
 
     Returns:
-        The inner products. Shape [..., M].
+        The inner products, in float32 or wider. Shape [..., M].
     """
-    return jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
+    return matmul(queries, keys.T)
 
 
 class Kernel(NamedTuple):
@@ -127,7 +141,12 @@ def last_layer(inputs: str, outputs: str, num_outputs: int) -> Kernel:
 
 def _unit(block: jax.Array) -> jax.Array:
     """Scales a block to length 1; a block of zeros stays zero."""
-    return block / (jnp.linalg.norm(block) + 1e-10)
+    block = widened(block)
+    length, small = jnp.linalg.norm(block), _small(block)
+    usual = block / (length + 1e-10)
+    return jnp.where(
+        jnp.isfinite(length), usual, small / (jnp.linalg.norm(small) + 1e-30)
+    )
 
 
 def check_finite(name: str, rows: jax.Array) -> None:

@@ -56,7 +56,7 @@ output y."""
 Refuse = Callable[[str, str], Any]
 """A function `refuse(path, reason)`, called at each other use of a parameter."""
 
-_CALLS = {  # primitives that only call a function, and the parameter that holds it
+CALLS = {  # primitives that only call a function, and the parameter that holds it
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -109,8 +109,8 @@ def evaluate_views(
         views = [x for x in operands if isinstance(x, ParameterView)]
         arrays = [x.value if isinstance(x, ParameterView) else x for x in operands]
         name = eqn.primitive.name
-        if views and name in _CALLS:
-            body, body_consts = eqn.params[_CALLS[name]], ()
+        if views and name in CALLS:
+            body, body_consts = eqn.params[CALLS[name]], ()
             if isinstance(body, jex.ClosedJaxpr):
                 body, body_consts = body.jaxpr, body.consts
             results = evaluate_views(body, body_consts, operands, visit, refuse)
@@ -118,17 +118,19 @@ def evaluate_views(
             results = [moved]
         elif len(views) == 1 and (layer := _layer(eqn, operands)):
             x = arrays[0 if isinstance(operands[1], ParameterView) else 1]
-            (y,) = _apply(jaxpr, eqn, arrays)
+            (y,) = apply_equation(jaxpr, eqn, arrays)
             results = [visit(layer, views[0], x, y)]
         else:
             for view in views:
                 refuse(view.path, f"used by {name}")
-            results = _apply(jaxpr, eqn, arrays)
+            results = apply_equation(jaxpr, eqn, arrays)
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _apply(jaxpr: Any, eqn: Any, operands: Sequence[jax.Array]) -> list[jax.Array]:
+def apply_equation(
+    jaxpr: Any, eqn: Any, operands: Sequence[jax.Array]
+) -> list[jax.Array]:
     """Evaluates one equation of any kind, and keeps its custom derivatives."""
     args = {
         atom: x

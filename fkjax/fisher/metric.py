@@ -9,18 +9,19 @@ sketches.
 
 Damping adds a multiple of the identity. Without it, F is singular if there are fewer
 examples than parameters. In float32, damping below about 1e-6 of the largest eigenvalue
-of F is lost to rounding.
+of F is lost to rounding (1e-12 for `low_rank`, which does not form F). Vectors and
+factors in bfloat16 or float16 are summed in float32, and the results are float32.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fkjax.fisher.factors import Factors, weight_gradient
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from fkjax.base import widened
+from fkjax.fisher.factors import Factors, matmul, weight_gradient
 
 
 class Metric(NamedTuple):
@@ -68,7 +69,9 @@ def diagonal(*, damping: float) -> Metric:
     _check_damping(damping)
 
     def fit(vectors: Any) -> Any:
-        return jax.tree.map(lambda u: jnp.square(u).mean(axis=0) + damping, vectors)
+        return jax.tree.map(
+            lambda u: jnp.square(widened(u)).mean(axis=0) + damping, vectors
+        )
 
     def whiten(state: Any, vectors: Any) -> Any:
         return jax.tree.map(lambda f, u: u / jnp.sqrt(f)[None], state, vectors)
@@ -138,7 +141,7 @@ def kfac(*, damping: float) -> Metric:
         state: dict[str, KroneckerRoots], layers: LayerFactors
     ) -> dict[str, Factors]:
         return {
-            name: Factors(_matmul(a, state[name].a), _matmul(d, state[name].d))
+            name: Factors(matmul(a, state[name].a), matmul(d, state[name].d))
             for name, (a, d) in layers.items()
         }
 
@@ -195,9 +198,9 @@ def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
 
     def one(factors: Factors) -> EigenvalueCorrected:
         q_a, q_d = (jnp.linalg.eigh(moment)[1] for moment in _moments(factors))
-        a, d = _matmul(factors.a, q_a), _matmul(factors.d, q_d)
+        a, d = matmul(factors.a, q_a), matmul(factors.d, q_d)
         if a.ndim == 2:  # the square of a product is a product of squares
-            squares = _matmul(jnp.square(a).T, jnp.square(d)) / len(a)
+            squares = matmul(jnp.square(a).T, jnp.square(d)) / len(a)
         else:
             squares = _mean_square_gradient(a, d, batch_size)
         return EigenvalueCorrected(q_a, q_d, squares + damping)
@@ -207,7 +210,7 @@ def eigenvalue_corrected(*, damping: float, batch_size: int = 256) -> Metric:
     ) -> dict[str, jax.Array]:
         def one(name: str) -> jax.Array:
             (a, d), (q_a, q_d, scale) = layers[name], state[name]
-            u = jax.vmap(weight_gradient)(_matmul(a, q_a), _matmul(d, q_d))
+            u = jax.vmap(weight_gradient)(matmul(a, q_a), matmul(d, q_d))
             return (u / jnp.sqrt(scale)[None]).reshape(len(u), -1)
 
         return {name: one(name) for name in layers}
@@ -254,23 +257,20 @@ def low_rank(*, damping: float) -> Metric:
 
     def fit(embeddings: jax.Array) -> LowRank:
         num, rank = embeddings.shape
-        if num < rank:
-            _, singular, rows = jnp.linalg.svd(embeddings, full_matrices=False)
-            basis, eigenvalues = rows.T, jnp.square(singular) / num
-            outside = jnp.float32(damping**-0.5)
-        else:
-            second_moment = _matmul(embeddings.T, embeddings) / num
-            eigenvalues, basis = jnp.linalg.eigh(second_moment)
-            outside = jnp.float32(0)
-        inside = jax.lax.rsqrt(jnp.maximum(eigenvalues, 0) + damping)
-        return LowRank(basis, inside, outside)
+        # The singular values of S have half the digits of its second moment's
+        # eigenvalues to lose. Those of R, of S = Q R, are the same.
+        matrix = widened(embeddings)
+        if num > rank:
+            matrix = jnp.linalg.qr(matrix, mode="r")
+        _, singular, rows = jnp.linalg.svd(matrix, full_matrices=False)
+        inside = jax.lax.rsqrt(jnp.square(singular) / num + damping)
+        outside = jnp.float32(damping**-0.5 if num < rank else 0)
+        return LowRank(rows.T, inside, outside)
 
     def whiten(state: LowRank, embeddings: jax.Array) -> jax.Array:
-        within = _matmul(embeddings, state.basis)
-        rest = embeddings - _matmul(within, state.basis.T)
-        return (
-            _matmul(within * state.inside[None], state.basis.T) + rest * state.outside
-        )
+        within = matmul(embeddings, state.basis)
+        rest = embeddings - matmul(within, state.basis.T)
+        return matmul(within * state.inside[None], state.basis.T) + rest * state.outside
 
     return Metric(fit, whiten)
 
@@ -282,10 +282,6 @@ def _check_damping(damping: float) -> None:
         )
 
 
-def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision=_HIGHEST)
-
-
 def _moments(factors: Factors) -> tuple[jax.Array, jax.Array]:
     """Computes A = E[sum_t a_t a_t^T] and D = E[mean_t d_t d_t^T].
 
@@ -293,16 +289,17 @@ def _moments(factors: Factors) -> tuple[jax.Array, jax.Array]:
     """
     num_examples = len(factors.a)
     a, d = (x.reshape(-1, x.shape[-1]) for x in factors)
-    return _matmul(a.T, a) / num_examples, _matmul(d.T, d) / len(d)
+    return matmul(a.T, a) / num_examples, matmul(d.T, d) / len(d)
 
 
 def _inverse_root(moment: jax.Array, damping: jax.Array) -> jax.Array:
     """Computes the symmetric (moment + damping I)^-1/2. Shape [n, n]."""
     eigenvalues, q = jnp.linalg.eigh(moment)
     roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + damping)
-    return _matmul(q / roots[None], q.T)
+    return matmul(q / roots[None], q.T)
 
 
+@functools.partial(jax.jit, static_argnames="batch_size")
 def _mean_square_gradient(a: jax.Array, d: jax.Array, batch_size: int) -> jax.Array:
     """Computes the mean over N of (sum_t a_t d_t^T)^2, squared by element.
 
@@ -320,7 +317,7 @@ def _mean_square_gradient(a: jax.Array, d: jax.Array, batch_size: int) -> jax.Ar
         u = jax.vmap(weight_gradient)(*batch)
         return total + jnp.square(u).sum(axis=0), None
 
-    none = jnp.zeros((a.shape[-1], d.shape[-1]), a.dtype)
+    none = jnp.zeros((a.shape[-1], d.shape[-1]), widened(a[:0]).dtype)
     total, _ = add(none, Factors(a[:remainder], d[:remainder]))
     batches = Factors(
         *(x[remainder:].reshape(-1, batch_size, *x.shape[1:]) for x in (a, d))

@@ -5,12 +5,15 @@ are offsets that are added to tapped activations, it is the gradient descriptor 
 (Gudovskiy et al. 2020, Sec. 4.2).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.tree_util import Partial
 
 from fkjax.base import LogProbs, Model, Variables, log_probs, path_of
+from fkjax.fisher.labels import check_labels, class_weights
 
 
 def fisher_vector(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) -> Any:
@@ -29,14 +32,36 @@ def fisher_vector(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) 
         label: label or pseudo-label s. Shape [].
 
     Returns:
-        The Fisher vector, a pytree like theta.
+        The Fisher vector, a pytree like theta. If the label is not a class, it is NaN.
+
+    Raises:
+        ValueError: if the label is not a class and its value is known, that is, not
+            under `jit`, `vmap` or `grad`.
     """
-    return jax.grad(lambda theta: log_probs_fn(theta, x)[label])(theta)
+    return _vector(log_probs_fn, theta, x, label, known=label)
 
 
 def fisher_vectors(log_probs_fn: LogProbs, theta: Any, xs: Any, labels: Any) -> Any:
-    """Computes the Fisher vectors of N examples, with a leading axis N on each leaf."""
-    return jax.vmap(lambda x, s: fisher_vector(log_probs_fn, theta, x, s))(xs, labels)
+    """Computes the Fisher vectors of N examples, with a leading axis N on each leaf.
+
+    Labels that are not classes are treated as by `fisher_vector`.
+    """
+
+    def one(x: Any, label: jax.Array) -> Any:
+        return _vector(log_probs_fn, theta, x, label, known=labels)
+
+    return jax.vmap(one)(xs, labels)
+
+
+def _vector(
+    log_probs_fn: LogProbs, theta: Any, x: Any, label: Any, *, known: Any
+) -> Any:
+    def of_label(theta: Any) -> jax.Array:
+        log_p = log_probs_fn(theta, x)
+        check_labels(known, log_p.size)
+        return (class_weights(label, log_p) * log_p).sum()
+
+    return jax.grad(of_label)(theta)
 
 
 def of_parameters(
@@ -44,8 +69,10 @@ def of_parameters(
 ) -> tuple[LogProbs, Any]:
     """Returns log p(y | x, theta) as a function of a model's parameters, and theta.
 
-    Running statistics, and parameters that are not in `names`, are constants of the
-    function.
+    The function holds the running statistics, and the parameters that are not in
+    `names`. It is a `jax.tree_util.Partial`, that is, a pytree of these arrays: given
+    to a compiled function as an argument, they are no constants of the program, which
+    is used again for other values.
 
     Args:
         model: the classifier.
@@ -59,13 +86,20 @@ def of_parameters(
     Raises:
         ValueError: if `names` is empty, or a name has no parameter.
     """
-
-    def log_probs_fn(parameters: Any, image: jax.Array) -> jax.Array:
-        return log_probs(model, variables._replace(parameters=parameters), image)
-
+    log_probs_fn = Partial(_of_model(model), variables._replace(parameters=()))
     if names is None:
         return log_probs_fn, variables.parameters
     return subset(log_probs_fn, variables.parameters, names)
+
+
+@functools.lru_cache(maxsize=32)
+def _of_model(model: Model) -> LogProbs:
+    """Returns one function for each model, so that its programs are found again."""
+
+    def log_probs_fn(others: Variables, parameters: Any, image: jax.Array) -> jax.Array:
+        return log_probs(model, others._replace(parameters=parameters), image)
+
+    return log_probs_fn
 
 
 def subset(
@@ -91,8 +125,8 @@ def subset(
             subtrees, such as "conv1".
 
     Returns:
-        A function `log_probs_fn(chosen, x)` with the other leaves as constants, and the
-        chosen leaves by path.
+        A function `log_probs_fn(chosen, x)`, which holds the other leaves as that of
+        `of_parameters` does, and the chosen leaves by path.
 
     Raises:
         ValueError: if `names` is empty, or a name has no leaf.
@@ -113,7 +147,20 @@ def subset(
             f"names must have one or more of the leaves {', '.join(leaves)}, got none"
         )
 
-    def of_chosen(chosen: dict[str, jax.Array], x: Any) -> jax.Array:
-        return log_probs_fn(treedef.unflatten(list((leaves | chosen).values())), x)
+    others = {path: leaf for path, leaf in leaves.items() if path not in chosen}
+    whole = log_probs_fn if isinstance(log_probs_fn, Partial) else Partial(log_probs_fn)
+    return Partial(_of_chosen(treedef, tuple(leaves)), whole, others), chosen
 
-    return of_chosen, chosen
+
+@functools.lru_cache(maxsize=32)
+def _of_chosen(treedef: Any, paths: tuple[str, ...]) -> LogProbs:
+    def of_chosen(
+        log_probs_fn: LogProbs,
+        others: dict[str, jax.Array],
+        chosen: dict[str, jax.Array],
+        x: Any,
+    ) -> jax.Array:
+        leaves = others | chosen
+        return log_probs_fn(treedef.unflatten([leaves[path] for path in paths]), x)
+
+    return of_chosen

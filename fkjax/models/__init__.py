@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from fkjax.base import Model
 from fkjax.models.adapters import from_linen, from_nnx
+from fkjax.models.inputs import as_images
 from fkjax.models.lenet import lenet
-from fkjax.models.modules import Adapted, Layer, as_images, from_module, layers
+from fkjax.models.modules import Adapted, from_module, layers
 from fkjax.models.precomputed import from_outputs
 from fkjax.models.resnet import resnet10, resnet18
 from fkjax.models.saved import restore_variables
+from fkjax.models.tracing import Layer
 
 
 class Architecture(NamedTuple):

@@ -10,7 +10,7 @@ of a batch enters the statistics.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen
 import jax
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fkjax.base import Model, Tap, Variables, no_tap
+from fkjax.models.inputs import inputs_like
+from fkjax.models.interception import copied
 
 
 def from_nnx(
@@ -25,10 +27,11 @@ def from_nnx(
     *,
     taps: Sequence[str],
     head: str,
-    image_shape: tuple[int, int, int],
     num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    image_shape: tuple[int, int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    example: Any = None,
 ) -> Model:
     """Converts a Flax NNX module that calls a tap to a `Model`.
 
@@ -40,30 +43,47 @@ def from_nnx(
         make_module: function that creates the module from its random number generators.
         taps: names with which the module calls its tap, from input to output.
         head: name of the attribute that holds the last layer.
-        image_shape: shape of the images, (H, W, channels).
         num_classes: number of classes, C.
+        image_shape: shape of the images, (H, W, channels).
         mean: mean of each channel, subtracted from images scaled to 0..1.
         std: standard deviation of each channel, by which the difference is divided.
+        example: one batch of examples, in place of the last three, if they are not
+            images, such as tokens or a dict of arrays: see `from_module`. The module
+            gets them unchanged, and the model takes them as `as_images` returns them.
 
     Returns:
         The model, whose variables are named after the attributes of the module.
 
     Raises:
-        ValueError: if the module has other variables than `nnx.Param` and
-            `nnx.BatchStat`, or no parameters of the head's name.
+        ValueError: if the module has other variables than `nnx.Param`, `nnx.BatchStat`
+            and the random number generators of layers without dropout, such as those
+            of recurrent cells, or no parameters of the head's name, or neither or both
+            of the images and an example are given.
     """
+    images = _images(image_shape, mean, std, example)
     shapes: Any = nnx.eval_shape(lambda: make_module(nnx.Rngs(0)))
     shapes.train()
     training_graph = nnx.graphdef(shapes)
     shapes.eval()
-    graph, *_, rest = nnx.split(shapes, nnx.Param, nnx.BatchStat, ...)
-    if others := nnx.to_flat_state(rest):
-        names = ("/".join(map(str, path)) for path, _ in others)
+    graph, *_, generators, rest = nnx.split(
+        shapes, nnx.Param, nnx.BatchStat, nnx.RngState, ...
+    )
+    others = [path for path, _ in nnx.to_flat_state(rest)]
+    others += [
+        path for path, _ in nnx.to_flat_state(generators) if _drops(shapes, path)
+    ]
+    if others:
+        names = ("/".join(map(str, path)) for path in others)
         raise ValueError(
             "from_nnx takes modules with no variables but parameters and batch "
             f"statistics, this one also has {', '.join(names)}: define dropout in "
             "Model.dropout and keep other state out of the module"
         )
+
+    if generators:  # without dropout, they are constants
+        generators = jax.jit(
+            lambda: nnx.state(make_module(nnx.Rngs(0)), nnx.RngState)
+        )()
 
     def variables_of(module: nnx.Module) -> Variables:
         states = nnx.state(module, nnx.Param, nnx.BatchStat)
@@ -75,7 +95,10 @@ def from_nnx(
     def run(variables: Variables, images: jax.Array, tap: Tap, *mask: jax.Array):
         parameters, statistics = map(nnx.State, variables)
         module: Any = nnx.merge(
-            training_graph if mask else graph, parameters, statistics
+            training_graph if mask else graph,
+            parameters,
+            statistics,
+            copied(generators),
         )
         logits = module(images, tap, *mask)
         return logits, variables_of(module).statistics
@@ -86,11 +109,20 @@ def from_nnx(
         variables_of(shapes),
         taps=taps,
         head=head,
-        image_shape=image_shape,
         num_classes=num_classes,
-        mean=mean,
-        std=std,
+        images=images,
     )
+
+
+def _drops(module: nnx.Module, path: tuple[Any, ...]) -> bool:
+    """Returns whether a random number generator is that of a layer with dropout."""
+    layer: Any = module
+    for name in path:
+        layer = layer[name] if isinstance(name, int) else getattr(layer, name, None)
+        rates = (getattr(layer, kind, 0) for kind in ("rate", "dropout_rate"))
+        if any(isinstance(rate, float | int) and rate > 0 for rate in rates):
+            return True
+    return False
 
 
 def from_linen(
@@ -98,10 +130,11 @@ def from_linen(
     *,
     taps: Sequence[str],
     head: str,
-    image_shape: tuple[int, int, int],
     num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    image_shape: tuple[int, int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    example: Any = None,
 ) -> Model:
     """Converts a Flax Linen module that calls a tap to a `Model`.
 
@@ -114,10 +147,13 @@ def from_linen(
         module: the module, called by `module.apply`.
         taps: names with which the module calls its tap, from input to output.
         head: name of the last layer.
-        image_shape: shape of the images, (H, W, channels).
         num_classes: number of classes, C.
+        image_shape: shape of the images, (H, W, channels).
         mean: mean of each channel, subtracted from images scaled to 0..1.
         std: standard deviation of each channel, by which the difference is divided.
+        example: one batch of examples, in place of the last three, if they are not
+            images, such as tokens or a dict of arrays: see `from_module`. The module
+            gets them unchanged, and the model takes them as `as_images` returns them.
 
     Returns:
         The model, whose variables are the collections "params" and "batch_stats".
@@ -126,9 +162,10 @@ def from_linen(
         ValueError: if the module has other collections, or no parameters of the head's
             name.
     """
+    images = _images(image_shape, mean, std, example)
 
     def init_collections(key: jax.Array) -> Any:
-        return module.init(key, jnp.zeros((1, *image_shape)), no_tap)
+        return module.init(key, images.zeros, no_tap)
 
     shapes = jax.eval_shape(init_collections, jax.random.key(0))
     if others := set(shapes) - {"params", "batch_stats"}:
@@ -160,11 +197,53 @@ def from_linen(
         variables_of(shapes),
         taps=taps,
         head=head,
-        image_shape=image_shape,
         num_classes=num_classes,
-        mean=mean,
-        std=std,
+        images=images,
     )
+
+
+class _Images(NamedTuple):
+    """The examples that a model takes, and those that its module takes.
+
+    Attributes:
+        shape: shape of an example of the model, (H, W, channels).
+        prepared: function from the examples of the model to those of the module.
+        zeros: one example of the module, of zeros.
+        std: standard deviation of each channel.
+    """
+
+    shape: tuple[int, int, int]
+    prepared: Callable[[jax.Array], Any]
+    zeros: Any
+    std: tuple[float, ...]
+
+
+def _images(
+    shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    example: Any,
+) -> _Images:
+    """Returns what the arguments of `from_nnx` say about the examples."""
+    if example is not None:
+        if (shape, mean, std) != (None, None, None):
+            raise ValueError("example takes the place of image_shape, mean and std")
+        inputs = inputs_like(example)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs.structs(1))
+        return _Images(inputs.image_shape, inputs.batch, zeros, (1.0,))
+    if shape is None or mean is None or std is None:
+        raise ValueError(
+            "image_shape, mean and std are needed, or an example of what is no image"
+        )
+
+    def normalized(images: jax.Array) -> jax.Array:
+        images = images.astype(jnp.result_type(float)) / 255
+        axes = tuple(range(images.ndim - 1))
+        of_channels = [jnp.expand_dims(jnp.asarray(x), axes) for x in (mean, std)]
+        return (images - of_channels[0]) / of_channels[1]
+
+    zeros = jnp.zeros((1, *shape))
+    return _Images(shape, normalized, zeros, tuple(float(s) for s in std))
 
 
 def _model(
@@ -174,23 +253,19 @@ def _model(
     *,
     taps: Sequence[str],
     head: str,
-    image_shape: tuple[int, int, int],
     num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    images: _Images,
 ) -> Model:
     """Returns the model of `run(variables, images, tap, *mask) -> logits, statistics`.
 
     Args:
         init: `init(key) -> variables`.
-        run: the function that evaluates the module on normalized images.
+        run: the function that evaluates the module on its examples.
         shapes: variables of the model, of which only names and shapes are used.
         taps: see `from_nnx`.
         head: see `from_nnx`.
-        image_shape: see `from_nnx`.
         num_classes: see `from_nnx`.
-        mean: see `from_nnx`.
-        std: see `from_nnx`.
+        images: the examples of the model.
 
     Raises:
         ValueError: if there are no parameters of the head's name.
@@ -200,15 +275,10 @@ def _model(
             f"head must be one of {', '.join(sorted(shapes.parameters))}, got "
             f"{head!r}: give the name of the layer that computes the logits"
         )
-
-    def normalized(images: jax.Array) -> jax.Array:
-        images = images.astype(jnp.result_type(float)) / 255
-        axes = tuple(range(images.ndim - 1))
-        of_channels = [jnp.expand_dims(jnp.asarray(x), axes) for x in (mean, std)]
-        return (images - of_channels[0]) / of_channels[1]
+    prepared = images.prepared
 
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
-        return run(variables, normalized(images), tap)[0]
+        return run(variables, prepared(images), tap)[0]
 
     def apply_training(
         variables: Variables,
@@ -217,7 +287,7 @@ def _model(
         mask: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         mask = jnp.ones(len(images), bool) if mask is None else mask
-        logits, statistics = run(variables, normalized(images), tap, mask)
+        logits, statistics = run(variables, prepared(images), tap, mask)
         # The statistics keep their precision, independently of that of the images.
         return logits, jax.tree.map(
             lambda new, old: new.astype(old.dtype), statistics, variables.statistics
@@ -228,8 +298,8 @@ def _model(
         apply,
         tuple(taps),
         head,
-        image_shape,
+        images.shape,
         num_classes,
         apply_training=apply_training if shapes.statistics else None,
-        std=tuple(float(s) for s in std),
+        std=images.std,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Model, Tap, Variables, key_for, no_tap
+from fkjax.base import Model, Tap, Variables, key_for, no_tap, widened
 
 
 def ensemble(model: Model, num_members: int) -> Model:
@@ -45,7 +45,9 @@ def ensemble(model: Model, num_members: int) -> Model:
     def apply(variables: Variables, images: jax.Array, tap: Tap = no_tap) -> jax.Array:
         log_probs = [
             jax.nn.log_softmax(
-                model.apply(_member(variables, i), images, no_tap if i else tap)
+                widened(
+                    model.apply(_member(variables, i), images, no_tap if i else tap)
+                )
             )
             for i in range(num_members)
         ]

@@ -28,8 +28,11 @@ INFERENCE = {
 }
 """Values of arguments of `__call__` in inference, by the names of the arguments."""
 
-Seen = Callable[[str, Any, Any], Any]
-"""`seen(name, layer, output) -> output`: a callback for each call of a layer."""
+Seen = Callable[[str, Any, Any, tuple[str, ...]], Any]
+"""`seen(name, layer, output, around) -> output`: a callback for each call of a layer.
+
+`around` are the names of the layers in whose calls it is called, the outermost first.
+"""
 
 
 class Network(NamedTuple):
@@ -37,11 +40,17 @@ class Network(NamedTuple):
 
     Attributes:
         variables: the parameters and batch statistics of the module.
-        run: `run(variables, inputs, seen) -> logits`.
+        run: `run(variables, inputs, seen, purpose) -> logits`. If the inputs are a dict
+            whose names are arguments of the module's `__call__`, they are passed by
+            name. What Flax has compiled within the module, with its calls of `seen`, is
+            used again for the same purpose only.
+        key: description of all but the variables: networks with equal keys compute
+            the same from equal variables. It may have no hash.
     """
 
     variables: Variables
-    run: Callable[[Variables, jax.Array, Seen], Any]
+    run: Callable[[Variables, Any, Seen, str], Any]
+    key: Any
 
 
 def network_of(module: Any, variables: Any, apply_kwargs: Mapping[str, Any]) -> Network:
@@ -78,6 +87,14 @@ def _arguments(module: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in INFERENCE.items() if k in by_name} | dict(given)
 
 
+def _by_name(kind: type, inputs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Returns the arguments for a batch: by name, if it is a dict of arguments."""
+    names = inspect.signature(kind.__call__).parameters
+    if isinstance(inputs, Mapping) and set(inputs) <= set(names):
+        return [], dict(inputs)
+    return [inputs], {}
+
+
 def _linen(
     module: flax.linen.Module, variables: Any, kwargs: dict[str, Any]
 ) -> Network:
@@ -89,64 +106,107 @@ def _linen(
     held = flax.linen.meta.unbox(unfreeze(variables))
     if "params" not in held:
         held = {"params": held}
-    learned = {"params", "batch_stats"}
-    constants = {name: held[name] for name in held if name not in learned}
+    others = held.keys() - {"params", "batch_stats"}
+    constants = {name: held[name] for name in held if name in others}
 
-    def run(variables: Variables, inputs: jax.Array, seen: Seen) -> Any:
-        running = set()
+    def run(variables: Variables, inputs: Any, seen: Seen, purpose: str) -> Any:
+        running: list[str] = []
 
         def intercept(call: Callable, args: Any, kwargs: Any, context: Any) -> Any:
-            path = context.module.path
+            path = "/".join(context.module.path)
             # A call of the parent class by super() is part of this call.
             if context.method_name != "__call__" or not path or path in running:
                 return call(*args, **kwargs)
-            running.add(path)
+            running.append(path)
             output = call(*args, **kwargs)
             running.remove(path)
-            return seen("/".join(path), context.module, output)
+            return seen(path, context.module, output, tuple(running))
 
         parameters, statistics = variables
         state = {**constants, "params": parameters, "batch_stats": statistics}
+        args, named = _by_name(type(module), inputs)
+        # A collection that is not there, so that `jit` of Linen traces the layers anew.
+        mutable = [f"fkjax {purpose}"]
         with flax.linen.intercept_methods(intercept):
-            return module.apply(state, inputs, **kwargs)
+            return module.apply(state, *args, **named, **kwargs, mutable=mutable)[0]
 
-    return Network(Variables(held["params"], held.get("batch_stats", {})), run)
+    learned = Variables(held["params"], held.get("batch_stats", {}))
+    try:
+        hash(module)
+        itself: Any = module
+    except TypeError:  # it has a list, as `Sequential` has
+        itself = _Same(module)
+    return Network(learned, run, (itself, _by_identity(constants), _items(kwargs)))
 
 
 def _nnx(module: nnx.Module, variables: Any, kwargs: dict[str, Any]) -> Network:
-    copy = nnx.merge(*nnx.split(module))
+    copy: Any = nnx.merge(*nnx.split(module))
     copy.eval()
+    for path, layer in list(nnx.iter_graph(copy)):
+        if path and isinstance(layer, nnx.Module) and callable(layer):
+            # Transformations of NNX call copies, which have the attributes, too.
+            object.__setattr__(layer, _NAME, "/".join(map(str, path)))
+            object.__setattr__(layer, "__class__", _watched(type(layer)))
     graph, *own, constants = nnx.split(copy, nnx.Param, nnx.BatchStat, ...)
+    kind, copy = type(module), None  # so that `run` does not keep its variables
     if variables is not None:
         given = fitted_state(variables, module, source="the dict of variables")
         nnx.replace_by_pure_dict(state := nnx.merge_state(*own), given)
         own = nnx.split_state(state, nnx.Param, nnx.BatchStat)
 
-    def run(variables: Variables, inputs: jax.Array, seen: Seen) -> Any:
-        module: Any = nnx.merge(graph, *map(nnx.State, variables), constants)
-        names = {}
-        for path, layer in list(nnx.iter_graph(module)):
-            if path and isinstance(layer, nnx.Module) and callable(layer):
-                names[id(layer)] = "/".join(map(str, path))
-                object.__setattr__(layer, "__class__", _watched(type(layer)))
-
-        def seen_of(layer: nnx.Module, output: Any) -> Any:
-            # A transformation calls a copy of the layer, which is not in `names`.
-            name = names.get(id(layer))
-            return output if name is None else seen(name, layer, output)
-
-        token = _seen_now.set(seen_of)
+    def run(variables: Variables, inputs: Any, seen: Seen, purpose: str) -> Any:
+        module: Any = nnx.merge(graph, *map(nnx.State, variables), copied(constants))
+        for _, layer in list(nnx.iter_graph(module)):
+            if hasattr(layer, _NAME):
+                object.__setattr__(layer, _PURPOSE, purpose)
+        args, named = _by_name(kind, inputs)
+        token = _seen_now.set((seen, ()))
         try:
-            return module(inputs, **kwargs)
+            return module(*args, **named, **kwargs)
         finally:
             _seen_now.reset(token)
 
-    return Network(Variables(*map(nnx.to_pure_dict, own)), run)
+    key = graph, kind, _by_identity(constants), _items(kwargs)
+    return Network(Variables(*map(nnx.to_pure_dict, own)), run, key)
 
 
-_seen_now: contextvars.ContextVar[Callable[[Any, Any], Any]] = contextvars.ContextVar(
-    "callback for the outputs of intercepted layers"
-)
+class _Same:
+    """An object that equals only itself, such as an array."""
+
+    def __init__(self, value: Any):
+        self._value = value
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Same) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
+def _by_identity(tree: Any) -> Any:
+    """Returns a value that equals that of the same arrays in the same tree."""
+    leaves, treedef = jax.tree.flatten(tree)
+    if not all(isinstance(leaf, jax.Array) for leaf in leaves):
+        return object()  # an array of NumPy can be changed in place
+    return tuple(map(_Same, leaves)), treedef
+
+
+def _items(kwargs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(kwargs.items()))
+
+
+def copied(state: Any) -> Any:
+    """Returns a copy of an NNX state, whose variables may be changed in a pass.
+
+    A recurrent layer counts the numbers that it draws. Within a transformation of JAX,
+    NNX allows that only for variables that were made there.
+    """
+    return jax.tree.map(lambda leaf: leaf, state)
+
+
+_NAME, _PURPOSE = "_fkjax_name", "_fkjax_purpose"
+_seen_now: contextvars.ContextVar[tuple[Seen, tuple[str, ...]]]
+_seen_now = contextvars.ContextVar("callback for layers, and the layers being called")
 
 
 @functools.cache
@@ -155,7 +215,13 @@ def _watched(kind: type) -> type:
 
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _seen_now.get()(self, kind.__call__(self, *args, **kwargs))
+        (seen, around), name = _seen_now.get(), getattr(self, _NAME)
+        token = _seen_now.set((seen, (*around, name)))
+        try:
+            output = kind.__call__(self, *args, **kwargs)
+        finally:
+            _seen_now.reset(token)
+        return seen(name, self, output, around)
 
     is_pytree = getattr(kind, "_pytree__is_pytree", True)
     return types.new_class(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Rows(NamedTuple):
@@ -68,6 +69,19 @@ def rows_of(arrays: Any) -> Rows:
 
 
 def _reader(arrays: Any) -> Callable[[int | jax.Array, int], Any]:
-    return lambda at, size: jax.tree.map(
-        lambda x: jax.lax.dynamic_slice_in_dim(x, at, size), arrays
-    )
+    return lambda at, size: jax.tree.map(lambda x: _part(x, at, size), arrays)
+
+
+def _part(x: jax.Array, at: int | jax.Array, size: int) -> jax.Array:
+    """Returns `size` rows of an array from row `at` on.
+
+    On CPU, XLA slices no bfloat16: it converts the array to float32, and as that does
+    not change, it does so before a loop over parts. Integers are sliced as they are;
+    with the barrier, it does not copy the array to convert it to them.
+    """
+    if x.dtype != jnp.bfloat16:
+        return jax.lax.dynamic_slice_in_dim(x, at, size)
+    x, at = jax.lax.optimization_barrier((x, at))
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint16)
+    part = jax.lax.dynamic_slice_in_dim(bits, at, size)
+    return jax.lax.bitcast_convert_type(part, x.dtype)

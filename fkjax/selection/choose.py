@@ -312,12 +312,12 @@ def _log_probs(model: Model, batch_size: int) -> Callable[..., jax.Array]:
 
 
 def _require_finite(problem: Problem, kept: np.ndarray, query: Query) -> None:
-    for part, ids, is_bad in (
-        ("validation", problem.validation_ids, query.is_bad_validation),
-        ("pool", problem.pool_ids, query.is_bad),
+    for part, ids, is_bad, is_used in (
+        ("validation", problem.validation_ids, query.is_bad_validation, True),
+        ("pool", problem.pool_ids, query.is_bad, problem.is_unlabeled[kept]),
     ):
-        if is_bad is not None and np.any(is_bad):
-            bad = np.flatnonzero(is_bad)
+        if is_bad is not None and np.any(is_bad & is_used):
+            bad = np.flatnonzero(is_bad & is_used)
             bad = kept[bad] if part == "pool" else bad
             shown = ", ".join(str(ids[int(i)]) for i in bad[:_SHOWN])
             raise UserError(

@@ -9,15 +9,14 @@ import jax
 import numpy as np
 
 from fkjax.base import Examples, Model, UserError, Variables
-from fkjax.data.column_files import as_table
-from fkjax.data.column_types import is_number
-from fkjax.data.columns import Column, Tell, images_of, take_rows
-from fkjax.models import as_images, from_module
+from fkjax.data.columns import Tell
+from fkjax.models import Adapted, as_images, from_module
 from fkjax.models.lacking import with_lacking_classes
 from fkjax.models.saved import require_no_nan
 from fkjax.selection.lacking import read_labels
 from fkjax.selection.probabilities import are_probabilities, are_within
 from fkjax.selection.problem import Problem, make_problem
+from fkjax.selection.stored import Stored, common_dtypes, stored
 
 _AT_ONCE = 1 << 20  # numbers in the examples of a batch
 _EXAMINED = 32  # validation examples whose outputs are examined
@@ -41,7 +40,8 @@ def problem_of_network(
     Args:
         pool: mapping of arrays, or files as in
             `fkjax.data.column_files.read_columns`, with images [N, ...] as the network
-            takes them, of any shape, and optionally ids [N].
+            takes them, of any shape, and optionally ids [N]. The images may be a dict
+            of arrays, such as {"tokens": ..., "mask": ...}.
         validation: the same for the validation set, with labels [M].
         network: Flax NNX or Linen module, as in `fkjax.models.from_module`, or
             `fkjax.base.Model`.
@@ -60,32 +60,48 @@ def problem_of_network(
         UserError: if something is missing or does not fit.
     """
     taps = (taps,) if isinstance(taps, str) else taps
-    pool = as_table(pool, needed=("images",), what="pool")
-    validation = as_table(
-        validation, needed=("images", "labels"), what="validation set"
+    pool, of_pool = stored(pool, ("images",), "pool")
+    validation, of_validation = stored(
+        validation, ("images", "labels"), "validation set"
     )
     for part, what in ((pool, "pool"), (validation, "validation set")):
         if not len(part):
             raise UserError(f"the {what} has no example (0 rows): give one or more")
-    known = _images(validation["images"], None, is_small=True)
-    if not isinstance(network, Model):
-        example = take_rows(validation["images"], np.arange(1))
-        adapted = from_module(network, variables, example=_floats(example), taps=taps)
-        network, variables, taps = adapted.model, adapted.variables, adapted.taps
-    elif not isinstance(variables, Variables):
+    is_same = of_pool.is_array and of_validation.is_array
+    if not is_same and of_pool.form != of_validation.form:
+        raise UserError(
+            f"the network takes examples of shape {of_validation.form}, as the "
+            f"validation set has them, but those of the pool have {of_pool.form}"
+        )
+    if isinstance(network, Model) and not isinstance(variables, Variables):
         raise UserError(
             "a Model needs its variables, such as those of model.init(key), got "
             f"{type(variables).__name__}"
         )
-    else:
+    if isinstance(network, Model):
         require_no_nan(variables)
-    chosen = tuple(network.taps[:-1] if taps is None else taps)
+    dtypes = common_dtypes(of_pool, of_validation)
+    try:
+        adapted = _adapted(network, variables, of_validation, dtypes, taps)
+    except Exception:
+        floats = [np.dtype(np.float32)]
+        if not of_validation.is_array or dtypes in (floats, [np.uint8]):
+            raise
+        try:  # of a network that takes no integers, such as one of `lax.conv`
+            adapted = _adapted(network, variables, of_validation, floats, taps)
+        except Exception:
+            adapted = None
+        if adapted is None:
+            raise
+        dtypes = floats
+    network, variables, chosen = adapted
     if not chosen or set(chosen) - set(network.taps):
         raise UserError(
             f"taps must be one or more of {', '.join(network.taps)}, got "
             f"{', '.join(chosen) or 'none'}"
         )
-    images = _images(pool["images"], tell)
+    known = of_validation.images(dtypes, is_small=True)
+    images = of_pool.images(dtypes, tell)
     for part, what in ((images, "pool"), (known, "validation set")):
         if part.shape[1:] != network.image_shape:
             raise UserError(
@@ -128,23 +144,20 @@ def _outputs(model: Model) -> Callable[[Variables, Examples], jax.Array]:
     return jax.jit(lambda variables, images: model.apply(variables, images))
 
 
-def _floats(rows: np.ndarray) -> np.ndarray:
-    """Converts examples to float32; uint8 is kept."""
-    return rows if rows.dtype == np.uint8 else rows.astype(np.float32)
-
-
-def _images(column: Column, tell: Tell | None, *, is_small: bool = False) -> Examples:
-    if len(column.shape) < 2 or 0 in column.shape:
-        raise UserError(
-            f"images must have shape [examples, ...] without a 0, got {column.shape}"
-        )
-    if not is_number(column.dtype) and column.dtype != bool:
-        raise UserError(f"images must be numbers, got {column.dtype}; convert them")
-
-    def read(ids: np.ndarray) -> np.ndarray:
-        return as_images(_floats(take_rows(column, ids)))
-
-    first = read(np.arange(1))
-    return images_of(
-        read, len(column), first.shape[1:], first.dtype, tell=tell, is_small=is_small
+def _adapted(
+    network: Any,
+    variables: Any,
+    examples: Stored,
+    dtypes: Sequence[np.dtype],
+    taps: Sequence[str] | None,
+) -> Adapted:
+    """Returns the network as a model that takes examples of these dtypes, with taps."""
+    example = examples.rows(np.arange(1), dtypes)
+    if not isinstance(network, Model):
+        return from_module(network, variables, example=example, taps=taps)
+    images = as_images(example)
+    if images.shape[1:] == network.image_shape:
+        jax.eval_shape(network.apply, variables, images)
+    return Adapted(
+        network, variables, tuple(network.taps[:-1] if taps is None else taps)
     )

@@ -19,7 +19,12 @@ from fkjax.data.columns import Table, Tell, images_of, take_rows
 from fkjax.fisher.kernel import last_layer
 from fkjax.models.precomputed import FEATURES, LOGITS, from_outputs
 from fkjax.selection.lacking import read_labels
-from fkjax.selection.probabilities import OUTPUTS, contain_probabilities, logs
+from fkjax.selection.probabilities import (
+    OUTPUTS,
+    contain_probabilities,
+    logs,
+    with_finite_zeros,
+)
 from fkjax.selection.problem import Problem, make_problem
 
 SUFFICE = (
@@ -149,6 +154,8 @@ class _Rows:
         features, outputs = (take_rows(column, ids) for column in self._columns)
         rows[:, 0, 0, : self.widths[0]] = features
         rows[:, 0, 0, self.widths[0] :] = (
-            logs(outputs, self._what) if self._is_probabilities else outputs
+            logs(outputs, self._what)
+            if self._is_probabilities
+            else with_finite_zeros(outputs)
         )
         return rows

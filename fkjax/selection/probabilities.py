@@ -145,6 +145,26 @@ def logs(rows: np.ndarray, what: str) -> np.ndarray:
     return np.log(np.maximum(rows.astype(float), tiny)).astype(np.float32)
 
 
+def with_finite_zeros(rows: np.ndarray) -> np.ndarray:
+    """Replaces logits or log-probabilities of -inf, as of probabilities of 0.
+
+    Like the zeros of `logs`, they become those of the smallest float32. Rows without a
+    finite maximum, which have no probabilities, do not change.
+
+    >>> with_finite_zeros(np.array([[0.0, -np.inf]])).round(1).tolist()
+    [[0.0, -87.3]]
+
+    Args:
+        rows: logits or log-probabilities. Shape [B, C].
+    """
+    is_zero = np.isneginf(rows) & np.isfinite(rows.max(axis=1, keepdims=True))
+    if not is_zero.any():
+        return rows
+    total = np.logaddexp.reduce(rows.astype(float), axis=1, keepdims=True)
+    below = np.maximum(-np.log(np.finfo(np.float32).tiny), 1e-6 * abs(total))
+    return np.where(is_zero, total - below, rows).astype(np.float32)
+
+
 def _not_probabilities(what: str) -> UserError:
     return UserError(
         f"the probabilities of the {what} must be 0 or more and add up to 1 for each "

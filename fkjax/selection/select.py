@@ -55,8 +55,9 @@ def select(
             Zarr), a table as in `fkjax.data.frames.as_mapping`, or files that contain
             them as in `fkjax.data.column_files.read_columns`: features [N, d], the
             input of the network's last layer, and logits [N, C], its output; or, if
-            `network` is given, images [N, ...] as it takes them. Optionally ids [N],
-            which are the positions by default.
+            `network` is given, images [N, ...] as it takes them, also tokens, or a dict
+            of several arrays, such as tokens and a mask. Optionally ids [N], which are
+            the positions by default.
         validation: the same for the validation set, with labels [M].
         budget: number of examples to choose, B.
         strategy: name in `fkjax.acquisition.STRATEGIES` (without a network, in

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 
 from fkjax.fisher.factors import weight_gradient
@@ -38,7 +39,9 @@ class Sketch(NamedTuple):
             Shape [K].
         apply_factors: function `apply_factors(state, a, d) -> S x` of a leaf
             sum_t a_t d_t^T given by its factors, a of shape [T, m] and d of shape
-            [T, n]. The leaf has shape [m, n] when all axes but the last are merged.
+            [T, n]. The leaf is the matrix of shape [m, n], reshaped. A structured
+            sketch that was drawn for a leaf of another matrix (all axes but the last
+            merged) multiplies the factors out; `reshaped` avoids it.
         variance: function `variance(x, y) -> Var <S x, S y>` of two leaves. Shape [].
         cost: function `cost(t, m, n)` that estimates the cost of `apply_factors` for
             one example, approximately in nanoseconds on two cores. It is only meant to
@@ -71,6 +74,25 @@ def check_positive(**ranks: int) -> None:
             raise ValueError(f"{name} must be 1 or more, got {value}")
 
 
+# The draws have explicit types, so that JAX's 64-bit types do not change them.
+
+
+def random_signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws signs, +1 or -1 with equal probability, in float32."""
+    is_positive = jax.random.bernoulli(key, np.float32(0.5), shape)
+    return jnp.where(is_positive, 1, -1).astype(jnp.float32)
+
+
+def random_rows(key: jax.Array, shape: tuple[int, ...], num_rows: int) -> jax.Array:
+    """Draws rows from 0 to `num_rows` - 1, in int32."""
+    return jax.random.randint(key, shape, 0, num_rows, jnp.int32)
+
+
+def random_order(key: jax.Array, size: int) -> jax.Array:
+    """Draws a permutation, in int32. Shape [size]."""
+    return jax.random.permutation(key, jnp.arange(size, dtype=jnp.int32))
+
+
 def flat(leaf: jax.Array, size: int) -> jax.Array:
     """Returns a leaf as a vector. Shape [size] float32."""
     chex.assert_size(leaf, size)
@@ -85,6 +107,35 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 def as_matrix(leaf: jax.Array, m: int, n: int) -> jax.Array:
     """Returns a leaf as a matrix. Shape [m, n] float32."""
     return flat(leaf, m * n).reshape(m, n)
+
+
+def reshaped(sketch: Sketch, m: int, n: int) -> Sketch:
+    """Returns the sketch of leaves that are used as matrices of another shape.
+
+    A kernel of attention, for example, is stored as [d, heads, n], and multiplies as a
+    matrix [d, heads n].
+
+    >>> from fkjax.sketch import khatri_rao
+    >>> sketch = reshaped(khatri_rao(rank=4), 6, 10)
+    >>> u, v = sketch.init(jax.random.key(0), (6, 2, 5))
+    >>> u.shape, v.shape
+    ((6, 4), (10, 4))
+
+    Args:
+        sketch: sketch to draw for the matrices.
+        m: number of rows of the matrices.
+        n: number of columns of the matrices.
+
+    Returns:
+        The sketch, of leaves of any shape with m n values.
+    """
+
+    def variance(x: jax.Array, y: jax.Array) -> jax.Array:
+        return sketch.variance(x.reshape(m, n), y.reshape(m, n))
+
+    return sketch._replace(
+        init=lambda key, shape: sketch.init(key, (m, n)), variance=variance
+    )
 
 
 def make_sketch(

@@ -3,18 +3,24 @@
 The array [N, D] of the Fisher vectors is never formed.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.tree_util import Partial
 
 from fkjax.base import LogProbs, key_for
 from fkjax.fisher import capture
 from fkjax.fisher.factors import Factors
+from fkjax.fisher.labels import check_labels, class_weights
 from fkjax.sketch.base import Sketch
 from fkjax.sketch.planner import SketchPlan, auto
 from fkjax.sketch.projection import Projection, State, project
+
+_BACKWARD_PASSES, _CLASSES = 256, 16  # of a microbatch at a time, for all classes
 
 LabelRule = Callable[[jax.Array, jax.Array], jax.Array]
 """A function `rule(log_probs, i)` that returns the label of the example at position i.
@@ -33,9 +39,13 @@ def sampled(key: jax.Array) -> LabelRule:
     The second moment of Fisher vectors with these labels is the Fisher information. A
     label depends only on the key, the example's probabilities and its position.
     """
-    return lambda log_probs, i: jax.random.categorical(
-        key_for(key, "label", i), log_probs
-    )
+    return Partial(_sample, key)
+
+
+def _sample(key: jax.Array, log_probs: jax.Array, i: jax.Array) -> jax.Array:
+    # In float32, so that 64-bit types do not change the draws.
+    log_probs = log_probs.astype(jnp.float32)
+    return jax.random.categorical(key_for(key, "label", i), log_probs)
 
 
 def embed(
@@ -53,7 +63,9 @@ def embed(
 
     Each example takes one forward and one backward pass. The projection receives the
     gradient of a layer's weights as two factors, which some sketches do not multiply
-    out.
+    out. Outside of `jit`, the program is compiled once for the same functions, and used
+    again in later calls. As under `jit`, arrays that `log_probs_fn` uses without being
+    given them keep the values of the first call.
 
     On a CPU, XLA runs a convolution inside a loop, such as this loop over microbatches,
     with one thread. This slows down large convolutions; call the function once for each
@@ -74,7 +86,8 @@ def embed(
         theta: pytree of the parameters of the Fisher vectors.
         xs: examples, with a leading axis N on each leaf.
         labels: label or pseudo-label of each example, of shape [N]; or a rule, such as
-            `predicted` or `sampled(key)`.
+            `predicted` or `sampled(key)`. The row of a label that is not a class is
+            NaN, or an error where the labels are known.
         projection: projection of pytrees like theta.
         state: state of the projection, from `projection.init(key, theta)`.
         batch_size: number of examples in a microbatch; it changes speed and memory, not
@@ -88,9 +101,10 @@ def embed(
         reports such rows. Shape [N, K].
 
     Raises:
-        ValueError: if the shapes do not match.
+        ValueError: if the shapes do not match, or a label is not a class and its value
+            is known, that is, not under `jit`.
     """
-    num = _check(log_probs_fn, theta, xs, batch_size)
+    num, num_classes = _check(log_probs_fn, theta, xs, batch_size)
     if isinstance(labels, jax.Array) or not callable(labels):
         given = jnp.asarray(labels)
         if given.shape != (num,) or not jnp.issubdtype(given.dtype, jnp.integer):
@@ -98,18 +112,34 @@ def embed(
                 f"labels must be {num} integers, one for each example, got "
                 f"{given.dtype} of shape {given.shape}"
             )
-        rule = _given(given, start)
+        check_labels(labels, num_classes)
+        rule, hints = Partial(_given), given
     else:
-        rule = labels
+        rule = labels if isinstance(labels, Partial) else Partial(labels)
+        hints = start + jnp.arange(num)
+    return _run(
+        _embed, projection, batch_size, log_probs_fn, theta, state, xs, hints, rule
+    )
+
+
+def _embed(
+    projection: Projection,
+    batch_size: int,
+    log_probs_fn: LogProbs,
+    theta: Any,
+    state: State,
+    xs: Any,
+    hints: jax.Array,
+    rule: LabelRule,
+) -> jax.Array:
     vector = _vectors(log_probs_fn, theta, xs)
 
-    def one(x: Any, i: jax.Array) -> jax.Array:
+    def one(x: Any, hint: jax.Array) -> jax.Array:
         log_p, backward = capture.forward(log_probs_fn, theta, x)
-        label = rule(log_p, start + i)
-        captured = backward(jax.nn.one_hot(label, log_p.size, dtype=log_p.dtype))
+        captured = backward(class_weights(rule(log_p, hint), log_p))
         return projection.apply(state, vector(captured))
 
-    return _map(one, batch_size, xs, jnp.arange(num))
+    return _map(one, batch_size, xs, hints)
 
 
 def embed_all_classes(
@@ -123,7 +153,8 @@ def embed_all_classes(
 ) -> jax.Array:
     """Computes the projected Fisher vectors of each example under each of the C labels.
 
-    Each example takes one forward and C backward passes.
+    Each example takes one forward and C backward passes, of which a microbatch runs at
+    most 256 at a time (or those of 16 classes, if that is more).
 
     Args:
         log_probs_fn: function that returns the log-probabilities of one example.
@@ -140,24 +171,32 @@ def embed_all_classes(
         ValueError: if the shapes do not match.
     """
     _check(log_probs_fn, theta, xs, batch_size)
+    return _run(
+        _embed_all_classes, projection, batch_size, log_probs_fn, theta, state, xs
+    )
+
+
+def _embed_all_classes(
+    projection: Projection,
+    batch_size: int,
+    log_probs_fn: LogProbs,
+    theta: Any,
+    state: State,
+    xs: Any,
+) -> jax.Array:
     vector = _vectors(log_probs_fn, theta, xs)
+    at_once = max(_CLASSES, _BACKWARD_PASSES // batch_size)
 
     def one(x: Any) -> jax.Array:
-        captured = capture.capture_all_classes(log_probs_fn, theta, x)
-        inputs = {
-            path: tuple(f.a for f in uses) for path, uses in captured.factors.items()
-        }
-        errors = {
-            path: tuple(f.d for f in uses) for path, uses in captured.factors.items()
-        }
+        log_p, backward = capture.forward(log_probs_fn, theta, x)
 
-        def of_class(errors: Any, rest: Any) -> jax.Array:
-            factors = {
-                path: tuple(map(Factors, inputs[path], errors[path])) for path in inputs
-            }
-            return projection.apply(state, vector(capture.Captured(factors, rest)))
+        def of_class(weights: jax.Array) -> jax.Array:
+            return projection.apply(state, vector(backward(weights)))
 
-        return jax.vmap(of_class)(errors, captured.rest)
+        each = jnp.eye(log_p.size, dtype=log_p.dtype)
+        if log_p.size <= at_once:
+            return jax.vmap(of_class)(each)
+        return jax.lax.map(of_class, each, batch_size=at_once)
 
     return _map(one, batch_size, xs)
 
@@ -247,8 +286,42 @@ def fisher_sketch(
     return FisherSketch(init, apply, plan)
 
 
-def _given(labels: jax.Array, start: int | jax.Array) -> LabelRule:
-    return lambda log_probs, i: labels[i - start]
+def _given(log_probs: jax.Array, label: jax.Array) -> jax.Array:
+    del log_probs
+    return label
+
+
+def _run(
+    fn: Callable[..., jax.Array],
+    projection: Projection,
+    batch_size: int,
+    log_probs_fn: LogProbs,
+    *args: Any,
+) -> jax.Array:
+    """Runs one of the two loops, compiled unless it is part of another program.
+
+    `Partial` functions, and the arrays that they hold, are arguments of the program.
+    """
+    if not isinstance(log_probs_fn, Partial):
+        log_probs_fn = Partial(log_probs_fn)
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves(args)):
+        return fn(projection, batch_size, log_probs_fn, *args)
+    try:
+        program = _compiled(fn, projection, batch_size, log_probs_fn.func)
+    except TypeError:  # a function that has no hash
+        return fn(projection, batch_size, log_probs_fn, *args)
+    return program(log_probs_fn, *args)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    fn: Callable[..., jax.Array],
+    projection: Projection,
+    batch_size: int,
+    log_probs_fn: LogProbs,
+) -> Callable[..., jax.Array]:
+    del log_probs_fn  # when it is removed from this cache, its program is, too
+    return jax.jit(functools.partial(fn, projection, batch_size))
 
 
 def _vectors(
@@ -259,7 +332,7 @@ def _vectors(
     Its leaves are factors if the leaf is the sum of a^T d, and gradients otherwise.
     """
     plan = capture.plan(log_probs_fn, theta, _one(xs))
-    plain = {path for path in plan.uses if capture.is_plain(plan.uses[path])}
+    plain = {path for path, uses in plan.uses.items() if capture.matrix_of(uses)}
 
     def vector(captured: capture.Captured) -> Any:
         leaves: dict[str, Any] = dict(captured.rest)
@@ -277,7 +350,11 @@ def _vectors(
 
 def _map(one: Callable[..., jax.Array], batch_size: int, *xs: Any) -> jax.Array:
     """Maps a function over examples, as `vmap` does, one microbatch at a time."""
-    if len(jax.tree.leaves(xs)[0]) <= batch_size:  # without a loop; see `embed`
+    num = len(jax.tree.leaves(xs)[0])
+    if num == 0:
+        shape = jax.eval_shape(one, *_one(xs))
+        return jnp.zeros((0, *shape.shape), shape.dtype)
+    if num <= batch_size:  # without a loop; see `embed`
         return jax.vmap(one)(*xs)
     return jax.lax.map(lambda xs: one(*xs), xs, batch_size=batch_size)
 
@@ -286,8 +363,10 @@ def _one(xs: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
 
 
-def _check(log_probs_fn: LogProbs, theta: Any, xs: Any, batch_size: int) -> int:
-    """Checks the arguments, and returns the number of examples, N."""
+def _check(
+    log_probs_fn: LogProbs, theta: Any, xs: Any, batch_size: int
+) -> tuple[int, int]:
+    """Checks the arguments, and returns the numbers of examples and of classes."""
     shapes = [x.shape for x in jax.tree.leaves(xs)]
     if not shapes or not all(shapes) or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(
@@ -302,4 +381,4 @@ def _check(log_probs_fn: LogProbs, theta: Any, xs: Any, batch_size: int) -> int:
             "log_probs_fn must return the log-probabilities of one example, of shape "
             f"[C], got {log_p}"
         )
-    return shapes[0][0]
+    return shapes[0][0], log_p.size

@@ -11,7 +11,7 @@ import jax
 
 from fkjax.base import LogProbs, path_of
 from fkjax.fisher import capture
-from fkjax.sketch.base import Sketch
+from fkjax.sketch.base import Sketch, matrix_shape, reshaped
 from fkjax.sketch.structured import khatri_rao, tensor_sketch
 from fkjax.sketch.unstructured import balanced_fold, count_sketch
 
@@ -92,22 +92,28 @@ def auto(
     chosen, reasons = {}, {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(theta):
         path = path_of(path)
+        uses = plan.uses.get(path, ())
+        matrix = capture.matrix_of(uses)
         if path in wanted:
             chosen[path], reasons[path] = wanted[path], "given"
         elif leaf.size <= rank:
             chosen[path] = balanced_fold(rank=rank)
             reasons[path] = f"P={leaf.size}: kept exactly"
-        elif path in plan.uses and capture.is_plain(plan.uses[path]):
-            chosen[path], reasons[path] = _cheapest(plan.uses[path], rank)
+        elif matrix:
+            chosen[path], reasons[path] = _cheapest(uses, *matrix, rank)
         else:
             chosen[path] = count_sketch(rank=rank)
-            why = plan.rest.get(path, "used transposed")
+            why = plan.rest.get(path, "used transposed or in several shapes")
             reasons[path] = f"plain: {why}, P={leaf.size}"
+        if matrix and matrix != matrix_shape(leaf.shape):
+            chosen[path] = reshaped(chosen[path], *matrix)
     return SketchPlan(chosen, reasons)
 
 
-def _cheapest(uses: tuple[capture.Use, ...], rank: int) -> tuple[Sketch, str]:
-    t, m, n = sum(u.positions for u in uses), uses[0].num_inputs, uses[0].num_outputs
+def _cheapest(
+    uses: tuple[capture.Use, ...], m: int, n: int, rank: int
+) -> tuple[Sketch, str]:
+    t = sum(use.positions for use in uses)
     candidates = [(factory(rank=rank), c) for factory, c in _CANDIDATES]
     best, _ = min(candidates, key=lambda item: item[0].cost(t, m, n) * item[1])
     reason = f"{uses[0].kind} T={t} m={m} n={n}"

@@ -21,6 +21,8 @@ from fkjax.sketch.base import (
     materialized_cost,
     matmul,
     matrix_shape,
+    random_rows,
+    random_signs,
 )
 
 
@@ -54,8 +56,8 @@ def kronecker(*, row_rank: int, column_rank: int) -> Sketch:
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
         m, n = matrix_shape(shape)
         a_key, b_key = jax.random.split(key)
-        a = jax.random.rademacher(a_key, (m, row_rank), jnp.float32)
-        b = jax.random.rademacher(b_key, (n, column_rank), jnp.float32)
+        a = random_signs(a_key, (m, row_rank))
+        b = random_signs(b_key, (n, column_rank))
         return a / row_rank**0.5, b / column_rank**0.5
 
     def apply(state: State, leaf: jax.Array) -> jax.Array:
@@ -63,6 +65,8 @@ def kronecker(*, row_rank: int, column_rank: int) -> Sketch:
         return matmul(matmul(a.T, as_matrix(leaf, len(a), len(b))), b).reshape(rank)
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:
+        if not _fits(state, a, d):
+            return apply(state, weight_gradient(a, d))
         rows, columns = matmul(a, state[0]), matmul(d, state[1])
         return matmul(rows.T, columns).reshape(rank)
 
@@ -104,8 +108,8 @@ def khatri_rao(*, rank: int) -> Sketch:
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
         m, n = matrix_shape(shape)
         u_key, v_key = jax.random.split(key)
-        u = jax.random.rademacher(u_key, (m, rank), jnp.float32)
-        v = jax.random.rademacher(v_key, (n, rank), jnp.float32)
+        u = random_signs(u_key, (m, rank))
+        v = random_signs(v_key, (n, rank))
         return u / rank**0.5, v
 
     def apply(state: State, leaf: jax.Array) -> jax.Array:
@@ -114,7 +118,7 @@ def khatri_rao(*, rank: int) -> Sketch:
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:
         (t, m), n = a.shape, d.shape[1]
-        if summed(t, m, n) < factored(t, m, n):
+        if not _fits(state, a, d) or summed(t, m, n) < factored(t, m, n):
             return apply(state, weight_gradient(a, d))
         return (matmul(a, state[0]) * matmul(d, state[1])).sum(axis=0)
 
@@ -166,8 +170,8 @@ def tensor_sketch(*, rank: int) -> Sketch:
 
     def hashed(key: jax.Array, size: int) -> State:
         row_key, sign_key = jax.random.split(key)
-        rows = jax.random.randint(row_key, (size,), 0, rank)
-        return rows, jax.random.rademacher(sign_key, (size,), jnp.float32)
+        rows = random_rows(row_key, (size,), rank)
+        return rows, random_signs(sign_key, (size,))
 
     def add(state: State, x: jax.Array) -> jax.Array:
         rows, signs = state
@@ -183,7 +187,7 @@ def tensor_sketch(*, rank: int) -> Sketch:
 
     def apply_factors(state: State, a: jax.Array, d: jax.Array) -> jax.Array:
         (t, m), n = a.shape, d.shape[1]
-        if summed(t, m, n) < factored(t, m, n):
+        if not _fits(state, a, d) or summed(t, m, n) < factored(t, m, n):
             return apply(state, weight_gradient(a, d))
         spectra = [
             jnp.fft.rfft(jax.vmap(count, (None, 0))(side, x.astype(jnp.float32)))
@@ -205,6 +209,16 @@ def tensor_sketch(*, rank: int) -> Sketch:
         return min(factored(t, m, n), summed(t, m, n))
 
     return Sketch("tensor_sketch", rank, init, apply, apply_factors, variance, cost)
+
+
+def _fits(state: State, a: jax.Array, d: jax.Array) -> bool:
+    """Returns whether a state of two sides is that of a matrix with these factors.
+
+    A leaf may be stored in one shape, such as [d, heads, n] of attention, and used in
+    another. A state for the stored shape then needs the leaf multiplied out.
+    """
+    sizes = [len(jax.tree.leaves(side)[0]) for side in state]
+    return sizes == [a.shape[-1], d.shape[-1]]
 
 
 def _kronecker_variance(

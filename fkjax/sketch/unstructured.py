@@ -19,6 +19,9 @@ from fkjax.sketch.base import (
     fraction,
     make_sketch,
     matmul,
+    random_order,
+    random_rows,
+    random_signs,
     tensordot,
 )
 
@@ -48,7 +51,7 @@ def gaussian(*, rank: int) -> Sketch:
     def variance(x: jax.Array, y: jax.Array) -> jax.Array:
         return (jnp.vdot(x, x) * jnp.vdot(y, y) + jnp.vdot(x, y) ** 2) / rank
 
-    return _dense("gaussian", rank, jax.random.normal, variance)
+    return _dense("gaussian", rank, _normal, variance)
 
 
 def rademacher(*, rank: int) -> Sketch:
@@ -72,9 +75,7 @@ def rademacher(*, rank: int) -> Sketch:
     Raises:
         ValueError: if `rank` is not positive.
     """
-    return _dense(
-        "rademacher", rank, jax.random.rademacher, lambda x, y: cross(x, y) / rank
-    )
+    return _dense("rademacher", rank, random_signs, lambda x, y: cross(x, y) / rank)
 
 
 def count_sketch(*, rank: int, num_nonzeros: int = 1) -> Sketch:
@@ -114,8 +115,8 @@ def count_sketch(*, rank: int, num_nonzeros: int = 1) -> Sketch:
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
         row_key, sign_key = jax.random.split(key)
         size = (num_nonzeros, math.prod(shape))
-        rows = jax.random.randint(row_key, size, 0, block_size)
-        signs = jax.random.rademacher(sign_key, size, jnp.float32)
+        rows = random_rows(row_key, size, block_size)
+        signs = random_signs(sign_key, size)
         return rows, signs / num_nonzeros**0.5
 
     @batch_last
@@ -170,8 +171,8 @@ def balanced_fold(*, rank: int) -> Sketch:
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
         order_key, sign_key = jax.random.split(key)
         size = math.prod(shape)
-        order = jax.random.permutation(order_key, padded(size))
-        return order, jax.random.rademacher(sign_key, (size,), jnp.float32)
+        order = random_order(order_key, padded(size))
+        return order, random_signs(sign_key, (size,))
 
     def apply(state: State, leaf: jax.Array) -> jax.Array:
         order, signs = state
@@ -217,9 +218,9 @@ def srht(*, rank: int) -> Sketch:
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
         size = math.prod(shape)
         row_key, sign_key, row_sign_key = jax.random.split(key, 3)
-        rows = jax.random.permutation(row_key, padded(size))[:rank]
-        signs = jax.random.rademacher(sign_key, (size,), jnp.float32)
-        scales = jax.random.rademacher(row_sign_key, (rank,), jnp.float32)
+        rows = random_order(row_key, padded(size))[:rank]
+        signs = random_signs(sign_key, (size,))
+        scales = random_signs(row_sign_key, (rank,))
         return rows, signs, scales / rank**0.5
 
     def apply(state: State, leaf: jax.Array) -> jax.Array:
@@ -232,6 +233,10 @@ def srht(*, rank: int) -> Sketch:
         return cross(x, y) * fraction(rank, padded(x.size))
 
     return make_sketch("srht", rank, init, apply, variance)
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.normal(key, shape, jnp.float32)
 
 
 def _apply_dense(matrix: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -247,7 +252,7 @@ def _dense(
     check_positive(rank=rank)
 
     def init(key: jax.Array, shape: tuple[int, ...]) -> State:
-        return draw(key, (math.prod(shape), rank), jnp.float32) / rank**0.5
+        return draw(key, (math.prod(shape), rank)) / rank**0.5
 
     cost = 2 * rank * MULTIPLY
     return make_sketch(name, rank, init, _apply_dense, variance, cost_of_value=cost)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fkjax.base import Examples, Model, UserError, Variables, key_for
+from fkjax.base import Examples, Model, UserError, Variables, key_for, widened
 from fkjax.models.dropout import dropout
 from fkjax.models.ensemble import each_member
 from fkjax.parallel.examples import take
@@ -108,7 +108,7 @@ def cross_entropy(
         logits = model.apply(variables, examples, tap)
     else:
         logits, statistics = model.apply_training(variables, examples, tap, weights > 0)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = optax.softmax_cross_entropy_with_integer_labels(widened(logits), labels)
     return (losses * weights).sum() / jnp.maximum(weights.sum(), 1), statistics
 
 

@@ -125,3 +125,34 @@ def test_never_holds_all_similarities():
 def test_refuses_what_cannot_be(pool_shape, options, message):
     with pytest.raises(ValueError, match=message):
         top_k_streamed(jnp.zeros((1, 2)), jnp.zeros(pool_shape), **options)
+
+
+def test_rows_of_nan_and_of_minus_infinity_are_no_neighbors():
+    pool = jnp.array([[1.0], [jnp.nan], [-jnp.inf], [jnp.inf], [2.0]])
+    for chunk_size in (1, 100):
+        similarities, indices = top_k_streamed(
+            jnp.ones((1, 1)), pool, k=5, chunk_size=chunk_size
+        )
+        assert indices.tolist() == [[3, 4, 0, -1, -1]]
+        assert similarities.tolist() == [[jnp.inf, 2, 1, -jnp.inf, -jnp.inf]]
+
+
+@pytest.mark.parametrize("queries", ["bfloat16", "float32"])
+@pytest.mark.parametrize("pool", ["bfloat16", "float16", "int8"])
+def test_narrow_rows_are_compared_in_float32(queries, pool):
+    rng = np.random.default_rng(0)
+    q, p = rows(rng, 4, 3, levels=9).astype(queries), rows(rng, 33, 3, levels=9)
+    found = top_k_streamed(q, p.astype(pool), k=7, chunk_size=8)
+    np.testing.assert_array_equal(found, whole(q.astype(jnp.float32), p, 7))
+    assert found[0].dtype == jnp.float32
+
+
+def test_a_pool_in_bfloat16_is_converted_by_chunk():
+    queries = jnp.zeros((8, 16), jnp.bfloat16)
+    pool = jax.ShapeDtypeStruct((100_000, 16), jnp.bfloat16)
+    compiled = (
+        jax.jit(lambda q, p: top_k_streamed(q, p, k=4, chunk_size=1024))
+        .lower(queries, pool)
+        .compile()
+    )
+    assert compiled.memory_analysis().temp_size_in_bytes < 100_000 * 16 * 2 / 4

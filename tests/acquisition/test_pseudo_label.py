@@ -127,3 +127,21 @@ def test_estimators_are_the_highest_of_numpys(estimator, reference, copied):
     assert scores.shape == (10, 10)
     assert len(set(scores.argmax(1))) > 1
     np.testing.assert_array_equal(label(images), scores.argmax(1))
+
+
+def test_classes_in_parts_are_the_classes_at_once(copied, monkeypatch):
+    """Three at a time, the last alone."""
+    model, variables, images, z, g = copied
+    length = z.shape[-1]
+    monkeypatch.setattr(
+        pseudo_label, "_BYTES", 3 * 8 * (12 * length**2 + 2 * z.shape[1] * length)
+    )
+
+    @jax.jit
+    @jax.vmap
+    def label(copies):
+        estimator = pseudo_label.information_diagonal
+        return estimator(model, variables, copies, taps=TAPS)(None, None, None)
+
+    scores = [informations_of_channels(*each) for each in zip(z, g, strict=True)]
+    np.testing.assert_array_equal(label(images), np.argmax(scores, axis=1))

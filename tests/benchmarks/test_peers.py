@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import per_example_peers
-from benchmarks.peers import TorchResNet10
+from benchmarks import per_example_peers, transformers
+from benchmarks.peers import TorchResNet10, TorchTransformer
 from benchmarks.workload import Workload
 from fkjax.base import path_of
 from fkjax.fisher import vectors as fisher
@@ -107,3 +107,23 @@ def test_the_residual_networks_gradients_are_fisher_vectors():
         axes = {5: (0, 3, 4, 2, 1), 3: (0, 2, 1)}.get(leaf.ndim, range(leaf.ndim))
         scale = abs(leaf).max()
         np.testing.assert_allclose(gradient.transpose(axes), leaf, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("shape", transformers.SMOKE, ids=lambda shape: shape.name)
+def test_gradients_of_transformers_are_those_of_fkjax(shape):
+    torch = pytest.importorskip("torch")
+    module, xs = transformers.Transformer(shape), transformers.examples(shape, 2)
+    theta = transformers.parameters(module, xs)
+
+    def log_probs_fn(theta, x):
+        return jax.nn.log_softmax(module.apply({"params": theta}, x[None])[0])
+
+    expected = fisher.fisher_vectors(log_probs_fn, theta, xs, jnp.array([2, 0]))
+    peer = TorchTransformer(torch, theta, shape.heads)
+    found = peer.gradients(torch.tensor(xs), torch.tensor([2, 0]))
+    scale = max(abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
+        name = path_of(path)
+        np.testing.assert_allclose(
+            found[name].numpy(), leaf, atol=1e-4 * scale, err_msg=name
+        )

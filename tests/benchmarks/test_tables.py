@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 EXPENSIVE = ("cost", "fisher", "round", "selection")
-NAMES = (*EXPENSIVE, "kernel", "projection")
+NAMES = (*EXPENSIVE, "kernel", "projection", "transformers")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,7 +33,7 @@ def test_a_benchmark_takes_its_flags(name):
         *(pytest.param(name, marks=pytest.mark.slow) for name in EXPENSIVE),
         *(
             pytest.param(name, marks=pytest.mark.integration)
-            for name in ("kernel", "projection")
+            for name in ("kernel", "projection", "transformers")
         ),
     ],
 )

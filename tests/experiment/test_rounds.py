@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.access import LabelAccessError
@@ -14,6 +15,7 @@ from fkjax.base import Strategy, key_for
 from fkjax.experiment import pool as pools
 from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, play_round
+from fkjax.models import as_images, from_nnx
 from fkjax.training.fit import Schedule, fit
 from tests.tiny import tiny
 
@@ -351,3 +353,48 @@ def test_the_epoch_that_is_best_on_the_selection_images_is_kept(
     )
     first, last = (v.parameters["fc2"]["kernel"] for v in (first, last))
     assert abs(last - first).max() > 1e-3
+
+
+class Text(nnx.Module):
+    """A network of tokens and a mask that calls a tap."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(9, 6, rngs=rngs)
+        self.fc = nnx.Linear(6, 8, rngs=rngs)
+        self.head = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, batch, tap):
+        x = jnp.where(batch["mask"][..., None], self.embed(batch["tokens"]), 0)
+        return tap("logits", self.head(nnx.relu(tap("fc", self.fc(x.sum(1))))))
+
+
+@pytest.mark.integration
+def test_a_round_of_tokens_and_masks():
+    """The class is that of the tokens that the mask shows; the others are noise."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 90)
+    mask = rng.random((90, 5)) < 0.5
+    shown = labels[:, None] + 3 * rng.integers(0, 3, (90, 5))
+    texts = {"tokens": np.where(mask, shown, rng.integers(0, 9, (90, 5))), "mask": mask}
+    model = from_nnx(Text, taps=["fc"], head="head", num_classes=3, example=texts)
+    images = jnp.asarray(as_images(texts))
+    parts = [images[:40], images[40:60], images[60:61], images[60:]]
+    arrays = Arrays(
+        *parts, *map(jnp.asarray, (labels[40:60], labels[60:61], labels[60:]))
+    )
+    schedule = Schedule(epochs=60, learning_rate=0.1, batch_size=10)
+    driver = make_driver(model, schedule=schedule, capacity=30)
+    settings = Settings(budget=30, taps=("fc",))
+    strategy = make_strategy(STRATEGIES["fisher_nearest"], model, settings)
+    variables = jax.jit(model.init)(jax.random.key(0))
+    state = RoundState(jax.random.key(1), pools.create(40), variables)
+    state, record = play_round(
+        driver,
+        strategy,
+        state,
+        arrays,
+        array_oracle(labels[:40]),
+        hidden_labels=lambda: jnp.asarray(labels[:40]),
+    )
+    confusion = np.asarray(record.confusion)
+    assert np.trace(confusion) > 0.6 * confusion.sum()

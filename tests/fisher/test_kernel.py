@@ -68,3 +68,15 @@ def test_similarity_is_every_inner_product():
 def test_low_precision_input_is_compared_in_float32():
     block = jax.random.normal(jax.random.key(0), (8,), jnp.bfloat16)
     assert kernel.standardized(block).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("scale", [1e15, 1e25, 1e37])
+def test_squares_that_overflow_do_not_matter(scale):
+    z = jax.tree.map(jnp.asarray, random_blocks(np.random.default_rng(2)))
+    huge = {name: jnp.float32(scale) * block for name, block in z.items()}
+    np.testing.assert_allclose(
+        kernel.pearson_features(huge), kernel.pearson_features(z), atol=1e-5
+    )
+    of_layer = kernel.last_layer("layer10", "layer20", 20)
+    same = of_layer.embed(huge, huge)[11:]
+    np.testing.assert_allclose(same, of_layer.embed(z, z)[11:], atol=1e-6)

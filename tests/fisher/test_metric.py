@@ -189,3 +189,37 @@ def test_low_rank_of_zeros_is_the_damping_alone():
 def test_refuses_damping_that_leaves_no_inverse(make, damping):
     with pytest.raises(ValueError, match="no inverse"):
         make(damping=damping)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_that_of_its_values_in_float32(dtype):
+    rng = np.random.default_rng(0)
+    narrow = jax.tree.map(lambda x: x.astype(dtype), layer(rng, 9, (5,)))
+    dense = jax.tree.map(lambda x: x.astype(dtype), layer(rng, 9))
+    layers = {"c": narrow, "d": dense}
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), layers)
+    for make in (metric.kfac, metric.eigenvalue_corrected, metric.diagonal):
+        made = make(damping=0.5)
+        found, expected = (made.whiten(made.fit(x), x) for x in (layers, wide))
+        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(found))
+        for u, v in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            u, v = (abs(x) for x in (u, v))  # eigenvectors have either sign
+            np.testing.assert_allclose(u, v, rtol=1e-3, atol=1e-5)
+    low_rank = metric.low_rank(damping=0.5)
+    state = low_rank.fit(dense.a)
+    assert low_rank.whiten(state, dense.a).dtype == jnp.float32
+
+
+def test_low_rank_keeps_small_eigenvalues():
+    """Of eigenvalues 1 and 1e-10, a second moment in float32 keeps one."""
+    rng = np.random.default_rng(0)
+    q, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    rows = np.linalg.qr(rng.normal(size=(50, 6)))[0] * np.geomspace(1, 1e-5, 6) @ q.T
+    fisher = rows.T @ rows / 50
+    damping = 1e-13 * np.linalg.norm(fisher, 2) + 1e-13
+    low_rank = metric.low_rank(damping=damping)
+    u = q.T.astype(np.float32)
+    whitened = low_rank.whiten(low_rank.fit(jnp.asarray(rows, jnp.float32)), u)
+    found = np.asarray(whitened, np.float64) @ np.asarray(whitened, np.float64).T
+    expected = kernel(u, fisher + damping * np.eye(6), u)
+    np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=0.02)

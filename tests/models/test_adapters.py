@@ -181,6 +181,27 @@ def test_nnx_modules_with_other_state_are_refused():
         nnx_plain(lambda rngs: nnx.Dropout(0.5, rngs=rngs))
 
 
+def recurrent(rngs):
+    rnn = nnx.RNN(nnx.SimpleCell(1, 4, rngs=rngs), rngs=rngs)
+    return nnx.Sequential(lambda x: x[..., None], rnn, lambda x: x[:, -1])
+
+
+def test_nnx_modules_may_have_generators_that_drop_nothing(images):
+    """A recurrent cell has some, and attention if it is made with some."""
+    model = nnx_plain(recurrent, taps=["logits"])
+    variables = jax.jit(model.init)(jax.random.key(0))
+    rnn = nnx.merge(
+        nnx.graphdef(nnx.eval_shape(lambda: recurrent(nnx.Rngs(0)))),
+        nnx.State(variables.parameters["layer"]),
+        nnx.state(recurrent(nnx.Rngs(0)), nnx.RngState),
+    )
+    x = (images.reshape(5, 4) / np.float32(255) - 0.4) / 0.5
+    head = variables.parameters["fc"]
+    expected = rnn(x) @ head["kernel"] + head["bias"][None]
+    logits = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
 class Counting(nn.Module):
     @nn.compact
     def __call__(self, x, tap):

@@ -20,6 +20,7 @@ from fkjax.fisher.vectors import fisher_vectors, of_parameters
 from fkjax.models import from_outputs, lenet
 from fkjax.selection.choose import choose
 from fkjax.selection.from_outputs import SUFFICE, problem_of_outputs
+from fkjax.selection.select import select
 
 RNG = np.random.default_rng(0)
 WIDTH, CLASSES, BUDGET = 6, 3, 7
@@ -265,3 +266,49 @@ def test_files_of_each_format_give_the_picks_of_the_arrays(suffix, tmp_path):
     found = choose(problem_of_outputs(path, VALIDATION), **asked)
     wanted = choose(problem_of_outputs(pool, VALIDATION), **asked)
     np.testing.assert_array_equal(found.indices, wanted.indices)
+
+
+# Extreme values.
+
+
+def chosen(strategy="fisher_nearest", *, scale=1.0, labeled=(), edit=None):
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((52, 6)).astype(np.float32) * np.float32(scale)
+    logits = rng.standard_normal((52, 3)).astype(np.float32)
+    if edit:
+        edit(features, logits)
+    pool = {"features": features[12:], "logits": logits[12:]}
+    validation = {"features": features[:12], "logits": logits[:12]}
+    validation["labels"] = np.random.default_rng(2).integers(0, 3, 12)
+    selection = select(pool, validation, budget=5, strategy=strategy, labeled=labeled)
+    return [pick.id for pick in selection.picks], [p.score for p in selection.picks]
+
+
+def test_features_whose_squares_overflow_are_compared():
+    large, huge = chosen(scale=1e10), chosen(scale=1e25)
+    assert huge[0] == large[0]
+    np.testing.assert_allclose(huge[1], large[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", SUFFICE)
+def test_a_logit_of_minus_infinity_is_a_probability_of_0(strategy):
+    def mask(value):
+        def edit(features, logits):
+            logits[:, 0] = value
+
+        return edit
+
+    ids, scores = chosen(strategy, edit=mask(-np.inf))
+    expected, expected_scores = chosen(strategy, edit=mask(-90))
+    assert ids == expected
+    if strategy != "random":
+        np.testing.assert_allclose(scores, expected_scores, atol=0.02)
+
+
+def test_nan_in_a_labeled_row_does_not_matter():
+    def edit(features, logits):
+        features[15, 0] = np.nan
+
+    assert chosen(labeled=[3], edit=edit) == chosen(labeled=[3])
+    with pytest.raises(UserError, match=r"1 pool example.*ids 3"):
+        chosen(edit=edit)

@@ -136,3 +136,13 @@ def test_a_leaf_must_have_the_size_that_was_drawn_for(sketch):
     state = sketch.init(jax.random.key(0), SHAPE)
     with pytest.raises(AssertionError):
         sketch.apply(state, jnp.ones((2, 2, 4)))
+
+
+@every_sketch
+def test_draws_do_not_depend_on_64_bit_types(sketch):
+    def draws():
+        return jax.tree.map(np.asarray, sketch.init(jax.random.key(0), SHAPE))
+
+    narrow = draws()
+    with jax.enable_x64(True):
+        jax.tree.map(np.testing.assert_array_equal, draws(), narrow)

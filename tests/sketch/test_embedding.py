@@ -11,7 +11,7 @@ from fkjax.fisher.kernel import check_finite
 from fkjax.sketch.embedding import embed, embed_all_classes, predicted, sampled
 from fkjax.sketch.planner import auto
 from fkjax.sketch.projection import identity, project
-from fkjax.sketch.structured import khatri_rao, tensor_sketch
+from fkjax.sketch.structured import khatri_rao, kronecker, tensor_sketch
 from fkjax.sketch.unstructured import balanced_fold, count_sketch
 from tests.tiny import tiny
 
@@ -196,6 +196,62 @@ def test_shared_weights_are_sketched_once_as_a_sum(small):
 
         got, expected = both(theta)
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+# Leaves that are stored in one shape and used in another.
+
+
+def attending(theta, x):
+    """Kernels [d, heads, n] and [heads, n, d]; `both` is used in both ways."""
+    y = jnp.tanh(jnp.tensordot(x, theta["key"], 1))
+    y += jnp.tanh(jnp.tensordot(x, theta["query"], 1))
+    y = jnp.tanh(jnp.tensordot(y, theta["out"], 2))
+    y = jnp.tanh(jnp.tensordot(y, theta["both"], 1)).reshape(2, 9)
+    y = jnp.pad(y, ((0, 0), (0, 3))).reshape(2, 4, 3)
+    return jax.nn.log_softmax(jnp.tensordot(y, theta["both"], 2).mean(0))
+
+
+def test_kernels_of_several_heads_are_sketched_as_they_are_used():
+    shapes = {"key": (4, 3, 2), "query": (4, 3, 2), "out": (3, 2, 4), "both": (4, 3, 3)}
+    keys = jax.random.split(jax.random.key(0), 5)
+    theta = {
+        name: jax.random.normal(key, shape) / 2
+        for (name, shape), key in zip(shapes.items(), keys, strict=False)
+    }
+    xs, labels = jax.random.normal(keys[4], (4, 2, 4)), jnp.arange(4) % 3
+    sketches = {
+        "key": tensor_sketch(rank=8),
+        "query": kronecker(row_rank=4, column_rank=2),
+        "out": khatri_rao(rank=8),
+        "both": khatri_rao(rank=8),
+    }
+    plan = auto(attending, theta, xs[0], rank=8, sketches=sketches)
+    drawn = project(plan.sketches).init(jax.random.key(1), theta)
+    sizes = {
+        path: tuple(len(jax.tree.leaves(side)[0]) for side in state)
+        for path, state in drawn.items()
+    }
+    merged = (12, 3)  # all axes but the last, as `both` has no one matrix
+    assert sizes == {"key": (4, 6), "query": (4, 6), "out": (6, 4), "both": merged}
+
+    @jax.jit
+    def all_ways(theta):
+        vectors = fisher.fisher_vectors(attending, theta, xs, labels)
+        ways = []
+        for projection in (project(plan.sketches), project(sketches)):
+            state = projection.init(jax.random.key(1), theta)
+            expected = jax.vmap(projection.apply, (None, 0))(state, vectors)
+            got = embed(attending, theta, xs, labels, projection, state)
+            ways.append((got, expected))
+        first = jax.tree.map(lambda u: u[0], vectors)
+        return ways, project(plan.sketches).variance(first, first)
+
+    ways, variance = all_ways(theta)
+    for got, expected in ways:
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert variance > 0
+    chosen = auto(attending, theta, xs[0], rank=8)
+    assert "several shapes" in chosen.reasons["both"]
 
 
 # Errors.
