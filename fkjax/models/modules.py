@@ -69,10 +69,11 @@ def from_module(
 
     If no taps are given, they are selected from the layers with weights (convolutions,
     dense and recurrent layers, embeddings): the last layer of each spatial size, and of
-    these the last three. In place of a layer that cannot be tapped, the smallest module around it
-    is taken. The last layer of the module, which computes the logits, and the queries
-    and keys of attention are excluded, and so are layers that are called more than once
-    if there are others. Several axes of features, such as heads, are flattened.
+    these the last three. In place of a layer that cannot be tapped, the smallest module
+    around it is taken. The last layer of the module, which computes the logits, and the
+    queries and keys of attention are excluded, and so are layers that are called more
+    than once if there are others. Several axes of features, such as heads, are
+    flattened.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
