@@ -20,9 +20,9 @@ import numpy as np
 from flax import nnx
 
 from fkjax.acquisition.neighbors import top_k_streamed
-from fkjax.fisher import Factors, capture, of_parameters
+from fkjax.fisher import Factors, capture, fisher_vectors, of_parameters
 from fkjax.fisher.gram import gram
-from fkjax.models import lenet
+from fkjax.models import lenet, resnet10
 from fkjax.selection.select import select
 from fkjax.sketch import (
     auto,
@@ -128,6 +128,7 @@ def programs() -> None:
         return embed_all_classes(log_probs_fn, theta, xs, projection, state)
 
     show_program("embed_all_classes, 1,000 classes", all_classes, theta, state, tokens)
+    residual(images=jax.ShapeDtypeStruct((32, 64, 64, 3), jnp.uint8))
     for dtype in ("float32", "bfloat16"):
         queries, pool = (
             jax.ShapeDtypeStruct((num, 256), dtype) for num in (8, 200_000)
@@ -154,6 +155,30 @@ def programs() -> None:
         traced = jax.make_jaxpr(some)(fn, *args)
     frozen = sum(np.size(x) for x in traced.consts) * 4 / 1e3
     show("constants of embed by one layer of a LeNet (87 kB)", kilobytes=frozen)
+
+
+def residual(images: jax.ShapeDtypeStruct) -> None:
+    """Embeds images by all parameters of a ResNet-10, also by plain gradients."""
+    model = resnet10((64, 64, 3), 10, mean=(0.5,) * 3, std=(0.5,) * 3)
+    fn, theta = of_parameters(model, jax.jit(model.init)(jax.random.key(0)))
+    x = jax.ShapeDtypeStruct(images.shape[1:], images.dtype)
+    projection = project(auto(fn, theta, x, rank=512).sketches)
+    plain = project(count_sketch(rank=512))
+
+    def embedded(theta, state, images):
+        return embed(fn, theta, images, predicted, projection, state)
+
+    def sketched(theta, state, images):
+        labels = jnp.zeros(len(images), jnp.int32)
+        vectors = fisher_vectors(fn, theta, images, labels)
+        return jax.vmap(plain.apply, (None, 0))(state, vectors)
+
+    for name, call, its in (
+        ("embed, 32 images of 64 x 64, ResNet-10", embedded, projection),
+        ("the same by plain gradients and count_sketch", sketched, plain),
+    ):
+        state = jax.eval_shape(lambda its=its: its.init(jax.random.key(0), theta))
+        show_program(name, call, theta, state, images)
 
 
 def show_program(name: str, fn: Callable, *args: Any) -> None:

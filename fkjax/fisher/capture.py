@@ -113,7 +113,7 @@ def plan(log_probs_fn: LogProbs, theta: Any, x: Any) -> Plan:
 
 
 def forward(
-    log_probs_fn: LogProbs, theta: Any, x: Any
+    log_probs_fn: LogProbs, theta: Any, x: Any, *, is_once: bool = True
 ) -> tuple[jax.Array, Callable[[jax.Array], Captured]]:
     """Runs the forward pass, and returns a function for the backward pass.
 
@@ -123,14 +123,16 @@ def forward(
         log_probs_fn: function that returns the log-probabilities of one example.
         theta: parameters, any pytree of arrays.
         x: one example.
+        is_once: whether the backward pass runs once, so that patches of convolutions
+            are not kept for it, but gathered when it needs them.
 
     Returns:
         log p(y | x), of shape [C], and a function `backward(weights)` that returns the
         captured gradient of the log-probabilities' weighted sum, with weights of shape
         [C].
     """
-    log_p, a, pull = _linearized(log_probs_fn, theta, x)
-    return log_p, lambda weights: _joined(a, *pull(weights))
+    log_p, pull = _linearized(log_probs_fn, theta, x, is_once=is_once)
+    return log_p, lambda weights: _joined(*pull(weights))
 
 
 def capture(log_probs_fn: LogProbs, theta: Any, x: Any, label: jax.Array) -> Captured:
@@ -168,8 +170,9 @@ def capture_all_classes(log_probs_fn: LogProbs, theta: Any, x: Any) -> Captured:
         gradient. The inputs a have no such axis, because they are the same for all
         classes.
     """
-    log_p, a, pull = _linearized(log_probs_fn, theta, x)
-    return _joined(a, *jax.vmap(pull)(jnp.eye(log_p.size, dtype=log_p.dtype)))
+    log_p, pull = _linearized(log_probs_fn, theta, x, is_once=False)
+    each = jax.vmap(pull, out_axes=(None, 0, 0))
+    return _joined(*each(jnp.eye(log_p.size, dtype=log_p.dtype)))
 
 
 def gradient_of(use: Use, factors: Factors) -> jax.Array:
@@ -231,11 +234,12 @@ def _joined(a: _Arrays, d: _Arrays, rest: dict[str, jax.Array]) -> Captured:
 
 
 def _linearized(
-    log_probs_fn: LogProbs, theta: Any, x: Any
-) -> tuple[jax.Array, _Arrays, Callable[[jax.Array], tuple[_Arrays, Any]]]:
-    """Returns log p(y | x), the inputs a, and a function for the backward pass.
+    log_probs_fn: LogProbs, theta: Any, x: Any, *, is_once: bool
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[_Arrays, _Arrays, Any]]]:
+    """Returns log p(y | x) and a function for the backward pass.
 
-    That function, `pull(weights)`, returns the errors d and the other gradients.
+    That function, `pull(weights)`, returns the inputs a, the errors d and the other
+    gradients.
     """
     found, run, outputs = _prepare(log_probs_fn, theta, x)
     leaves = dict(zip(found.paths, jax.tree.leaves(theta), strict=True))
@@ -246,20 +250,34 @@ def _linearized(
         has_aux=True,
     )
 
-    def matrices(values: dict[str, list[jax.Array]], field: str) -> _Arrays:
-        return {
-            path: tuple(
-                getattr(use, field)(value)
-                for use, value in zip(uses, values[path], strict=True)
-            )
-            for path, uses in found.uses.items()
-        }
-
-    def pull(weights: jax.Array) -> tuple[_Arrays, Any]:
+    def pull(weights: jax.Array) -> tuple[_Arrays, _Arrays, Any]:
         rest, errors = pull_all(weights)
-        return matrices(errors, "to_errors"), rest
+        a: _Arrays = {}
+        d: _Arrays = {}
+        for path, uses in found.uses.items():
+            each = list(zip(uses, inputs[path], errors[path], strict=True))
+            a[path] = tuple(
+                use.to_inputs(_after(x, y) if is_once and _is_large(use) else x)
+                for use, x, y in each
+            )
+            d[path] = tuple(use.to_errors(y) for use, _, y in each)
+        return a, d, rest
 
-    return log_p, matrices(inputs, "to_inputs"), pull
+    return log_p, pull
+
+
+def _is_large(use: Use) -> bool:
+    """Returns whether the patches of a convolution are larger than the gradient."""
+    return use.kind == "convolution" and use.positions > use.num_outputs
+
+
+def _after(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns x, which is not used before y is known.
+
+    XLA removes a barrier on CPU before it orders operations. It then gathers the
+    patches of all layers in the forward pass, and keeps them for the backward pass.
+    """
+    return x + (0 * y.ravel()[:1].reshape((1,) * x.ndim)).astype(x.dtype)
 
 
 def _prepare(log_probs_fn: LogProbs, theta: Any, x: Any):

@@ -250,8 +250,10 @@ def _trace(
     weighted, around, again = [], {}, set()
     times: collections.Counter[str] = collections.Counter()
     marks.require([call.name for call in found], outputs)
-    unmarked = [marks.Call(path, 0) for path in outputs if path not in total]
-    for call in [*found, *unmarked]:
+    hidden = "is called in a part of the network that JAX does not show"
+    unmarked = [path for path in outputs if path not in total]
+    obstacles |= {path: hidden for path in unmarked if outputs[path].is_tappable}
+    for call in [*found, *(marks.Call(path, 0) for path in unmarked)]:
         path, output, number = call.name, outputs[call.name], times[call.name]
         times[path] += 1
         obstacle = obstacles.get(path, "")

@@ -188,7 +188,7 @@ def _embed_all_classes(
     at_once = max(_CLASSES, _BACKWARD_PASSES // batch_size)
 
     def one(x: Any) -> jax.Array:
-        log_p, backward = capture.forward(log_probs_fn, theta, x)
+        log_p, backward = capture.forward(log_probs_fn, theta, x, is_once=False)
 
         def of_class(weights: jax.Array) -> jax.Array:
             return projection.apply(state, vector(backward(weights)))

@@ -101,3 +101,30 @@ def test_a_frozen_network_is_an_argument_of_the_program():
     closed = jax.make_jaxpr(embedded)(*arguments)
     assert sum(np.size(x) for x in closed.consts) < 10
     np.testing.assert_array_equal(jax.jit(embedded)(*arguments), embedded(*arguments))
+
+
+def test_patches_are_not_kept_for_the_backward_pass():
+    """Of six layers, at most those of one are held, as copies in two orders."""
+    theta = [jnp.zeros((3, 3, 16, 16)) for _ in range(6)]
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def log_probs_fn(theta, x):
+        x = x[None]
+        for kernel in theta:
+            x = jax.nn.relu(
+                jax.lax.conv_general_dilated(
+                    x, kernel, (1, 1), "SAME", dimension_numbers=layout
+                )
+            )
+        return jax.nn.log_softmax(x.mean((0, 1, 2)))
+
+    projection = project(count_sketch(rank=8))
+    state = projection.init(jax.random.key(0), theta)
+
+    @jax.jit
+    def program(theta, state, xs):
+        return embed(log_probs_fn, theta, xs, predicted, projection, state)
+
+    compiled = program.lower(theta, state, jnp.zeros((4, 32, 32, 16))).compile()
+    patches = 4 * 4 * 32 * 32 * 9 * 16
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * patches
