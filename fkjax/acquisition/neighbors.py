@@ -269,8 +269,8 @@ def _highest(similarities: _Both, lots: _Both | None) -> _Both:
         return _top(similarities, k)
     highest, at = _top(similarities, k + 1)
     # Minima, because XLA on CPU would sort all values if these were sliced here.
-    lowest = jnp.where(jnp.arange(k + 1) < k, highest, jnp.inf).min(axis=1)[:, None]
-    next_one = highest.min(axis=1)[:, None]
+    among = jnp.where(jnp.arange(k + 1)[None] < k, highest, jnp.inf)
+    lowest, next_one = (x.min(axis=1, keepdims=True) for x in (among, highest))
     is_open = ((lowest == next_one) & (lowest > -jnp.inf)).any()
 
     def by_lots(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

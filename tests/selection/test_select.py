@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fkjax
+from fkjax.base import UserError
 from fkjax.commands.select import main
 from fkjax.selection.choose import probabilities
 from fkjax.selection.picks import read_ids
@@ -194,9 +195,14 @@ def test_a_report_computes_probabilities_only_of_the_part_that_is_used(
         asked.append(len(examples))
         return probabilities(problem, examples)
 
+    def bias(of_pool, *others, **options):
+        del others, options
+        raise UserError(f"{len(of_pool)} are not enough")
+
+    monkeypatch.setattr("fkjax.commands.select.bias", bias)
     monkeypatch.setattr("fkjax.label_shift.shift.MOST_POOL", 150)
     monkeypatch.setattr("fkjax.commands.select.probabilities", counted)
     page = tmp_path / "page.html"
-    assert main([*files, "--budget", "2", "--report", str(page)]) == 0
+    assert main([*files, "--budget", "12", "--report", str(page)]) == 0
     assert asked == [150, len(VALIDATION["labels"])]
-    assert "150" in page.read_text()
+    assert "150 are not enough" in page.read_text()
