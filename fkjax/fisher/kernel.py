@@ -39,7 +39,7 @@ def standardized(block: jax.Array) -> jax.Array:
     usual = (block - center) / (deviation + 1e-10)
     small = _small(block)
     of_small = (small - small.mean()) / (small.std(ddof=1) + 1e-30)
-    of_small = jnp.where(is_constant, 0, of_small)
+    of_small = jnp.where(is_constant & jnp.isfinite(center), 0, of_small)
     return jnp.where(jnp.isfinite(deviation), usual, of_small)
 
 

@@ -195,7 +195,7 @@ def _inputs_of(
     return lambda images: preprocess(inputs.in_shape(images))
 
 
-Visit = Callable[[str, int, jax.Array], jax.Array]
+OnCall = Callable[[str, int, jax.Array], jax.Array]
 """`visit(path, number, output) -> output`, called with a layer's path and the number of
 its call."""
 
@@ -220,7 +220,7 @@ def _tapped(
         if path in outside or name in chosen
     }
 
-    def directly(variables: Variables, inputs: Any, visit: Visit) -> Any:
+    def directly(variables: Variables, inputs: Any, visit: OnCall) -> Any:
         times = dict.fromkeys(outside, 0)
 
         def seen(path: str, output: jax.Array) -> jax.Array:
@@ -231,7 +231,7 @@ def _tapped(
 
         return network.run(variables, inputs, outputs_of(seen), "taps")
 
-    def opened(variables: Variables, inputs: Any, visit: Visit) -> Any:
+    def opened(variables: Variables, inputs: Any, visit: OnCall) -> Any:
         closed = jax.make_jaxpr(
             lambda variables, inputs: network.run(
                 variables, inputs, outputs_of(marks.mark), "marks"

@@ -151,8 +151,8 @@ def with_finite_zeros(rows: np.ndarray) -> np.ndarray:
     Like the zeros of `logs`, they become those of the smallest float32. Rows without a
     finite maximum, which have no probabilities, do not change.
 
-    >>> with_finite_zeros(np.array([[0.0, -np.inf]])).round(1).tolist()
-    [[0.0, -87.3]]
+    >>> print(with_finite_zeros(np.array([[0.0, -np.inf]])).round(1))
+    [[  0.  -87.3]]
 
     Args:
         rows: logits or log-probabilities. Shape [B, C].

@@ -70,12 +70,12 @@ def test_several_arrays_are_passed_by_name(monkeypatch):
         k: np.concatenate([x, ALL[k][:M]]) for k, x in pool["images"].items()
     }
     known["labels"] = wrong
-    problem = problem_of_network(pool, known, Text())
+    problem = problem_of_network(pool, known, Text(), keep_copies=True)
     selection = choose(problem, budget=4)
     assert selection.is_mistake.all()
     np.testing.assert_array_equal(selection.indices, N + selection.targets)
     monkeypatch.setattr(columns, "_IN_MEMORY", 0)
-    problem = problem_of_network(pool, known, Text())
+    problem = problem_of_network(pool, known, Text(), keep_copies=True)
     assert isinstance(problem.pool, Streamed)
     expected = jax.nn.softmax(logits)[selection.targets]
     for found in (
