@@ -145,6 +145,23 @@ def path_of(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+class PriorCorrection(NamedTuple):
+    """A correction of log-probabilities for the class shares of deployment.
+
+    It is applied by `fkjax.label_shift.corrected`.
+
+    Attributes:
+        strength: strength of the correction, tau; 0 for none. Shape [].
+        temperature: temperature of the probabilities, T. Shape [].
+        log_ratio: log pi - log p_L of each class: share in deployment, and share in the
+            training set. Shape [C].
+    """
+
+    strength: Any
+    temperature: Any
+    log_ratio: Any
+
+
 class Query(NamedTuple):
     """The batch of examples that an acquisition function chooses in one round.
 

@@ -1,0 +1,164 @@
+"""Greedy selection: the example of the highest gain, one after the other.
+
+After each pick, the gains of all rows are updated from a few inner products with the
+row that was picked, so that no [N, N] array is needed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fkjax.base import key_for
+from fkjax.parallel.rows import Rows
+
+_MOST_ROWS = 8192
+"""Number of rows in a matrix product. It does not depend on the number of devices,
+because XLA may sum in a different order for a different shape."""
+
+
+class Picked(NamedTuple):
+    """The row that was picked last.
+
+    Attributes:
+        row: features of the row, phi_j. Shape [K].
+        state: state of the row before the pick; a pytree like that of `Gain.rows`.
+    """
+
+    row: jax.Array
+    state: Any
+
+
+class Gain(NamedTuple):
+    """A gain that is kept up to date for every row.
+
+    Attributes:
+        shared: state that all rows share; a pytree of arrays.
+        rows: state of each row; a pytree of arrays with a leading axis N.
+        value: function `value(shared, row) -> []`: gain of one row from its state.
+        directions: function `directions(shared, picked) -> [K, P]`: vectors of which
+            `update` needs the inner products with every row.
+        update: function `update(shared, picked, row, products [P]) -> row`: state of
+            one row after a pick.
+        share: function `share(shared, picked) -> shared`: shared state after a pick.
+    """
+
+    shared: Any
+    rows: Any
+    value: Callable[[Any, Any], jax.Array]
+    directions: Callable[[Any, Picked], jax.Array]
+    update: Callable[[Any, Picked, Any, jax.Array], Any]
+    share: Callable[[Any, Picked], Any]
+
+
+def pick(
+    key: jax.Array, pool: Rows, is_open: jax.Array, gain: Gain, *, budget: int
+) -> tuple[jax.Array, jax.Array]:
+    """Picks `budget` rows, each of the highest gain given those before it.
+
+    Ties are broken at random.
+
+    Args:
+        key: random key of the order of ties.
+        pool: features of the pool, phi, which are in memory. Each device has a share.
+            Shape [N, K].
+        is_open: whether each row can be picked; `budget` or more can. Shape [N] bool.
+        gain: gain of this device's share of the rows.
+        budget: number of rows to pick, B.
+
+    Returns:
+        The positions of the rows in the order of the picks, and their gains. Shapes
+        [B].
+    """
+    own = pool.start + jnp.arange(pool.size)
+    lot = jax.random.uniform(key_for(key, "lot"), (pool.num,), jnp.float32)
+    lot = lot.at[own].get(mode="clip")
+    is_open = is_open.at[own].get(mode="fill", fill_value=False)
+
+    def step(state: tuple[Any, Any, jax.Array], _: None) -> tuple[Any, Any]:
+        shared, rows, is_open = state
+        gains = jax.vmap(gain.value, in_axes=(None, 0))(shared, rows)
+        gains = jnp.where(is_open, gains, -jnp.inf)
+        best, winner, at = _highest(pool, gains, lot)
+        is_here = jnp.arange(pool.size) == at
+        picked = _broadcast(pool, (pool.read(at, 1), _one(rows, at)), winner)
+        picked = Picked(*jax.tree.map(lambda x: x[0], picked))
+        products = inner_products(pool, gain.directions(shared, picked))
+        rows = jax.vmap(gain.update, in_axes=(None, None, 0, 0))(
+            shared, picked, rows, products
+        )
+        is_open &= ~(is_here & winner)
+        position = _broadcast(pool, (pool.start + at)[None], winner)[0]
+        return (gain.share(shared, picked), rows, is_open), (position, best)
+
+    start = gain.shared, gain.rows, is_open
+    return jax.lax.scan(step, start, length=budget)[1]
+
+
+def inner_products(pool: Rows, directions: jax.Array) -> jax.Array:
+    """Returns the inner products of the rows of this share with some vectors.
+
+    Args:
+        pool: features of the pool. Shape [N, K].
+        directions: vectors. Shape [K, P].
+
+    Returns:
+        The inner products, at the highest matrix precision. Shape [share of N, P].
+    """
+    return of_chunks(
+        pool,
+        lambda phi: jnp.matmul(phi, directions, precision=jax.lax.Precision.HIGHEST),
+    )
+
+
+def of_chunks(pool: Rows, fn: Callable[[jax.Array], Any]) -> Any:
+    """Returns `fn` of the rows of this share, computed in chunks of the same shape.
+
+    Args:
+        pool: features of the pool. Shape [N, K].
+        fn: function of a chunk of rows, which returns values for each row.
+    """
+    length = min(_MOST_ROWS, max(256, -(-pool.num // 8)))
+    if length >= pool.size:
+        rows = pool.read(0, pool.size)
+        padded = jnp.pad(rows, ((0, length - pool.size), (0, 0)))
+        return jax.tree.map(lambda x: x[: pool.size], fn(padded))
+    starts = jnp.arange(0, pool.size, length)
+    last = pool.size - length
+    chunks = jax.lax.map(
+        lambda at: fn(pool.read(jnp.minimum(at, last), length)), starts
+    )
+
+    def joined(x: jax.Array) -> jax.Array:
+        before = x[:-1].reshape(-1, *x.shape[2:])
+        return jnp.concatenate([before, x[-1][len(before) - last :]])
+
+    return jax.tree.map(joined, chunks)
+
+
+def _highest(
+    pool: Rows, gains: jax.Array, lot: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the highest gain, whether it is here, and its position in the share."""
+    best = gains.max()
+    at = jnp.where(gains == best, lot, -1).argmax()
+    if pool.axis is None:
+        return best, jnp.bool_(True), at
+    bests, lots = jax.lax.all_gather((best, lot[at]), pool.axis)
+    winner = jnp.where(bests == bests.max(), lots, -1).argmax()
+    return bests.max(), winner == jax.lax.axis_index(pool.axis), at
+
+
+def _one(rows: Any, at: jax.Array) -> Any:
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, 1), rows)
+
+
+def _broadcast(pool: Rows, value: Any, is_here: jax.Array) -> Any:
+    """Returns the value of the device where `is_here` is true."""
+    if pool.axis is None:
+        return value
+    axis = pool.axis
+    return jax.tree.map(
+        lambda x: jax.lax.psum(jnp.where(is_here, x, jnp.zeros_like(x)), axis), value
+    )
