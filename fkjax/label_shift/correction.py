@@ -109,10 +109,17 @@ def choose_correction(
     ratio = np.log(_checked(deployment_shares, log_probs, "deployment"))
     ratio = ratio - np.log(_checked(training_shares, log_probs, "training"))
     names = [str(i) for i in range(log_probs.shape[-1])]
-    if len(log_probs):
-        labels = checked_numbers(labels, names, "labels")
+    if len(log_probs) != len(labels):
+        raise UserError(
+            f"the log-probabilities of {len(log_probs)} examples need one label for "
+            f"each, got {len(labels)} labels"
+        )
+    labels = checked_numbers(labels, names, "labels") if len(labels) else []
     return fit_correction(
-        jnp.asarray(log_probs), jnp.asarray(labels), jnp.asarray(ratio), spread=spread
+        jnp.asarray(log_probs),
+        jnp.asarray(labels, jnp.int32),
+        jnp.asarray(ratio),
+        spread=spread,
     )
 
 

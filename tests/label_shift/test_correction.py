@@ -73,6 +73,7 @@ def test_smoothed_shares_count_one_more_of_each_class():
     ("arguments", "message"),
     [
         ((np.zeros((4, 3)), [0, 1, 2, 3], TRAINING, DEPLOYMENT), "labels must be"),
+        ((np.zeros((4, 3)), [0, 1, 2], TRAINING, DEPLOYMENT), "one label for each"),
         ((np.zeros((4, 3)), [0] * 4, TRAINING[:2], DEPLOYMENT), "one number for each"),
         ((np.zeros((4, 3)), [0] * 4, TRAINING, [1, 0, 0]), "shares must be positive"),
     ],
