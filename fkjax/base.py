@@ -201,6 +201,8 @@ class View(NamedTuple):
         validation_mistakes: mask of the validation examples that the model
             misclassifies. Shape [M] bool.
         pool_labels: true labels of the pool, for ablations only. Shape [N].
+        labels: labels that the oracle gave; -1 for the other examples. Shape [N].
+        correction: correction of the model's log-probabilities for deployment.
     """
 
     variables: Variables
@@ -210,6 +212,8 @@ class View(NamedTuple):
     validation_labels: jax.Array
     validation_mistakes: jax.Array
     pool_labels: jax.Array
+    labels: Any = None
+    correction: Any = None
 
 
 class Strategy(NamedTuple):

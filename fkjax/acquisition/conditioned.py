@@ -23,49 +23,77 @@ from fkjax.acquisition.greedy import Gain, Picked, of_chunks
 from fkjax.parallel.rows import Rows
 
 _PRECISE = jax.lax.Precision.HIGHEST
+_BLOCK = 200  # of which the shares of devices are multiples
 
 
-def covariance(
-    features: jax.Array, *, noise: float, weights: jax.Array | None = None
-) -> jax.Array:
-    """Returns M = (I + sum_a weights_a phi_a phi_a^T / noise)^-1.
+def gram(features: Rows, weights: jax.Array) -> jax.Array:
+    """Returns sum_i weights_i phi_i phi_i^T.
+
+    The blocks of rows are added in the same order for any number of devices, one device
+    after the other, so that the bits of the result do not depend on it.
 
     Args:
-        features: features of the observed examples, phi. Shape [A, K].
+        features: features of N examples, phi. Shape [N, K].
+        weights: weight of each example; 0 leaves it out. Shape [N].
+
+    Returns:
+        The sum. Shape [K, K].
+    """
+    num_blocks = -(-features.size // _BLOCK)
+    own = jnp.arange(num_blocks * _BLOCK).reshape(num_blocks, _BLOCK)
+    last = max(0, features.size - _BLOCK)
+
+    def add(total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
+        at = jnp.minimum(rows[0], last)
+        phi = features.read(at, min(_BLOCK, features.size))
+        positions = at + jnp.arange(len(phi))
+        is_new = positions >= rows[0]
+        of_rows = weights.at[features.start + positions].get(
+            mode="fill", fill_value=0.0
+        )
+        scaled = phi * jnp.where(is_new, of_rows, 0)[:, None].astype(phi.dtype)
+        return total + jnp.matmul(scaled.T, phi, precision=_PRECISE), None
+
+    shape = jax.eval_shape(lambda: features.read(0, 1))
+    total = jnp.zeros((shape.shape[1], shape.shape[1]), shape.dtype)
+    if features.axis is None:
+        return jax.lax.scan(add, total, own)[0]
+    axis = features.axis
+    for device in range(jax.lax.axis_size(axis)):
+        is_here = jax.lax.axis_index(axis) == device
+        total = jax.lax.cond(
+            is_here,
+            lambda total: jax.lax.scan(add, total, own)[0],
+            jnp.zeros_like,
+            total,
+        )
+        total = jax.lax.psum(total, axis)
+    return total
+
+
+def total(features: Rows, weights: jax.Array) -> jax.Array:
+    """Returns sum_i weights_i phi_i, with the bits of `gram`'s order. Shape [K]."""
+    ones = jax.eval_shape(lambda: features.read(0, 1))
+    extended = features.map(
+        lambda phi: jnp.concatenate([phi, jnp.ones((len(phi), 1), ones.dtype)], axis=1)
+    )
+    return gram(extended, weights)[:-1, -1]
+
+
+def covariance(gram: jax.Array, *, noise: float) -> jax.Array:
+    """Returns M = (I + gram / noise)^-1, by a Cholesky factorization.
+
+    Args:
+        gram: sum of phi_a phi_a^T over the observed examples. Shape [K, K].
         noise: variance of the noise, s2.
-        weights: weight of each example; 0 leaves it out. None weights all by 1. Shape
-            [A].
 
     Returns:
         The covariance of the weights w. Shape [K, K].
     """
-    if weights is None:
-        weights = jnp.ones(len(features), features.dtype)
-    scaled = features * jnp.sqrt(weights / noise)[:, None]
-    eye = jnp.eye(features.shape[1], dtype=features.dtype)
-    precision = eye + jnp.matmul(scaled.T, scaled, precision=_PRECISE)
-    factor = jax.scipy.linalg.cho_factor(precision, lower=True)
+    eye = jnp.eye(len(gram), dtype=gram.dtype)
+    factor = jax.scipy.linalg.cho_factor(eye + gram / noise, lower=True)
     inverse = jax.scipy.linalg.cho_solve(factor, eye)
     return (inverse + inverse.T) / 2
-
-
-def second_moment(pool: Rows, weights: jax.Array) -> jax.Array:
-    """Returns sum_i weights_i phi_i phi_i^T / sum_i weights_i over the pool.
-
-    Args:
-        pool: features of the pool, phi. Shape [N, K].
-        weights: weight of each row, 0 or more. Shape [N].
-
-    Returns:
-        The second moment, Sigma. Shape [K, K].
-    """
-    own = pool.start + jnp.arange(pool.size)
-    of_rows = weights.at[own].get(mode="fill", fill_value=0.0)
-    rows = pool.read(0, pool.size)
-    total = jnp.matmul((rows * of_rows[:, None]).T, rows, precision=_PRECISE)
-    if pool.axis is not None:
-        total = jax.lax.psum(total, pool.axis)
-    return total / weights.sum()
 
 
 class _Ratio(NamedTuple):

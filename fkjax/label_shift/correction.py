@@ -77,7 +77,7 @@ def choose_correction(
     training_shares: Any,
     deployment_shares: Any,
     *,
-    spread: float = 1.0,
+    spread: float = 0.5,
 ) -> PriorCorrection:
     """Chooses tau and T by the log-loss on examples that look like deployment.
 
@@ -128,7 +128,7 @@ def fit_correction(
     labels: jax.Array,
     log_ratio: jax.Array,
     *,
-    spread: float = 1.0,
+    spread: float = 0.5,
 ) -> PriorCorrection:
     """Runs `choose_correction` under `jit`, without checks.
 
