@@ -20,6 +20,7 @@ from fkjax.testing import SMALL, check_strategy
 FIXED = {
     *("feature_match", "fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
     *("fisher_oracle", "margin", "least_confidence"),
+    *("fisher_ratio", "bait", "vtl", "logdet_mi", "max_det", "fisher_herding"),
 }
 
 # One of each kind; the others share their code and take a minute more.
@@ -27,6 +28,7 @@ QUICK = {
     "random",
     "feature_match",
     "fisher_nearest",
+    "fisher_ratio",
     "margin",
     "variation_ratio",
     "vaal",
@@ -47,9 +49,7 @@ def test_every_strategy_keeps_the_contract(name):
     if name != "fisher_covariance":  # whose copies have no effect on some platforms
         assert ("another key" in " ".join(left_out)) == (name not in FIXED)
     assert ("is_bad is None" in " ".join(left_out)) == (name == "random")
-    assert ("all fields are declared" in " ".join(left_out)) == (
-        name == "fisher_oracle"
-    )
+    assert "all fields are declared" not in " ".join(left_out)
 
 
 def test_the_example_runs():

@@ -45,7 +45,10 @@ jax.tree_util.register_pytree_node(
 )
 
 
-_DECLARABLE = ("validation", "validation_labels", "validation_mistakes")
+_DECLARABLE = (
+    *("validation", "validation_labels", "validation_mistakes"),
+    *("labels", "correction"),
+)
 
 
 def restrict(

@@ -14,6 +14,7 @@ Each function here returns a `Gain` for `fkjax.acquisition.greedy.pick`, at the 
 one or two products [N, K] x [K] for each pick. N is the number of rows of a device.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,61 +24,75 @@ from fkjax.acquisition.greedy import Gain, Picked, of_chunks
 from fkjax.parallel.rows import Rows
 
 _PRECISE = jax.lax.Precision.HIGHEST
-_BLOCK = 200  # of which the shares of devices are multiples
+_BLOCK = 200
+"""Number of rows in a block of a sum. The shares of devices are multiples of it."""
 
 
 def gram(features: Rows, weights: jax.Array) -> jax.Array:
     """Returns sum_i weights_i phi_i phi_i^T.
-
-    The blocks of rows are added in the same order for any number of devices, one device
-    after the other, so that the bits of the result do not depend on it.
 
     Args:
         features: features of N examples, phi. Shape [N, K].
         weights: weight of each example; 0 leaves it out. Shape [N].
 
     Returns:
-        The sum. Shape [K, K].
+        The sum, with the same bits for any number of devices. Shape [K, K].
     """
-    num_blocks = -(-features.size // _BLOCK)
-    own = jnp.arange(num_blocks * _BLOCK).reshape(num_blocks, _BLOCK)
-    last = max(0, features.size - _BLOCK)
 
-    def add(total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
-        at = jnp.minimum(rows[0], last)
-        phi = features.read(at, min(_BLOCK, features.size))
-        positions = at + jnp.arange(len(phi))
-        is_new = positions >= rows[0]
-        of_rows = weights.at[features.start + positions].get(
-            mode="fill", fill_value=0.0
-        )
-        scaled = phi * jnp.where(is_new, of_rows, 0)[:, None].astype(phi.dtype)
-        return total + jnp.matmul(scaled.T, phi, precision=_PRECISE), None
+    def of_block(weights: jax.Array, phi: jax.Array) -> jax.Array:
+        return jnp.matmul((phi * weights[:, None]).T, phi, precision=_PRECISE)
 
-    shape = jax.eval_shape(lambda: features.read(0, 1))
-    total = jnp.zeros((shape.shape[1], shape.shape[1]), shape.dtype)
-    if features.axis is None:
-        return jax.lax.scan(add, total, own)[0]
-    axis = features.axis
-    for device in range(jax.lax.axis_size(axis)):
-        is_here = jax.lax.axis_index(axis) == device
-        total = jax.lax.cond(
-            is_here,
-            lambda total: jax.lax.scan(add, total, own)[0],
-            jnp.zeros_like,
-            total,
-        )
-        total = jax.lax.psum(total, axis)
-    return total
+    return _sum(features, weights, of_block)
 
 
 def total(features: Rows, weights: jax.Array) -> jax.Array:
-    """Returns sum_i weights_i phi_i, with the bits of `gram`'s order. Shape [K]."""
-    ones = jax.eval_shape(lambda: features.read(0, 1))
-    extended = features.map(
-        lambda phi: jnp.concatenate([phi, jnp.ones((len(phi), 1), ones.dtype)], axis=1)
-    )
-    return gram(extended, weights)[:-1, -1]
+    """Returns sum_i weights_i phi_i.
+
+    Args:
+        features: features of N examples, phi. Shape [N, K].
+        weights: weight of each example; 0 leaves it out. Shape [N].
+
+    Returns:
+        The sum, with the same bits for any number of devices. Shape [K].
+    """
+
+    def of_block(weights: jax.Array, phi: jax.Array) -> jax.Array:
+        return (phi * weights[:, None]).sum(axis=0)
+
+    return _sum(features, weights, of_block)
+
+
+def _sum(
+    features: Rows,
+    weights: jax.Array,
+    of_block: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Sums over blocks of rows, in the same order for any number of devices."""
+    size = min(_BLOCK, features.size)
+    block = jax.eval_shape(lambda: features.read(0, size))
+    of_rows = jax.ShapeDtypeStruct((size,), block.dtype)
+    weights = jnp.asarray(weights, block.dtype)
+
+    def add(total: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
+        at = jnp.minimum(start, features.size - size)
+        phi = jnp.roll(features.read(at, size), at - start, axis=0)
+        phi = jnp.pad(phi, ((0, _BLOCK - size), (0, 0)))
+        positions = start + jnp.arange(_BLOCK)
+        own = weights.at[features.start + positions].get(mode="fill", fill_value=0)
+        return total + of_block(jnp.where(positions < features.size, own, 0), phi), None
+
+    def added(total: jax.Array) -> jax.Array:
+        return jax.lax.scan(add, total, jnp.arange(0, features.size, _BLOCK))[0]
+
+    shape = jax.eval_shape(of_block, of_rows, block).shape
+    total = jnp.zeros(shape, block.dtype)
+    if features.axis is None:
+        return added(total)
+    for device in range(jax.lax.axis_size(features.axis)):
+        is_next = jax.lax.axis_index(features.axis) == device
+        total = jax.lax.cond(is_next, added, jnp.zeros_like, total)
+        total = jax.lax.psum(total, features.axis)
+    return total
 
 
 def covariance(gram: jax.Array, *, noise: float) -> jax.Array:
@@ -129,7 +144,8 @@ def fisher_ratio(
         return row.g / (row.m + noise)
 
     def directions(shared: _Ratio, picked: Picked) -> jax.Array:
-        return jnp.stack([shared.m @ picked.row, shared.g @ picked.row], axis=1)
+        both = _times(shared.m, picked.row), _times(shared.g, picked.row)
+        return jnp.stack(both, axis=1)
 
     def update(shared: Any, picked: Picked, row: _Ratio, products: jax.Array) -> _Ratio:
         del shared
@@ -168,7 +184,7 @@ def variance(pool: Rows, covariance: jax.Array, *, noise: float) -> Gain:
         return row
 
     def directions(shared: jax.Array, picked: Picked) -> jax.Array:
-        return (shared @ picked.row)[:, None]
+        return _times(shared, picked.row)[:, None]
 
     def update(
         shared: Any, picked: Picked, row: jax.Array, products: jax.Array
@@ -177,7 +193,7 @@ def variance(pool: Rows, covariance: jax.Array, *, noise: float) -> Gain:
         return jnp.maximum(row - products[0] ** 2 / (noise + picked.state), 0)
 
     def share(shared: jax.Array, picked: Picked) -> jax.Array:
-        u = shared @ picked.row
+        u = _times(shared, picked.row)
         return shared - jnp.outer(u, u) / (noise + picked.state)
 
     rows = of_chunks(pool, lambda phi: _quadratic(phi, covariance))
@@ -272,6 +288,10 @@ def herding(
     both = jnp.stack([mean, total], axis=1)
     rows = of_chunks(pool, lambda phi: jnp.matmul(phi, both, precision=_PRECISE))
     return Gain(num, (rows[:, 0], rows[:, 1]), value, directions, update, share)
+
+
+def _times(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    return jnp.matmul(matrix, vector, precision=_PRECISE)
 
 
 def _quadratic(phi: jax.Array, matrix: jax.Array) -> jax.Array:

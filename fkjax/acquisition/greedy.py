@@ -42,6 +42,9 @@ class Gain(NamedTuple):
         update: function `update(shared, picked, row, products [P]) -> row`: state of
             one row after a pick.
         share: function `share(shared, picked) -> shared`: shared state after a pick.
+        survey: function `survey(pool, shared, rows, is_open) -> shared`, called before
+            each pick with the states of all rows of this device's share; None if
+            `shared` does not depend on them.
     """
 
     shared: Any
@@ -50,6 +53,7 @@ class Gain(NamedTuple):
     directions: Callable[[Any, Picked], jax.Array]
     update: Callable[[Any, Picked, Any, jax.Array], Any]
     share: Callable[[Any, Picked], Any]
+    survey: Callable[[Rows, Any, Any, jax.Array], Any] | None = None
 
 
 def pick(
@@ -57,7 +61,7 @@ def pick(
 ) -> tuple[jax.Array, jax.Array]:
     """Picks `budget` rows, each of the highest gain given those before it.
 
-    Ties are broken at random.
+    Ties are broken at random. Gains that are NaN are the lowest.
 
     Args:
         key: random key of the order of ties.
@@ -78,16 +82,25 @@ def pick(
 
     def step(state: tuple[Any, Any, jax.Array], _: None) -> tuple[Any, Any]:
         shared, rows, is_open = state
+        if gain.survey is not None:
+            shared = gain.survey(pool, shared, rows, is_open)
         gains = jax.vmap(gain.value, in_axes=(None, 0))(shared, rows)
-        gains = jnp.where(is_open, gains, -jnp.inf)
+        # An open row comes before a closed one, whatever its gain.
+        finite = jnp.nan_to_num(gains, nan=jnp.finfo(gains.dtype).min)
+        gains = jnp.where(is_open, finite, -jnp.inf)
         best, winner, at = _highest(pool, gains, lot)
         is_here = jnp.arange(pool.size) == at
         picked = _broadcast(pool, (pool.read(at, 1), _one(rows, at)), winner)
         picked = Picked(*jax.tree.map(lambda x: x[0], picked))
-        products = inner_products(pool, gain.directions(shared, picked))
-        rows = jax.vmap(gain.update, in_axes=(None, None, 0, 0))(
-            shared, picked, rows, products
-        )
+        directions = gain.directions(shared, picked)
+
+        def updated(phi: jax.Array, rows: Any) -> Any:
+            products = jnp.matmul(phi, directions, precision=jax.lax.Precision.HIGHEST)
+            return jax.vmap(gain.update, in_axes=(None, None, 0, 0))(
+                shared, picked, rows, products
+            )
+
+        rows = of_chunks(pool, updated, rows)
         is_open &= ~(is_here & winner)
         position = _broadcast(pool, (pool.start + at)[None], winner)[0]
         return (gain.share(shared, picked), rows, is_open), (position, best)
@@ -96,39 +109,35 @@ def pick(
     return jax.lax.scan(step, start, length=budget)[1]
 
 
-def inner_products(pool: Rows, directions: jax.Array) -> jax.Array:
-    """Returns the inner products of the rows of this share with some vectors.
-
-    Args:
-        pool: features of the pool. Shape [N, K].
-        directions: vectors. Shape [K, P].
-
-    Returns:
-        The inner products, at the highest matrix precision. Shape [share of N, P].
-    """
-    return of_chunks(
-        pool,
-        lambda phi: jnp.matmul(phi, directions, precision=jax.lax.Precision.HIGHEST),
-    )
-
-
-def of_chunks(pool: Rows, fn: Callable[[jax.Array], Any]) -> Any:
+def of_chunks(pool: Rows, fn: Callable[..., Any], *others: Any) -> Any:
     """Returns `fn` of the rows of this share, computed in chunks of the same shape.
 
     Args:
         pool: features of the pool. Shape [N, K].
-        fn: function of a chunk of rows, which returns values for each row.
+        fn: function of a chunk of rows, and of the same rows of `others`. It returns
+            values for each row.
+        *others: pytrees of arrays with one row for each row of the share.
     """
     length = min(_MOST_ROWS, max(256, -(-pool.num // 8)))
     if length >= pool.size:
-        rows = pool.read(0, pool.size)
-        padded = jnp.pad(rows, ((0, length - pool.size), (0, 0)))
-        return jax.tree.map(lambda x: x[: pool.size], fn(padded))
-    starts = jnp.arange(0, pool.size, length)
+        whole = pool.read(0, pool.size), *others
+        padded = jax.tree.map(
+            lambda x: jnp.pad(
+                x, ((0, length - pool.size), *[(0, 0)] * (jnp.ndim(x) - 1))
+            ),
+            whole,
+        )
+        return jax.tree.map(lambda x: x[: pool.size], fn(*padded))
     last = pool.size - length
-    chunks = jax.lax.map(
-        lambda at: fn(pool.read(jnp.minimum(at, last), length)), starts
-    )
+
+    def of_chunk(start: jax.Array) -> Any:
+        at = jnp.minimum(start, last)
+        parts = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, at, length), others
+        )
+        return fn(pool.read(at, length), *parts)
+
+    chunks = jax.lax.map(of_chunk, jnp.arange(0, pool.size, length))
 
     def joined(x: jax.Array) -> jax.Array:
         before = x[:-1].reshape(-1, *x.shape[2:])
@@ -148,6 +157,19 @@ def _highest(
     bests, lots = jax.lax.all_gather((best, lot[at]), pool.axis)
     winner = jnp.where(bests == bests.max(), lots, -1).argmax()
     return bests.max(), winner == jax.lax.axis_index(pool.axis), at
+
+
+def rows_at(pool: Rows, positions: jax.Array) -> Any:
+    """Returns the rows at some positions of the set, on each device.
+
+    Args:
+        pool: the set, in memory.
+        positions: positions of the rows. Shape [P].
+    """
+    at = positions - pool.start
+    is_here = (at >= 0) & (at < pool.size)
+    rows = jax.vmap(lambda i: pool.read(i, 1)[0])(jnp.clip(at, 0, pool.size - 1))
+    return _broadcast(pool, rows, is_here[:, None])
 
 
 def _one(rows: Any, at: jax.Array) -> Any:

@@ -7,13 +7,15 @@ _NUM_STEPS = 200  # of expectation maximization
 
 
 def pool_posterior(
-    log_probs: jax.Array, labels: jax.Array, prior: jax.Array
+    log_probs: jax.Array, labels: jax.Array | None, prior: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Estimates the pool's class shares q, and p(y | x) under them, by EM.
 
     Args:
-        log_probs: log-probabilities for the class shares `prior`. Shape [N, C].
-        labels: known labels; -1 for the other examples. Shape [N].
+        log_probs: log-probabilities for the class shares `prior`. The probabilities of
+            an example with a NaN among them are taken to be q. Shape [N, C].
+        labels: known labels; -1 for the other examples. None if none is known.
+            Shape [N].
         prior: class shares for which the log-probabilities hold, positive. Shape [C].
 
     Returns:
@@ -22,16 +24,20 @@ def pool_posterior(
 
     Source: Saerens, Latinne and Decaestecker 2002.
     """
-    known = jax.nn.one_hot(labels, log_probs.shape[1], dtype=log_probs.dtype)
-    is_known = (labels >= 0)[:, None]
-    log_likelihoods = log_probs - jnp.broadcast_to(jnp.log(prior), log_probs.shape)
+    num, num_classes = log_probs.shape
+    labels = jnp.full(num, -1) if labels is None else labels
+    known = jax.nn.one_hot(labels, num_classes, dtype=log_probs.dtype)
+    log_prior = jnp.log(prior).astype(log_probs.dtype)
+
+    def of_one(log_p: jax.Array, known: jax.Array, log_q: jax.Array) -> jax.Array:
+        log_likelihood = jnp.where(jnp.isnan(log_p).any(), 0, log_p - log_prior)
+        return jnp.where(known.any(), known, jax.nn.softmax(log_likelihood + log_q))
 
     def posterior(q: jax.Array) -> jax.Array:
-        joint = log_likelihoods + jnp.broadcast_to(jnp.log(q), log_probs.shape)
-        return jnp.where(is_known, known, jax.nn.softmax(joint))
+        return jax.vmap(of_one, (0, 0, None))(log_probs, known, jnp.log(q))
 
     def step(_: int, q: jax.Array) -> jax.Array:
         return jnp.maximum(posterior(q).mean(axis=0), 1e-8)
 
-    q = jax.lax.fori_loop(0, _NUM_STEPS, step, prior)
+    q = jax.lax.fori_loop(0, _NUM_STEPS, step, jnp.exp(log_prior))
     return q, posterior(q)

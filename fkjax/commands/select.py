@@ -78,9 +78,11 @@ class Options:
     """Number of examples to choose."""
     strategy: str = "fisher_nearest"
     """Strategy: random, margin, least_confidence,
-    feature_match, fisher_argmax, fisher_nearest or
-    fisher_nearest_joint; with --network or --images,
-    any strategy of `fkjax run` except fisher_oracle."""
+    feature_match, fisher_argmax, fisher_nearest,
+    fisher_nearest_joint, fisher_ratio, bait, logdet_mi,
+    vtl, max_det or fisher_herding; with --network or
+    --images, any strategy of `fkjax run` except
+    fisher_oracle."""
     labeled: Annotated[tuple[str, ...], _files] = ()
     """CSV files with a column id that lists the labeled
     examples, such as an earlier --output."""

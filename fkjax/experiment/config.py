@@ -97,10 +97,12 @@ class Config:
     fisher_argmax, fisher_nearest, fisher_nearest_joint,
     fisher_oracle; with perturbed copies,
     fisher_covariance, fisher_information,
-    fisher_information_diagonal; with MC-dropout,
-    variation_ratio, entropy, bald, mean_std; with the
-    model's probabilities, margin, least_confidence;
-    with adversarial training, vaal."""
+    fisher_information_diagonal; on the labels at hand,
+    fisher_ratio, bait, logdet_mi, vtl, max_det,
+    fisher_herding; with MC-dropout, variation_ratio,
+    entropy, bald, mean_std; with the model's
+    probabilities, margin, least_confidence; with
+    adversarial training, vaal."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0

@@ -354,6 +354,11 @@ def _reason(pick: Pick, num_tied: int) -> str:
     if num_tied:
         others = "another pick" if num_tied == 1 else f"{num_tied:,} other picks"
         return f"Its score equals that of {others}; {predicted}."
+    if pick.pseudo_label is not None:
+        return (
+            "Adds much to the examples that are labeled or chosen before it; assumed "
+            f"class {pick.pseudo_label}; {predicted}."
+        )
     return f"The model is uncertain; {predicted}."
 
 

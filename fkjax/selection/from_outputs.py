@@ -25,6 +25,7 @@ from fkjax.selection.problem import Problem, make_problem
 SUFFICE = (
     *("random", "margin", "least_confidence", "feature_match"),
     *("fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
+    *("fisher_ratio", "bait", "logdet_mi", "vtl", "max_det", "fisher_herding"),
 )
 """The names of the strategies for which features and logits suffice."""
 

@@ -21,6 +21,7 @@ from fkjax.acquisition.perturbation import copies
 from fkjax.base import Query, Strategy, View, key_for
 from fkjax.fisher import descriptors
 from fkjax.training import evaluation, fit
+from tests.acquisition.outputs import GREEDY
 from tests.tiny import TAPS, tiny
 
 BUDGET = 8
@@ -42,7 +43,14 @@ def taps_of(name):
     return ("conv1",) if "information" in name else TAPS
 
 
-MATCHING = [name for name in STRATEGIES if name not in BLIND]
+MATCHING = [name for name in STRATEGIES if name not in (*BLIND, *GREEDY)]
+# Of those that share one query, one is tested here; see `test_complement.py`.
+EACH = [
+    pytest.param(
+        name, marks=pytest.mark.slow if name in set(GREEDY) - {"fisher_ratio"} else ()
+    )
+    for name in STRATEGIES
+]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +147,7 @@ def r_z(features):
     return correlations(*features)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_query_is_distinct_and_unlabelled(name, ask, world):
     query = ask(name, world)
     assert isinstance(query, Query)
@@ -148,7 +156,7 @@ def test_a_query_is_distinct_and_unlabelled(name, ask, world):
     assert np.asarray(world[0].is_unlabeled)[query.indices].all()
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EACH)
 def test_all_but_the_budget_labelled_leaves_no_choice(name, ask, world):
     view, truth = world
     left = np.array([3, 7, 20, 33, 34, 35, 60, 89])
@@ -157,11 +165,11 @@ def test_all_but_the_budget_labelled_leaves_no_choice(name, ask, world):
     assert set(query.indices) == set(left)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_key_decides(name, ask, world):
     first, again, other = (ask(name, world, key) for key in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    is_deterministic = name in ("margin", "least_confidence")
+    is_deterministic = name in ("margin", "least_confidence", *GREEDY)
     assert (first.indices != other.indices).any() != is_deterministic
 
 
@@ -196,6 +204,10 @@ READS = {
         "validation_labels",
         "pool_labels",
     },
+    **{
+        name: {"validation", "validation_labels", "labels", "correction"}
+        for name in GREEDY
+    },
 } | {name: set() for name in BLIND}
 
 
@@ -205,7 +217,12 @@ def test_a_strategy_declares_what_it_needs(name, model):
     assert make_strategy(STRATEGIES[name], model, SETTINGS).sees == READS[name]
 
 
-PAIRS = [(name, field) for name, fields in READS.items() for field in sorted(fields)]
+PAIRS = [
+    (name, field)
+    for name, fields in READS.items()
+    for field in sorted(fields)
+    if name not in GREEDY[1:]  # which share one query
+]
 
 
 @pytest.mark.parametrize(("name", "field"), PAIRS)

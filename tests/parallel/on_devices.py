@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.fisher_kernel import fisher_nearest
 from fkjax.acquisition.pseudo_label import argmax
 from fkjax.experiment import pool as pools
@@ -34,6 +35,7 @@ from fkjax.sketch.embedding import embed, predicted, sampled
 from fkjax.sketch.planner import auto
 from fkjax.sketch.projection import project
 from fkjax.training.fit import Schedule
+from tests.acquisition import outputs
 from tests.parallel.test_examples import dense
 from tests.tiny import TAPS, tiny
 
@@ -257,6 +259,33 @@ def rounds(name):
     found = sharded(pixels, 4) if name.endswith("four") else sharded(streamed, 2)
     for a, b in zip(*map(jax.tree.leaves, (expected, found)), strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
+
+
+@check("picks", "picks of all")
+def picks(name):
+    """A sharded pool gives the query of all examples in one place."""
+    names = outputs.GREEDY if name.endswith("all") else ["fisher_ratio"]
+    settings = Settings(
+        budget=8, taps=outputs.MODEL.taps, kernel=outputs.KERNEL, is_trained=True
+    )
+    made = [make_strategy(STRATEGIES[n], outputs.MODEL, settings) for n in names]
+    view, _ = outputs.view_of(num=1030)
+
+    def queries(pool, view):
+        return [
+            strategy.query(jax.random.key(0), view._replace(pool=pool))
+            for strategy in made
+        ]
+
+    pool, view = np.asarray(view.pool), view._replace(pool=None)
+    expected = jax.jit(queries)(pool, view)
+    for num_devices in (2, 4):
+        mesh = mesh_of(num_devices)
+        found = on_all_devices(queries, mesh)(shard(pool, mesh), view)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a.indices, b.indices)
+            np.testing.assert_array_equal(a.pseudo_labels, b.pseudo_labels)
+            np.testing.assert_allclose(a.scores, b.scores, rtol=1e-6)
 
 
 @check("reading")
