@@ -4,6 +4,9 @@ Everything that a strategy of your own needs is here, too.
 """
 
 from fkjax.acquisition.adversarial import vaal
+from fkjax.acquisition.badge import badge
+from fkjax.acquisition.balance import balance_oracle
+from fkjax.acquisition.class_need import class_need, class_need_margin, class_need_ratio
 from fkjax.acquisition.complement import (
     bait,
     fisher_herding,
@@ -12,6 +15,7 @@ from fkjax.acquisition.complement import (
     max_det,
     vtl,
 )
+from fkjax.acquisition.coverage import core_set, lcmd
 from fkjax.acquisition.factories import Factory, Settings, make_strategy
 from fkjax.acquisition.fisher_kernel import (
     feature_match,
@@ -53,6 +57,11 @@ STRATEGIES: dict[str, Factory] = {
     "vtl": vtl,
     "max_det": max_det,
     "fisher_herding": fisher_herding,
+    "class_need_margin": class_need_margin,
+    "class_need_ratio": class_need_ratio,
+    "core_set": core_set,
+    "lcmd": lcmd,
+    "badge": badge,
     "variation_ratio": variation_ratio,
     "entropy": entropy,
     "bald": bald,
@@ -60,10 +69,15 @@ STRATEGIES: dict[str, Factory] = {
     "margin": margin,
     "least_confidence": least_confidence,
     "vaal": vaal,
+    "balance_oracle": balance_oracle,
 }
 """The factories by the names that `--strategies` takes; one entry adds one."""
 
+ORACLES = frozenset({"fisher_oracle", "balance_oracle"})
+"""The names of the references that read hidden labels."""
+
 __all__ = [
+    "ORACLES",
     "STRATEGIES",
     "Factory",
     "Model",
@@ -72,8 +86,14 @@ __all__ = [
     "Strategy",
     "Variables",
     "View",
+    "badge",
     "bait",
+    "balance_oracle",
     "bald",
+    "class_need",
+    "class_need_margin",
+    "class_need_ratio",
+    "core_set",
     "entropy",
     "feature_match",
     "fisher_argmax",
@@ -87,6 +107,7 @@ __all__ = [
     "fisher_ratio",
     "highest",
     "key_for",
+    "lcmd",
     "least_confidence",
     "log_probs",
     "logdet_mi",

@@ -61,7 +61,7 @@ def pick(
 ) -> tuple[jax.Array, jax.Array]:
     """Picks `budget` rows, each of the highest gain given those before it.
 
-    Ties are broken at random. Gains that are NaN are the lowest.
+    Ties are broken at random. Gains that are NaN or -inf are the lowest.
 
     Args:
         key: random key of the order of ties.
@@ -72,8 +72,8 @@ def pick(
         budget: number of rows to pick, B.
 
     Returns:
-        The positions of the rows in the order of the picks, and their gains. Shapes
-        [B].
+        The positions of the rows in the order of the picks, and their gains, which are
+        NaN where all were NaN or -inf. Shapes [B].
     """
     own = pool.start + jnp.arange(pool.size)
     lot = jax.random.uniform(key_for(key, "lot"), (pool.num,), jnp.float32)
@@ -86,7 +86,8 @@ def pick(
             shared = gain.survey(pool, shared, rows, is_open)
         gains = jax.vmap(gain.value, in_axes=(None, 0))(shared, rows)
         # An open row comes before a closed one, whatever its gain.
-        finite = jnp.nan_to_num(gains, nan=jnp.finfo(gains.dtype).min)
+        lowest = jnp.finfo(gains.dtype).min
+        finite = jnp.nan_to_num(gains, nan=lowest)
         gains = jnp.where(is_open, finite, -jnp.inf)
         best, winner, at = _highest(pool, gains, lot)
         is_here = jnp.arange(pool.size) == at
@@ -103,6 +104,7 @@ def pick(
         rows = of_chunks(pool, updated, rows)
         is_open &= ~(is_here & winner)
         position = _broadcast(pool, (pool.start + at)[None], winner)[0]
+        best = jnp.where(best > lowest, best, jnp.nan)
         return (gain.share(shared, picked), rows, is_open), (position, best)
 
     start = gain.shared, gain.rows, is_open

@@ -61,7 +61,8 @@ def parse(argv: Sequence[str] | None) -> Config:
     strategy = tyro.conf.arg(
         name="strategy",
         metavar="NAME",
-        help="Strategy that chooses the images: any of `fkjax run` but fisher_oracle.",
+        help="Strategy that chooses the images: any of `fkjax run` but fisher_oracle "
+        "and balance_oracle.",
     )
     return parse_config(
         argv,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fkjax.acquisition import STRATEGIES
+from fkjax.acquisition import ORACLES, STRATEGIES
 from fkjax.base import UserError, check_name
 from fkjax.experiment.config import Config
 from fkjax.models import MODELS
@@ -128,10 +128,11 @@ def _check_oracle(config: Config) -> None:
                 f"{field} must be {value!r} where a person labels one pool once, got "
                 f"{getattr(config, field)!r}"
             )
-    if len(config.strategies) > 1 or "fisher_oracle" in config.strategies:
+    if len(config.strategies) > 1 or ORACLES & set(config.strategies):
         raise UserError(
-            "--strategy takes one strategy other than fisher_oracle, which uses hidden "
-            f"labels, got {' '.join(config.strategies)!r}"
+            "--strategy takes one strategy other than "
+            f"{' and '.join(sorted(ORACLES, reverse=True))}, which use hidden labels, "
+            f"got {' '.join(config.strategies)!r}"
         )
 
 

@@ -26,6 +26,7 @@ SUFFICE = (
     *("random", "margin", "least_confidence", "feature_match"),
     *("fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
     *("fisher_ratio", "bait", "logdet_mi", "vtl", "max_det", "fisher_herding"),
+    *("class_need_margin", "class_need_ratio", "core_set", "lcmd", "badge"),
 )
 """The names of the strategies for which features and logits suffice."""
 

@@ -15,6 +15,7 @@ from fkjax.models.precomputed import FEATURES, LOGITS
 
 GREEDY = [
     *("fisher_ratio", "bait", "vtl", "logdet_mi", "max_det", "fisher_herding"),
+    *("class_need_margin", "class_need_ratio", "core_set", "lcmd"),
 ]
 """The strategies of `fkjax.acquisition.scene`."""
 
@@ -67,10 +68,22 @@ def strategy(name, *, trains_on_validation=True, budget=BUDGET, kernel=KERNEL):
     return made._replace(query=jax.jit(made.query))
 
 
-def ask(name, view, truth=None, key=0, **options):
+def ask(name, view, *, truth=None, key=0, **options):
     made = strategy(name, **options)
     seen = access.restrict(view, made, hidden_labels=lambda: jnp.asarray(truth))
     return jax.tree.map(np.asarray, made.query(jax.random.key(key), seen))
+
+
+def check_greedy(query, scene, gain_of):
+    """Each pick has the highest gain, given those before it."""
+    picks = query.indices.tolist()
+    assert len(set(picks)) == len(picks) and scene.is_open[picks].all()
+    is_open = scene.is_open.copy()
+    for n, i in enumerate(picks):
+        gains = gain_of(picks[:n])
+        np.testing.assert_allclose(query.scores[n], gains[i], rtol=1e-3, atol=1e-5)
+        assert gains[i] >= gains[is_open].max() - 1e-5
+        is_open[i] = False
 
 
 def softmax(x):

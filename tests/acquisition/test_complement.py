@@ -8,7 +8,14 @@ import pytest
 from fkjax.acquisition.features import unit_features
 from fkjax.acquisition.posterior import pool_posterior
 from fkjax.fisher.kernel import last_layer
-from tests.acquisition.outputs import BUDGET, CLASSES, ask, scene_of, view_of
+from tests.acquisition.outputs import (
+    BUDGET,
+    CLASSES,
+    ask,
+    check_greedy,
+    scene_of,
+    view_of,
+)
 
 NOISE = 0.1
 NAMES = ["fisher_ratio", "bait", "vtl", "logdet_mi", "max_det", "fisher_herding"]
@@ -44,18 +51,6 @@ def gain_of(name, scene, picks, trains_on_validation=True):
     if name == "vtl":
         sigma = scene.validation.T @ scene.validation / len(scene.validation)
     return (((phi @ m @ sigma @ m) * phi).sum(axis=1)) / (v + NOISE)
-
-
-def check_greedy(query, scene, gain_of):
-    """Each pick has the highest gain, given those before it."""
-    picks = query.indices.tolist()
-    assert len(set(picks)) == len(picks) and scene.is_open[picks].all()
-    is_open = scene.is_open.copy()
-    for n, i in enumerate(picks):
-        gains = gain_of(picks[:n])
-        np.testing.assert_allclose(query.scores[n], gains[i], rtol=1e-3, atol=1e-5)
-        assert gains[i] >= gains[is_open].max() - 1e-5
-        is_open[i] = False
 
 
 @pytest.mark.parametrize("name", NAMES)
