@@ -19,7 +19,7 @@ def balance_oracle(model: Model, *, budget: int) -> Strategy:
     """
 
     def query(key: jax.Array, view: View) -> Query:
-        labels, is_open = view.pool_labels, view.is_unlabeled
+        labels, is_open = jnp.asarray(view.pool_labels), view.is_unlabeled
         nothing = jnp.zeros(model.num_classes, jnp.int32)
         num_labeled = nothing.at[labels].add(~is_open)
         num_open = nothing.at[labels].add(is_open)

@@ -26,7 +26,7 @@ _FARTHEST = 4.0  # squared distance of unit vectors
 _AT_ONCE = 256  # centers
 
 
-class _Nearest(NamedTuple):
+class _ByCenter(NamedTuple):
     """The nearest center of a row."""
 
     distance: jax.Array  # Squared. Shape [].
@@ -60,13 +60,13 @@ def _by(gain: Callable[[Scene], Gain]) -> Callable[..., Strategy]:
     return factory
 
 
-def nearest_centers(scene: Scene) -> _Nearest:
+def nearest_centers(scene: Scene) -> _ByCenter:
     """Returns the state of each row of this device's share, before the first pick."""
     pool, num = scene.pool, scene.pool.num
     num_validation = len(scene.validation)
     rows = of_chunks(
         pool,
-        lambda phi: _Nearest(
+        lambda phi: _ByCenter(
             jnp.full(len(phi), _FARTHEST, phi.dtype),
             jnp.full(len(phi), num + num_validation, jnp.int32),
             (phi**2).sum(axis=1),
@@ -76,13 +76,13 @@ def nearest_centers(scene: Scene) -> _Nearest:
     own = pool.start + jnp.arange(pool.size, dtype=jnp.int32)
     rows = rows._replace(position=own)
 
-    def nearer(rows: _Nearest, centers: jax.Array, ids: jax.Array) -> _Nearest:
+    def nearer(rows: _ByCenter, centers: jax.Array, ids: jax.Array) -> _ByCenter:
         squares = (centers**2).sum(axis=1)
 
-        def of_chunk(phi: jax.Array, rows: _Nearest) -> _Nearest:
+        def of_chunk(phi: jax.Array, rows: _ByCenter) -> _ByCenter:
             products = jnp.matmul(phi, centers.T, precision=jax.lax.Precision.HIGHEST)
 
-            def one(row: _Nearest, products: jax.Array) -> _Nearest:
+            def one(row: _ByCenter, products: jax.Array) -> _ByCenter:
                 distances = row.square + squares - 2 * products
                 distances = jnp.where(ids >= 0, distances, jnp.inf)
                 at = distances.argmin()
@@ -93,14 +93,14 @@ def nearest_centers(scene: Scene) -> _Nearest:
         return of_chunks(pool, of_chunk, rows)
 
     def with_centers(
-        rows: _Nearest,
+        rows: _ByCenter,
         ids: jax.Array,
         num_centers: int | jax.Array,
         read: Callable[[jax.Array], jax.Array],
-    ) -> _Nearest:
+    ) -> _ByCenter:
         ids = jnp.pad(ids, (0, -len(ids) % _AT_ONCE), constant_values=-1)
 
-        def of_chunk(i: jax.Array, rows: _Nearest) -> _Nearest:
+        def of_chunk(i: jax.Array, rows: _ByCenter) -> _ByCenter:
             own = jax.lax.dynamic_slice_in_dim(ids, i * _AT_ONCE, _AT_ONCE)
             return nearer(rows, read(own), own)
 
@@ -120,7 +120,7 @@ def nearest_centers(scene: Scene) -> _Nearest:
     return with_centers(rows, labeled, num_labeled, lambda ids: rows_at(pool, ids))
 
 
-def _nearer(row: _Nearest, distance: jax.Array, center: jax.Array) -> _Nearest:
+def _nearer(row: _ByCenter, distance: jax.Array, center: jax.Array) -> _ByCenter:
     """Returns the state of a row after a center has been added."""
     distance = jnp.maximum(distance, 0)
     is_nearer = distance < row.distance
@@ -136,8 +136,8 @@ def _directions(shared: jax.Array, picked: Picked) -> jax.Array:
 
 
 def _update(
-    shared: jax.Array, picked: Picked, row: _Nearest, products: jax.Array
-) -> _Nearest:
+    shared: jax.Array, picked: Picked, row: _ByCenter, products: jax.Array
+) -> _ByCenter:
     del shared
     distance = row.square + picked.state.square - 2 * products[0]
     return _nearer(row, distance, picked.state.position)
@@ -157,11 +157,11 @@ def _core_set(scene: Scene) -> Gain:
 def _lcmd(scene: Scene) -> Gain:
     num_centers = scene.pool.num + len(scene.validation) + 1
 
-    def value(largest: jax.Array, row: _Nearest) -> jax.Array:
+    def value(largest: jax.Array, row: _ByCenter) -> jax.Array:
         return jnp.where(row.center == largest, row.distance, -jnp.inf)
 
     def survey(
-        pool: Rows, largest: jax.Array, rows: _Nearest, is_open: jax.Array
+        pool: Rows, largest: jax.Array, rows: _ByCenter, is_open: jax.Array
     ) -> jax.Array:
         del largest
         distance = jnp.where(is_open, rows.distance, 0)
