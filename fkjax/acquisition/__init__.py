@@ -16,6 +16,8 @@ from fkjax.acquisition.complement import (
     vtl,
 )
 from fkjax.acquisition.coverage import core_set, lcmd
+from fkjax.acquisition.epig import epig
+from fkjax.acquisition.facility import flqmi, max_herding
 from fkjax.acquisition.factories import Factory, Settings, make_strategy
 from fkjax.acquisition.fisher_kernel import (
     feature_match,
@@ -61,11 +63,14 @@ STRATEGIES: dict[str, Factory] = {
     "class_need_ratio": class_need_ratio,
     "core_set": core_set,
     "lcmd": lcmd,
+    "flqmi": flqmi,
+    "max_herding": max_herding,
     "badge": badge,
     "variation_ratio": variation_ratio,
     "entropy": entropy,
     "bald": bald,
     "mean_std": mean_std,
+    "epig": epig,
     "margin": margin,
     "least_confidence": least_confidence,
     "vaal": vaal,
@@ -95,6 +100,7 @@ __all__ = [
     "class_need_ratio",
     "core_set",
     "entropy",
+    "epig",
     "feature_match",
     "fisher_argmax",
     "fisher_covariance",
@@ -105,6 +111,7 @@ __all__ = [
     "fisher_nearest_joint",
     "fisher_oracle",
     "fisher_ratio",
+    "flqmi",
     "highest",
     "key_for",
     "lcmd",
@@ -116,6 +123,7 @@ __all__ = [
     "margin",
     "match_rows",
     "max_det",
+    "max_herding",
     "mean_std",
     "random",
     "vaal",

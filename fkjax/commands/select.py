@@ -81,9 +81,10 @@ class Options:
     feature_match, fisher_argmax, fisher_nearest,
     fisher_nearest_joint, fisher_ratio, bait, logdet_mi,
     vtl, max_det, fisher_herding, class_need_margin,
-    class_need_ratio, core_set, lcmd or badge; with
-    --network or --images, any strategy of `fkjax run`
-    except fisher_oracle and balance_oracle."""
+    class_need_ratio, core_set, lcmd, flqmi, max_herding
+    or badge; with --network or --images, any strategy
+    of `fkjax run` except fisher_oracle and
+    balance_oracle."""
     labeled: Annotated[tuple[str, ...], _files] = ()
     """CSV files with a column id that lists the labeled
     examples, such as an earlier --output."""

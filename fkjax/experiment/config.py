@@ -100,11 +100,12 @@ class Config:
     fisher_information_diagonal; on the labels at hand,
     fisher_ratio, bait, logdet_mi, vtl, max_det,
     fisher_herding, class_need_margin, class_need_ratio,
-    core_set, lcmd; by gradients, badge; by hidden
-    labels, balance_oracle; with MC-dropout,
-    variation_ratio, entropy, bald, mean_std; with the
-    model's probabilities, margin, least_confidence;
-    with adversarial training, vaal."""
+    core_set, lcmd, flqmi, max_herding; by gradients,
+    badge; by hidden labels, balance_oracle; with
+    MC-dropout, variation_ratio, entropy, bald,
+    mean_std, epig; with the model's probabilities,
+    margin, least_confidence; with adversarial
+    training, vaal."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0

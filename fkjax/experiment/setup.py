@@ -203,6 +203,7 @@ def strategy_of(config: Config, model: Model, name: str) -> Strategy:
         num_passes=config.passes,
         num_steps=config.vaal_steps,
         num_copies=config.copies,
+        trains_on_validation=config.train_on_validation,
     )
     strategy = make_strategy(STRATEGIES[name], model, settings)
     if config.random_share > 0:

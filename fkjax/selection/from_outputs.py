@@ -27,6 +27,7 @@ SUFFICE = (
     *("fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
     *("fisher_ratio", "bait", "logdet_mi", "vtl", "max_det", "fisher_herding"),
     *("class_need_margin", "class_need_ratio", "core_set", "lcmd", "badge"),
+    *("flqmi", "max_herding"),
 )
 """The names of the strategies for which features and logits suffice."""
 

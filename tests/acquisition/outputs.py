@@ -16,6 +16,7 @@ from fkjax.models.precomputed import FEATURES, LOGITS
 GREEDY = [
     *("fisher_ratio", "bait", "vtl", "logdet_mi", "max_det", "fisher_herding"),
     *("class_need_margin", "class_need_ratio", "core_set", "lcmd"),
+    *("flqmi", "max_herding"),
 ]
 """The strategies of `fkjax.acquisition.scene`."""
 

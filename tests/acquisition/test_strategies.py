@@ -43,7 +43,8 @@ def taps_of(name):
     return ("conv1",) if "information" in name else TAPS
 
 
-MATCHING = [n for n in STRATEGIES if n not in (*BLIND, *GREEDY, "balance_oracle")]
+OTHERS = (*BLIND, *GREEDY, "balance_oracle", "epig")
+MATCHING = [name for name in STRATEGIES if name not in OTHERS]
 # Of those that share one query, one is tested here; see `test_complement.py`.
 EACH = [
     pytest.param(name, marks=pytest.mark.slow if name in GREEDY[1:] else ())
@@ -207,6 +208,7 @@ READS = {
         for name in GREEDY
     },
     "balance_oracle": {"pool_labels"},
+    "epig": {"validation"},
 } | {name: set() for name in BLIND}
 
 

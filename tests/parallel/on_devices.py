@@ -285,7 +285,7 @@ def picks(name):
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a.indices, b.indices)
             np.testing.assert_array_equal(a.pseudo_labels, b.pseudo_labels)
-            np.testing.assert_allclose(a.scores, b.scores, rtol=1e-6)
+            np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5)
 
 
 @check("reading")
