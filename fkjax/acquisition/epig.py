@@ -87,7 +87,7 @@ def predictive_information(p: jax.Array, of_targets: jax.Array) -> jax.Array:
 
     Args:
         p: class probabilities of an example in each pass. Shape [T, C].
-        of_targets: those of the targets. Shape [M, T, C].
+        of_targets: class probabilities of the targets. Shape [M, T, C].
     """
 
     def one(target: jax.Array) -> jax.Array:
