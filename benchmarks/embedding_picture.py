@@ -16,9 +16,10 @@ from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.base import Model, Variables, key_for
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
+from fkjax.experiment.driver import Arrays, RoundState, make_driver
 from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.presets import defaults
-from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play_round
+from fkjax.experiment.rounds import play_round
 from fkjax.fisher.descriptors import features
 from fkjax.fisher.kernel import pearson_features
 from fkjax.models import lenet

@@ -199,10 +199,13 @@ class View(NamedTuple):
         validation: examples of the validation set. Shape [M, H, W, channels].
         validation_labels: true labels of the validation set. Shape [M].
         validation_mistakes: mask of the validation examples that the model
-            misclassifies. Shape [M] bool.
+            misclassifies, or, if it was trained on them, that models trained without
+            them misclassify. Shape [M] bool.
         pool_labels: true labels of the pool, for ablations only. Shape [N].
-        labels: labels that the oracle gave; -1 for the other examples. Shape [N].
-        correction: correction of the model's log-probabilities for deployment.
+        labels: labels that the oracle gave; -1 for the other examples. Shape [N]; None
+            if they are not known.
+        correction: correction of the model's log-probabilities for deployment, which is
+            chosen by the labels of the validation set; None for none.
     """
 
     variables: Variables

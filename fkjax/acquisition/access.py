@@ -6,7 +6,7 @@ from typing import Any, NoReturn, cast
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Examples, Strategy, Variables, View
+from fkjax.base import Examples, PriorCorrection, Strategy, Variables, View
 
 
 class LabelAccessError(RuntimeError):
@@ -92,6 +92,8 @@ def view_for(
     validation: Examples,
     validation_labels: jax.Array,
     validation_mistakes: jax.Array,
+    labels: jax.Array | None = None,
+    correction: PriorCorrection | None = None,
     hidden_labels: Callable[[], jax.Array],
 ) -> View:
     """Returns the view of a strategy, with a `Withheld` in every undeclared field.
@@ -104,6 +106,8 @@ def view_for(
         validation: see `fkjax.base.View`.
         validation_labels: see `fkjax.base.View`.
         validation_mistakes: see `fkjax.base.View`.
+        labels: see `fkjax.base.View`.
+        correction: see `fkjax.base.View`.
         hidden_labels: see `restrict`.
 
     Raises:
@@ -117,5 +121,7 @@ def view_for(
         validation_labels=validation_labels,
         validation_mistakes=validation_mistakes,
         pool_labels=jnp.zeros(0, jnp.int32),
+        labels=labels,
+        correction=correction,
     )
     return restrict(view, strategy, hidden_labels=hidden_labels)

@@ -50,7 +50,7 @@ def make_strategy(factory: Factory, model: Model, settings: Settings) -> Strateg
     >>> from fkjax.models import lenet
     >>> model = lenet((28, 28, 1), num_classes=10)
     >>> make_strategy(margin, model, Settings(budget=5)).sees
-    frozenset()
+    frozenset({'correction'})
 
     Keywords of the factory's own are given by `functools.partial(factory, power=2)`.
 

@@ -24,8 +24,7 @@ _HIDDEN = (
     *("preset", "dataset", "data_dir", "oracle", "overwrite", "distributed"),
     *("coordinator", "num_processes", "process_id", "seeds", "side_by_side"),
     *("imbalance", "imbalance_ratio", "rare_classes", "label_noise"),
-    *("validation_size", "tuning_size", "train_on_validation"),
-    "checkpoint_selection",
+    *("validation_size", "tuning_size", "checkpoint_selection"),
 )
 _DESCRIPTION = """Label your images in rounds, with a model that learns from the labels.
 

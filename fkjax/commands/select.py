@@ -108,6 +108,10 @@ class Options:
     """Choose exact copies, too. By default, one of each is
     chosen, and no copy of a labeled or a validation
     example."""
+    trained_on_validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The network was trained on the validation set, too:
+    refuse strategies by its mistakes there, and estimate
+    no bias."""
     seed: int = 0
     """Seed of all random choices."""
     output: Annotated[str | None, _file] = None
@@ -144,7 +148,9 @@ def _run(options: Options) -> None:
         )
     check_name(options.strategy, STRATEGIES, "strategy")
     with reading_bar() as tell:
-        problem = _problem(options, tell)
+        problem = dataclasses.replace(
+            _problem(options, tell), trained_on_validation=options.trained_on_validation
+        )
         selection = choose(
             problem,
             budget=options.budget,
@@ -213,6 +219,11 @@ def _problem_of_images(
                 f"--{flag} cannot be used with --images: use --labels for all known "
                 "labels"
             )
+    if options.trained_on_validation:
+        raise UserError(
+            "--trained-on-validation cannot be used with --images, for which fkjax "
+            "trains a model without the validation set: leave it out"
+        )
     config = image_defaults(image_size=options.image_size)
     config = dataclasses.replace(config, seed=options.seed)
     own = read_own_images(
@@ -276,6 +287,11 @@ def _shift(
         for example if the validation set lacks a class, and how often the model
         predicts such a class.
     """
+    if problem.trained_on_validation:
+        return None, (
+            "The model was trained on the validation set, so that its predictions "
+            "there do not show its errors in deployment."
+        )
     try:
         with rich.console.Console(stderr=True).status("estimating the bias") as status:
             shift = bias(

@@ -82,11 +82,6 @@ def check(config: Config) -> None:
         _require(config, flag, "a fraction from 0 to 0.99", lambda x: 0 <= x <= 0.99)
     _require(config, "momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1)
     _check_oracle(config)
-    if config.train_on_validation and config.stop_when != "budget":
-        raise UserError(
-            f"--stop-when {config.stop_when} measures the accuracy on the validation "
-            "set, which --train-on-validation trains on: leave out one of them"
-        )
     if config.checkpoint_selection == "tuning" and config.tuning_size == 0:
         raise UserError(
             "--checkpoint-selection tuning needs images to select on, but "
@@ -99,7 +94,6 @@ _ONLY_VALUE: dict[str, Any] = {
     "dataset": "images",
     "seeds": 1,
     "label_noise": 0.0,
-    "train_on_validation": False,
     "checkpoint_selection": "last",
     "distributed": False,
     "overwrite": False,

@@ -16,10 +16,13 @@ _SMALLER: dict[str, dict[str, Any]] = {
     }
 }
 
+_PAPER = {"validation_role": "hold-out", "prior_correction": "none"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
-    "paper-mnist": {"dataset": "mnist", "seeds": 10},
+    "paper-mnist": {**_PAPER, "dataset": "mnist", "seeds": 10},
     "paper-svhn": {
+        **_PAPER,
         "dataset": "svhn",
         "model": "resnet10_7x7",
         "seeds": 5,
@@ -31,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "copies": 64,
     },
     "paper-imagenet": {
+        **_PAPER,
         "dataset": "imagenet",
         "model": "resnet18",
         "seeds": 1,

@@ -209,7 +209,8 @@ READS = {
     },
     "balance_oracle": {"pool_labels"},
     "epig": {"validation"},
-} | {name: set() for name in BLIND}
+    **{name: {"correction"} for name in UNCERTAINTY},
+} | {name: set() for name in ("random", "vaal", "badge")}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

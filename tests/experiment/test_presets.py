@@ -67,8 +67,14 @@ def test_the_presets_are_the_papers():
         defaults(preset=f"paper-{name}") for name in ("mnist", "svhn", "imagenet")
     )
     assert mnist == dataclasses.replace(
-        defaults("mnist"), preset="paper-mnist", seeds=10
+        defaults("mnist"),
+        preset="paper-mnist",
+        seeds=10,
+        validation_role="hold-out",
+        prior_correction="none",
     )
+    for paper in (svhn, imagenet):
+        assert (paper.validation_role, paper.prior_correction) == ("hold-out", "none")
     assert (svhn.model, svhn.taps) == ("resnet10_7x7", ("stage3", "pool"))
     assert (svhn.rounds, svhn.budget, svhn.seeds) == (10, 1250, 5)
     assert svhn.training() == Schedule(35, 128, 0.1, 0.5, 0.0, 15)

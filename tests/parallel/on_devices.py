@@ -21,8 +21,10 @@ from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.fisher_kernel import fisher_nearest
 from fkjax.acquisition.pseudo_label import argmax
 from fkjax.experiment import pool as pools
+from fkjax.experiment.driver import Arrays, RoundState, make_driver
+from fkjax.experiment.held_out import CorrectionRule
 from fkjax.experiment.oracle import array_oracle
-from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play
+from fkjax.experiment.rounds import play
 from fkjax.fisher import capture
 from fkjax.fisher import vectors as fisher
 from fkjax.fisher.descriptors import descriptor
@@ -223,13 +225,16 @@ def rounds(name):
 
     def played(images, put, compiled):
         labels = [jnp.asarray(known[part]) for part in parts]
-        arrays = Arrays(*(put(images[part]) for part in parts), *labels[1:])
+        arrays = Arrays(
+            *(put(images[part]) for part in parts), *labels[1:], start=variables
+        )
         driver = make_driver(
             model,
             schedule=Schedule(epochs=2, batch_size=90),
             capacity=40,
             selects_epoch=True,
             trains_on_validation=True,
+            correction=CorrectionRule("auto"),
             compiled=compiled,
         )
         strategy = fisher_nearest(model, taps=model.taps, budget=20)

@@ -182,3 +182,26 @@ def test_without_files_it_says_what_is_needed(capsys):
     assert "--pool and --validation or --images and --labels" in capsys.readouterr().err
     assert main(["--images", "a", "--labels", "b", "--classes", "c", "d"]) == 2
     assert "--classes cannot be used with --images" in capsys.readouterr().err
+
+
+def test_mistakes_on_what_was_trained_on_are_not_used(files, tmp_path, capsys):
+    """The model may have been trained on the validation set, if the user says so."""
+    page = tmp_path / "picks.html"
+    argv = [*files, "--budget", "3", "--trained-on-validation"]
+    assert main(argv) == 2
+    assert "fisher_nearest uses the model's mistakes on the" in capsys.readouterr().err
+    with pytest.raises(
+        fkjax.UserError, match="feature_match uses the model's mistakes"
+    ):
+        fkjax.select(
+            *(POOL, VALIDATION),
+            budget=3,
+            strategy="feature_match",
+            trained_on_validation=True,
+        )
+    assert main([*argv, "--strategy", "margin", "--report", str(page)]) == 0
+    assert "its mistakes there are fewer than in deployment" in capsys.readouterr().err
+    assert "The model was trained on the validation set" in page.read_text()
+    argv = ["--images", "d", "--labels", "f", "--trained-on-validation"]
+    assert main(argv) == 2
+    assert "cannot be used with --images" in capsys.readouterr().err
