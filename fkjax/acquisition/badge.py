@@ -81,7 +81,8 @@ def distances(key: jax.Array, pool: Rows, *, num_classes: int) -> Gain:
         return (h**2).sum(axis=1) * (g**2).sum(axis=1)
 
     def value(step: jax.Array, row: _Embedded) -> jax.Array:
-        noise = jax.random.gumbel(key_for(key, "draw", step, row.position))
+        draw = key_for(key, "draw", step, row.position)
+        noise = jax.random.gumbel(draw, dtype=jnp.float32)
         drawn = jnp.log(row.distance) + noise.astype(row.distance.dtype)
         return jnp.where(step == 0, jnp.log(row.square), drawn)
 

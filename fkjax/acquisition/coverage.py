@@ -67,7 +67,7 @@ def nearest_centers(scene: Scene) -> _ByCenter:
     rows = of_chunks(
         pool,
         lambda phi: _ByCenter(
-            jnp.full(len(phi), _FARTHEST, phi.dtype),
+            jnp.full(len(phi), jnp.inf, phi.dtype),
             jnp.full(len(phi), num + num_validation, jnp.int32),
             (phi**2).sum(axis=1),
             jnp.zeros(len(phi), jnp.int32),
@@ -147,7 +147,7 @@ def _core_set(scene: Scene) -> Gain:
     return Gain(
         (),
         nearest_centers(scene),
-        lambda shared, row: row.distance,
+        lambda shared, row: jnp.minimum(row.distance, _FARTHEST),
         _directions,
         _update,
         lambda shared, picked: shared,
@@ -158,14 +158,16 @@ def _lcmd(scene: Scene) -> Gain:
     num_centers = scene.pool.num + len(scene.validation) + 1
 
     def value(largest: jax.Array, row: _ByCenter) -> jax.Array:
-        return jnp.where(row.center == largest, row.distance, -jnp.inf)
+        distance = jnp.minimum(row.distance, _FARTHEST)
+        return jnp.where(row.center == largest, distance, -jnp.inf)
 
     def survey(
         pool: Rows, largest: jax.Array, rows: _ByCenter, is_open: jax.Array
     ) -> jax.Array:
         del largest
-        distance = jnp.where(is_open, rows.distance, 0)
-        return cluster_sizes(pool, distance, rows.center, num_centers).argmax()
+        distance = jnp.where(is_open, jnp.minimum(rows.distance, _FARTHEST), 0)
+        sizes = cluster_sizes(pool, distance, rows.center, num_centers)
+        return sizes.argmax().astype(jnp.int32)
 
     return Gain(
         jnp.int32(0),
