@@ -52,7 +52,7 @@ def train(
     dataset: datasets.Dataset, seed: int, num_rounds: int
 ) -> tuple[Model, dict[str, Variables]]:
     """Trains the model for some rounds of each strategy, as `fkjax run` does."""
-    config, key = defaults("mnist"), jax.random.key(seed)
+    config, key = defaults(preset="paper-mnist"), jax.random.key(seed)
     parts = splits.split(
         key,
         dataset,

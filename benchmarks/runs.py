@@ -18,8 +18,9 @@ class Part(NamedTuple):
     Attributes:
         folder: folder of its runs, in the folder of all runs.
         columns: name of the column, by strategy.
-        changes: changes of the configuration of MNIST: the defaults, with the
-            validation set held out and nothing corrected, as in the paper.
+        changes: changes of the configuration of MNIST: the defaults, with
+            10,000 validation images that are held out and without correction, as in
+            the paper.
         max_seeds: maximum number of seeds, for runs that take long.
     """
 
@@ -30,7 +31,11 @@ class Part(NamedTuple):
 
     def config(self, seed: int, *, data_dir: str | None, output_dir: Path) -> Config:
         """Returns the configuration of a run."""
-        changes = {"validation_role": "hold-out", "prior_correction": "none"}
+        changes: dict[str, Any] = {
+            "validation_size": 10_000,
+            "validation_role": "hold-out",
+            "prior_correction": "none",
+        }
         return dataclasses.replace(
             defaults("mnist"),
             data_dir=data_dir,

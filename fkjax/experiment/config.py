@@ -145,9 +145,9 @@ class Config:
     """Numbers of the rare classes; the second half if not given, as in the paper."""
     label_noise: float = 0.0
     """Probability that the oracle answers with a wrong class."""
-    validation_size: int = 10_000
+    validation_size: int = 100
     """Number of class-balanced validation images, taken from
-    the training part."""
+    the training part. The paper has 10,000 for MNIST."""
     validation_role: Literal["train", "hold-out"] = "train"
     """What the validation set is for. train: the model is
     trained on it, too, from round 0 on, and its mistakes

@@ -12,7 +12,7 @@ _SMALLER: dict[str, dict[str, Any]] = {
         "rounds": 6,
         "budget": 10,
         "imbalance_ratio": 10.0,
-        "validation_size": 240,
+        "validation_size": 50,
     }
 }
 
@@ -20,7 +20,12 @@ _PAPER = {"validation_role": "hold-out", "prior_correction": "none"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
-    "paper-mnist": {**_PAPER, "dataset": "mnist", "seeds": 10},
+    "paper-mnist": {
+        **_PAPER,
+        "dataset": "mnist",
+        "seeds": 10,
+        "validation_size": 10_000,
+    },
     "paper-svhn": {
         **_PAPER,
         "dataset": "svhn",
