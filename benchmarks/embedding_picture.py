@@ -16,9 +16,10 @@ from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.base import Model, Variables, key_for
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
+from fkjax.experiment.driver import Arrays, RoundState, make_driver
 from fkjax.experiment.oracle import array_oracle
 from fkjax.experiment.presets import defaults
-from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play_round
+from fkjax.experiment.rounds import play_round
 from fkjax.fisher.descriptors import features
 from fkjax.fisher.kernel import pearson_features
 from fkjax.models import lenet
@@ -51,7 +52,7 @@ def train(
     dataset: datasets.Dataset, seed: int, num_rounds: int
 ) -> tuple[Model, dict[str, Variables]]:
     """Trains the model for some rounds of each strategy, as `fkjax run` does."""
-    config, key = defaults("mnist"), jax.random.key(seed)
+    config, key = defaults(preset="paper-mnist"), jax.random.key(seed)
     parts = splits.split(
         key,
         dataset,

@@ -143,7 +143,7 @@ def _of_size(size: int) -> list[Part]:
         Part(
             f"{folder}-trained",
             {"random": f"{pictures.TRAINED}, {size:,}"},
-            own | {"train_on_validation": True},
+            own | {"validation_role": "train"},
         ),
         Part(
             f"{folder}-more",

@@ -18,7 +18,9 @@ class Part(NamedTuple):
     Attributes:
         folder: folder of its runs, in the folder of all runs.
         columns: name of the column, by strategy.
-        changes: changes of the default configuration of MNIST.
+        changes: changes of the configuration of MNIST: the defaults, with
+            10,000 validation images that are held out and without correction, as in
+            the paper.
         max_seeds: maximum number of seeds, for runs that take long.
     """
 
@@ -29,6 +31,11 @@ class Part(NamedTuple):
 
     def config(self, seed: int, *, data_dir: str | None, output_dir: Path) -> Config:
         """Returns the configuration of a run."""
+        changes: dict[str, Any] = {
+            "validation_size": 10_000,
+            "validation_role": "hold-out",
+            "prior_correction": "none",
+        }
         return dataclasses.replace(
             defaults("mnist"),
             data_dir=data_dir,
@@ -36,7 +43,7 @@ class Part(NamedTuple):
             strategies=tuple(self.columns),
             seeds=1,
             seed=seed,
-            **self.changes,
+            **(changes | self.changes),
         )
 
 

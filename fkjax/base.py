@@ -154,6 +154,23 @@ def path_of(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+class PriorCorrection(NamedTuple):
+    """A correction of log-probabilities for the class shares of deployment.
+
+    It is applied by `fkjax.label_shift.corrected`.
+
+    Attributes:
+        strength: strength of the correction, tau; 0 for none. Shape [].
+        temperature: temperature of the probabilities, T. Shape [].
+        log_ratio: log pi - log p_L of each class: share in deployment, and share in the
+            training set. Shape [C].
+    """
+
+    strength: Any
+    temperature: Any
+    log_ratio: Any
+
+
 class Query(NamedTuple):
     """The batch of examples that an acquisition function chooses in one round.
 
@@ -191,8 +208,13 @@ class View(NamedTuple):
         validation: examples of the validation set. Shape [M, H, W, channels].
         validation_labels: true labels of the validation set. Shape [M].
         validation_mistakes: mask of the validation examples that the model
-            misclassifies. Shape [M] bool.
+            misclassifies, or, if it was trained on them, that models trained without
+            them misclassify. Shape [M] bool.
         pool_labels: true labels of the pool, for ablations only. Shape [N].
+        labels: labels that the oracle gave; -1 for the other examples. Shape [N]; None
+            if they are not known.
+        correction: correction of the model's log-probabilities for deployment, which is
+            chosen by the labels of the validation set; None for none.
     """
 
     variables: Variables
@@ -202,6 +224,8 @@ class View(NamedTuple):
     validation_labels: jax.Array
     validation_mistakes: jax.Array
     pool_labels: jax.Array
+    labels: Any = None
+    correction: Any = None
 
 
 class Strategy(NamedTuple):

@@ -29,7 +29,17 @@ import numpy as np
 
 from fkjax.acquisition import STRATEGIES, Factory, Settings, make_strategy
 from fkjax.acquisition.access import LabelAccessError, restrict
-from fkjax.base import Model, Query, Strategy, Tap, Variables, View, no_tap, seed_key
+from fkjax.base import (
+    Model,
+    PriorCorrection,
+    Query,
+    Strategy,
+    Tap,
+    Variables,
+    View,
+    no_tap,
+    seed_key,
+)
 from fkjax.models import lenet
 from fkjax.training.evaluation import predictions
 
@@ -77,7 +87,7 @@ def check_strategy(
     _check_declared(strategy, view)
     program = _compiled(strategy, view)
     for name, is_unlabeled in _rounds(settings.budget).items():
-        then = view._replace(is_unlabeled=is_unlabeled)
+        then = _with_labels(view, is_unlabeled)
         _check_query(program(0, then), then, settings.budget, f"with {name} labeled")
 
     query = program(0, view)
@@ -129,15 +139,24 @@ def _problem() -> _Problem:
     view = View(
         variables=variables,
         pool=pool,
-        is_unlabeled=_rounds(0)["a third"],
+        is_unlabeled=jnp.ones(_NUM_POOL, bool),
         validation=validation,
         validation_labels=jnp.where(
             is_mistake, (predicted + 1) % _NUM_CLASSES, predicted
         ),
         validation_mistakes=is_mistake,
         pool_labels=jnp.asarray(labels),
+        correction=PriorCorrection(
+            jnp.float32(0.8), jnp.float32(1.2), jnp.linspace(-0.5, 0.5, _NUM_CLASSES)
+        ),
     )
-    return _Problem(model, view)
+    return _Problem(model, _with_labels(view, _rounds(0)["a third"]))
+
+
+def _with_labels(view: View, is_unlabeled: jax.Array) -> View:
+    """Returns the view of a round in which the other examples have been labeled."""
+    labels = jnp.where(is_unlabeled, -1, view.pool_labels)
+    return view._replace(is_unlabeled=is_unlabeled, labels=labels)
 
 
 def _unforgiving(model: Model) -> Model:
@@ -274,6 +293,10 @@ def _check_undeclared(
         "validation_labels": (view.validation_labels + 1) % _NUM_CLASSES,
         "validation_mistakes": ~view.validation_mistakes,
         "pool_labels": (view.pool_labels + 1) % _NUM_CLASSES,
+        "labels": jnp.where(
+            view.is_unlabeled, -1, (view.pool_labels + 1) % _NUM_CLASSES
+        ),
+        "correction": view.correction._replace(log_ratio=-view.correction.log_ratio),
     }
     undeclared = [name for name in others if name not in sees]
     for name in undeclared:
@@ -295,6 +318,7 @@ def _check_permuted(program: _Program, query: Query, view: View) -> list[str]:
         pool=view.pool[order],
         is_unlabeled=view.is_unlabeled[order],
         pool_labels=view.pool_labels[order],
+        labels=view.labels[order],
     )
     other = program(0, permuted)
     before, after = np.asarray(query.indices), order[np.asarray(other.indices)]

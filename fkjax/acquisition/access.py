@@ -6,7 +6,14 @@ from typing import Any, NoReturn, cast
 import jax
 import jax.numpy as jnp
 
-from fkjax.base import Examples, Strategy, UserError, Variables, View
+from fkjax.base import (
+    Examples,
+    PriorCorrection,
+    Strategy,
+    UserError,
+    Variables,
+    View,
+)
 
 
 class LabelAccessError(RuntimeError):
@@ -45,7 +52,10 @@ jax.tree_util.register_pytree_node(
 )
 
 
-_DECLARABLE = ("validation", "validation_labels", "validation_mistakes")
+_DECLARABLE = (
+    *("validation", "validation_labels", "validation_mistakes"),
+    *("labels", "correction"),
+)
 
 
 def restrict(
@@ -89,6 +99,8 @@ def view_for(
     validation: Examples,
     validation_labels: jax.Array,
     validation_mistakes: jax.Array,
+    labels: jax.Array | None = None,
+    correction: PriorCorrection | None = None,
     hidden_labels: Callable[[], jax.Array],
 ) -> View:
     """Returns the view of a strategy, with a `Withheld` in every undeclared field.
@@ -101,6 +113,8 @@ def view_for(
         validation: see `fkjax.base.View`.
         validation_labels: see `fkjax.base.View`.
         validation_mistakes: see `fkjax.base.View`.
+        labels: see `fkjax.base.View`.
+        correction: see `fkjax.base.View`.
         hidden_labels: see `restrict`.
 
     Raises:
@@ -114,6 +128,8 @@ def view_for(
         validation_labels=validation_labels,
         validation_mistakes=validation_mistakes,
         pool_labels=jnp.zeros(0, jnp.int32),
+        labels=labels,
+        correction=correction,
     )
     return restrict(view, strategy, hidden_labels=hidden_labels)
 

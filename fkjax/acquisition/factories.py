@@ -28,6 +28,8 @@ class Settings:
         batch_size: examples computed at a time; it changes the speed, not the result.
         is_trained: whether the model has learned from labels before any pool example
             has one. If not, the first query by uncertainty is random.
+        trains_on_validation: whether the model has learned from the labels of the
+            validation set.
     """
 
     budget: int
@@ -38,6 +40,7 @@ class Settings:
     kernel: Kernel = multi_scale
     batch_size: int = 100
     is_trained: bool = False
+    trains_on_validation: bool = False
 
 
 def make_strategy(factory: Factory, model: Model, settings: Settings) -> Strategy:
@@ -47,7 +50,7 @@ def make_strategy(factory: Factory, model: Model, settings: Settings) -> Strateg
     >>> from fkjax.models import lenet
     >>> model = lenet((28, 28, 1), num_classes=10)
     >>> make_strategy(margin, model, Settings(budget=5)).sees
-    frozenset()
+    frozenset({'correction'})
 
     Keywords of the factory's own are given by `functools.partial(factory, power=2)`.
 

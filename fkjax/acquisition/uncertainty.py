@@ -1,7 +1,8 @@
 """Uncertainty sampling: baselines that query the least certain predictions.
 
 The score of an example is computed from its class probabilities p_1 .. p_T in T passes
-with dropout (MC-dropout, Gal & Ghahramani 2016), or in one pass without dropout.
+with dropout (MC-dropout, Gal & Ghahramani 2016), or in one pass without dropout. They
+are corrected for the class shares of deployment if the view has a correction.
 
 Each factory takes these arguments:
 
@@ -32,6 +33,7 @@ from fkjax.base import (
     key_for,
     log_probs,
 )
+from fkjax.label_shift.correction import corrected
 from fkjax.models.dropout import dropout
 from fkjax.models.ensemble import each_member
 from fkjax.parallel.mapping import map_examples
@@ -149,15 +151,14 @@ def mc_dropout(score: Uncertainty) -> Callable[..., Strategy]:
             )
 
         def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
-            return score(
-                stochastic_log_probs(
-                    key, model, variables, image, num_passes=num_passes
-                )
+            return stochastic_log_probs(
+                key, model, variables, image, num_passes=num_passes
             )
 
         # On CPU, a batch should fit into the cache; other devices need large batches.
         at_once = passes_at_once or (128 if jax.default_backend() == "cpu" else 4096)
-        return _most_uncertain(one, budget, max(1, at_once // num_passes), is_trained)
+        batch_size = max(1, at_once // num_passes)
+        return _most_uncertain(one, score, budget, batch_size, is_trained)
 
     return factory
 
@@ -171,9 +172,9 @@ def one_pass(score: Uncertainty) -> Callable[..., Strategy]:
 
         def one(key: jax.Array, variables: Variables, image: jax.Array) -> jax.Array:
             del key
-            return score(log_probs(model, variables, image)[None])
+            return log_probs(model, variables, image)[None]
 
-        return _most_uncertain(one, budget, batch_size, is_trained)
+        return _most_uncertain(one, score, budget, batch_size, is_trained)
 
     return factory
 
@@ -198,7 +199,8 @@ least_confidence = one_pass(least_confidence_score)
 
 
 def _most_uncertain(
-    score_one: Callable[[jax.Array, Variables, jax.Array], jax.Array],
+    log_probs_of: Callable[[jax.Array, Variables, jax.Array], jax.Array],
+    score: Uncertainty,
     budget: int,
     batch_size: int,
     is_trained: bool,
@@ -214,7 +216,10 @@ def _most_uncertain(
         positions = jnp.arange(len(view.pool))
 
         def one(image: jax.Array, position: jax.Array) -> jax.Array:
-            return score_one(key_for(key, "masks", position), view.variables, image)
+            found = log_probs_of(key_for(key, "masks", position), view.variables, image)
+            if view.correction is not None:
+                found = corrected(view.correction, found)
+            return score(found)
 
         def computed() -> jax.Array:
             return map_examples(one, view.pool, positions, batch_size=batch_size)
@@ -228,4 +233,4 @@ def _most_uncertain(
             key, scores, view.is_unlabeled, budget=budget, is_trained=is_trained
         )
 
-    return Strategy(frozenset(), query)
+    return Strategy(frozenset({"correction"}), query)

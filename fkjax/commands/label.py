@@ -24,8 +24,7 @@ _HIDDEN = (
     *("preset", "dataset", "data_dir", "oracle", "overwrite", "distributed"),
     *("coordinator", "num_processes", "process_id", "seeds", "side_by_side"),
     *("imbalance", "imbalance_ratio", "rare_classes", "label_noise"),
-    *("validation_size", "tuning_size", "train_on_validation"),
-    "checkpoint_selection",
+    *("validation_size", "tuning_size", "checkpoint_selection"),
 )
 _DESCRIPTION = """Label your images in rounds, with a model that learns from the labels.
 
@@ -61,7 +60,8 @@ def parse(argv: Sequence[str] | None) -> Config:
     strategy = tyro.conf.arg(
         name="strategy",
         metavar="NAME",
-        help="Strategy that chooses the images: any of `fkjax run` but fisher_oracle.",
+        help="Strategy that chooses the images: any of `fkjax run` but fisher_oracle "
+        "and balance_oracle.",
     )
     return parse_config(
         argv,

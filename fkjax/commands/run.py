@@ -79,9 +79,13 @@ def _run(config: Config) -> list[dict[str, Any]]:
     )
     experiment = prepare(config, dataset)
     experiment.parts(config.seed)  # an impossible pool is reported before any output
-    total = config.seeds * (1 + len(experiment.strategies) * config.rounds)
+    num_rounds = config.rounds + 1 - config.first_round
+    total = config.seeds * (1 + len(experiment.strategies) * num_rounds)
+    data: dict[str, Any] = {"data": _fingerprint(dataset)}
+    if experiment.correction.shares is not None:
+        data["deployment_shares"] = experiment.correction.shares
     with (
-        open_run(config, {"data": _fingerprint(dataset)}) as folder,
+        open_run(config, data) as folder,
         Progress(total, console=None if is_first() else _nowhere()) as progress,
     ):
         journal = Journal(folder, tell=progress.tell, agreed=agreed)
@@ -126,6 +130,8 @@ def _conclude(
     config: Config, records: list[dict[str, Any]], folder: RunFolder | None
 ) -> None:
     rich.console.Console().print(tables.final_table(records))
+    if correction := tables.correction_table(records):
+        rich.console.Console().print(correction)
     if folder is None:
         print("Nothing was saved: use --output-dir DIR to save records and figures.")
         return

@@ -78,9 +78,13 @@ class Options:
     """Number of examples to choose."""
     strategy: str = "fisher_nearest"
     """Strategy: random, margin, least_confidence,
-    feature_match, fisher_argmax, fisher_nearest or
-    fisher_nearest_joint; with --network or --images,
-    any strategy of `fkjax run` except fisher_oracle."""
+    feature_match, fisher_argmax, fisher_nearest,
+    fisher_nearest_joint, fisher_ratio, bait, logdet_mi,
+    vtl, max_det, fisher_herding, class_need_margin,
+    class_need_ratio, core_set, lcmd, flqmi, max_herding
+    or badge; with --network or --images, any strategy
+    of `fkjax run` except fisher_oracle and
+    balance_oracle."""
     labeled: Annotated[tuple[str, ...], _files] = ()
     """CSV files with a column id that lists the labeled
     examples, such as an earlier --output."""
@@ -104,6 +108,10 @@ class Options:
     """Choose exact copies, too. By default, one of each is
     chosen, and no copy of a labeled or a validation
     example."""
+    trained_on_validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The network was trained on the validation set, too:
+    refuse strategies by its mistakes there, and estimate
+    no bias."""
     seed: int = 0
     """Seed of all random choices."""
     output: Annotated[str | None, _file] = None
@@ -140,7 +148,9 @@ def _run(options: Options) -> None:
         )
     check_name(options.strategy, STRATEGIES, "strategy")
     with reading_bar() as tell:
-        problem = _problem(options, tell)
+        problem = dataclasses.replace(
+            _problem(options, tell), trained_on_validation=options.trained_on_validation
+        )
         selection = choose(
             problem,
             budget=options.budget,
@@ -209,6 +219,11 @@ def _problem_of_images(
                 f"--{flag} cannot be used with --images: use --labels for all known "
                 "labels"
             )
+    if options.trained_on_validation:
+        raise UserError(
+            "--trained-on-validation cannot be used with --images, for which fkjax "
+            "trains a model without the validation set: leave it out"
+        )
     config = image_defaults(image_size=options.image_size)
     config = dataclasses.replace(config, seed=options.seed)
     own = read_own_images(
@@ -274,6 +289,11 @@ def _shift(
         for example if the validation set lacks a class, and how often the model
         predicts such a class.
     """
+    if problem.trained_on_validation:
+        return None, (
+            "The model was trained on the validation set, so that its predictions "
+            "there do not show its errors in deployment."
+        )
     try:
         with rich.console.Console(stderr=True).status("estimating the bias") as status:
             shift = bias(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fkjax.acquisition import STRATEGIES
+from fkjax.acquisition import ORACLES, STRATEGIES
 from fkjax.base import UserError, check_name
 from fkjax.experiment.config import Config
 from fkjax.models import MODELS
@@ -82,11 +82,6 @@ def check(config: Config) -> None:
         _require(config, flag, "a fraction from 0 to 0.99", lambda x: 0 <= x <= 0.99)
     _require(config, "momentum", "a number from 0 to below 1", lambda x: 0 <= x < 1)
     _check_oracle(config)
-    if config.train_on_validation and config.stop_when != "budget":
-        raise UserError(
-            f"--stop-when {config.stop_when} measures the accuracy on the validation "
-            "set, which --train-on-validation trains on: leave out one of them"
-        )
     if config.checkpoint_selection == "tuning" and config.tuning_size == 0:
         raise UserError(
             "--checkpoint-selection tuning needs images to select on, but "
@@ -99,7 +94,6 @@ _ONLY_VALUE: dict[str, Any] = {
     "dataset": "images",
     "seeds": 1,
     "label_noise": 0.0,
-    "train_on_validation": False,
     "checkpoint_selection": "last",
     "distributed": False,
     "overwrite": False,
@@ -128,10 +122,11 @@ def _check_oracle(config: Config) -> None:
                 f"{field} must be {value!r} where a person labels one pool once, got "
                 f"{getattr(config, field)!r}"
             )
-    if len(config.strategies) > 1 or "fisher_oracle" in config.strategies:
+    if len(config.strategies) > 1 or ORACLES & set(config.strategies):
         raise UserError(
-            "--strategy takes one strategy other than fisher_oracle, which uses hidden "
-            f"labels, got {' '.join(config.strategies)!r}"
+            "--strategy takes one strategy other than "
+            f"{' and '.join(sorted(ORACLES, reverse=True))}, which use hidden labels, "
+            f"got {' '.join(config.strategies)!r}"
         )
 
 

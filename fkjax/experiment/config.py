@@ -97,10 +97,15 @@ class Config:
     fisher_argmax, fisher_nearest, fisher_nearest_joint,
     fisher_oracle; with perturbed copies,
     fisher_covariance, fisher_information,
-    fisher_information_diagonal; with MC-dropout,
-    variation_ratio, entropy, bald, mean_std; with the
-    model's probabilities, margin, least_confidence;
-    with adversarial training, vaal."""
+    fisher_information_diagonal; on the labels at hand,
+    fisher_ratio, bait, logdet_mi, vtl, max_det,
+    fisher_herding, class_need_margin, class_need_ratio,
+    core_set, lcmd, flqmi, max_herding; by gradients,
+    badge; by hidden labels, balance_oracle; with
+    MC-dropout, variation_ratio, entropy, bald,
+    mean_std, epig; with the model's probabilities,
+    margin, least_confidence; with adversarial
+    training, vaal."""
     seeds: int = 5
     """Number of runs of each strategy, with consecutive seeds."""
     seed: int = 0
@@ -140,10 +145,23 @@ class Config:
     """Numbers of the rare classes; the second half if not given, as in the paper."""
     label_noise: float = 0.0
     """Probability that the oracle answers with a wrong class."""
-    validation_size: int = 10_000
-    """Number of class-balanced validation images held out
-    of the training part; never trained on, except with
-    --train-on-validation."""
+    validation_size: int = 100
+    """Number of class-balanced validation images, taken from
+    the training part. The paper has 10,000 for MNIST."""
+    validation_role: Literal["train", "hold-out"] = "train"
+    """What the validation set is for. train: the model is
+    trained on it, too, from round 0 on, and its mistakes
+    are those of models trained without a fifth of it.
+    hold-out: it is never trained on, as in the paper."""
+    prior_correction: Annotated[str, tyro.conf.arg(metavar="auto|counts|none|FILE")] = (
+        "auto"
+    )
+    """Correction of predictions for the class shares of the
+    validation set, where those of the labels differ.
+    auto: its strength and temperature are chosen by
+    held-out predictions; counts: both are 1; none: no
+    correction. FILE: a CSV file of the class shares in
+    deployment, with the columns class and share."""
     tuning_size: int = 0
     """Number of validation images reserved for --checkpoint-selection tuning."""
 
@@ -196,10 +214,6 @@ class Config:
     precision: Literal["float32", "float64"] = "float32"
     """Floating-point type of the model, its gradients and
     the kernel; random draws are the same in both."""
-    train_on_validation: bool = False
-    """Whether to train on the validation set, too: a
-    baseline that uses the validation labels without
-    strategies."""
     checkpoint_selection: Literal["last", "tuning", "test"] = "last"
     """Epoch to keep in each round. last: the last; tuning,
     test: the one with the best accuracy on the tuning
@@ -215,6 +229,21 @@ class Config:
             weight_decay=self.weight_decay,
             decay_every=self.decay_every,
         )
+
+    @property
+    def trains_on_validation(self) -> bool:
+        """Whether the model is trained on the validation set, too."""
+        return self.validation_role == "train"
+
+    @property
+    def first_round(self) -> int:
+        """The number of the first round: 0 if it trains on the validation set alone."""
+        return 0 if self.trains_on_validation else 1
+
+    @property
+    def is_as_in_paper(self) -> bool:
+        """Whether the validation set is held out and nothing is corrected."""
+        return not self.trains_on_validation and self.prior_correction == "none"
 
     def stop_rule(self) -> Rule:
         """Returns the parameters of the stop rule."""

@@ -1,5 +1,6 @@
 """Running an experiment: strategies and seeds on biased pools, round by round."""
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -8,11 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Examples, UserError, Variables, seed_key
+from fkjax.base import (
+    Examples,
+    PriorCorrection,
+    Strategy,
+    UserError,
+    Variables,
+    seed_key,
+)
 from fkjax.data import datasets, splits
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import forget_peak, peak_memory_mb
 from fkjax.experiment.config import Config
+from fkjax.experiment.driver import Arrays, RoundState, side_by_side
+from fkjax.experiment.held_out import HeldOut
 from fkjax.experiment.oracle import Oracle, array_oracle, noisy_labels
 from fkjax.experiment.progress import Progress
 from fkjax.experiment.records import (
@@ -22,16 +32,10 @@ from fkjax.experiment.records import (
     mark_stop,
     measures,
     member_measures,
+    protocol_measures,
     queries_of,
 )
-from fkjax.experiment.rounds import (
-    Arrays,
-    NotFiniteError,
-    RoundResult,
-    RoundState,
-    play,
-    side_by_side,
-)
+from fkjax.experiment.rounds import NotFiniteError, RoundResult, first_round, play
 from fkjax.experiment.setup import Experiment
 from fkjax.parallel.devices import shard
 from fkjax.parallel.examples import Streamed
@@ -159,21 +163,22 @@ def play_seeds(
     for seed in seeds:
         progress.advance(f"seed {seed}: pretraining {config.pretraining}")
 
-    for track in unfinished:
-        name = track.strategy
-        strategy = experiment.strategies[name]
-        if is_together:
-            strategy = strategy._replace(query=jax.jit(jax.vmap(strategy.query)))
-        done = min(
-            len(rounds)
-            for rounds in track.rounds().values()
-            if not is_over(config, rounds)
-        )
-        number, kept = track.resume(done)
-        state = RoundState(key, pool, _variables(began))
-        if kept is not None:
-            state = RoundState(key, pools.PoolState(**kept["pool"]), _variables(kept))
-        rounds = play(
+    start_state = RoundState(key, pool, _variables(began))
+    if config.trains_on_validation:
+        arrays = arrays._replace(start=start_state.variables)
+
+    @functools.cache
+    def round_0() -> tuple[RoundState, RoundResult]:  # the same for all strategies
+        state = jax.tree.map(jnp.asarray, start_state)
+        return first_round(driver, state, arrays, budget=config.budget)
+
+    def rounds_after(
+        number: int, state: RoundState, strategy: Strategy
+    ) -> Iterator[tuple[RoundState, RoundResult]]:
+        if number < 0:
+            number, (state, result) = 0, round_0()
+            yield state, result
+        yield from play(
             driver,
             strategy,
             jax.tree.map(jnp.asarray, state),
@@ -182,6 +187,26 @@ def play_seeds(
             num_rounds=config.rounds - number,
             hidden_labels=lambda: hidden,
         )
+
+    for track in unfinished:
+        name = track.strategy
+        strategy = experiment.strategies[name]
+        if is_together:
+            strategy = strategy._replace(query=jax.jit(jax.vmap(strategy.query)))
+        first = config.first_round
+        done = min(
+            rounds[-1]["round"] if rounds else first - 1
+            for rounds in track.rounds().values()
+            if not is_over(config, rounds)
+        )
+        number, kept = track.resume(done, first=first)
+        if kept is not None:
+            state = _restored(key, kept)
+        elif config.trains_on_validation:
+            state = start_state
+        else:
+            state = start_state._replace(held_out=driver.hold_out(start_state, arrays))
+        rounds = rounds_after(number, state, strategy)
         for state, all_played in _named_errors(rounds, name, seeds, worlds, number):
             number += 1
             held_out = held_out_accuracy(config, driver, state, arrays)
@@ -191,7 +216,7 @@ def play_seeds(
                 if is_over(config, earlier):  # stopped earlier than other seeds
                     continue
                 played = all_played.of_run(i, len(seeds)) if is_together else all_played
-                if number == 1:
+                if number == first:
                     played.seconds["pretraining"] = float(began["seconds"])
                     played.peak_memory_mb["pretraining"] = float(
                         began["peak_memory_mb"]
@@ -209,6 +234,7 @@ def play_seeds(
                     "num_mistakes": int(played.num_mistakes),
                     "confusion": played.confusion.tolist(),
                     **member_measures(played.member_accuracy),
+                    **protocol_measures(config, played.uncorrected, played.correction),
                     "seconds": played.seconds,
                     "peak_memory_mb": played.peak_memory_mb,
                     "num_labeled": number * config.budget,
@@ -224,11 +250,7 @@ def play_seeds(
                     validation_ids=world.parts.validation.ids,
                 )
                 rows.append((record, {**position, **queries}))
-            kept = {
-                "pool": state.pool._asdict(),
-                "variables": state.variables._asdict(),
-            }
-            track.commit(number, kept, rows)
+            track.commit(number, _kept(state), rows)
             for record, _ in rows:
                 progress.update(
                     strategy=name,
@@ -269,3 +291,25 @@ def _named_errors(
 
 def _variables(kept: dict[str, Any]) -> Variables:
     return Variables(**kept["variables"])
+
+
+def _kept(state: RoundState) -> dict[str, Any]:
+    """Returns a state as nested dicts of arrays, without its key."""
+    kept = {"pool": state.pool._asdict(), "variables": state.variables._asdict()}
+    if state.held_out is not None:
+        log_probs, correction = state.held_out
+        kept["held_out"] = {"log_probs": log_probs, **correction._asdict()}
+    return kept
+
+
+def _restored(key: jax.Array, kept: dict[str, Any]) -> RoundState:
+    """Returns the state of `_kept`."""
+    held_out = dict(kept.get("held_out", {}))
+    return RoundState(
+        key,
+        pools.PoolState(**kept["pool"]),
+        _variables(kept),
+        HeldOut(held_out.pop("log_probs"), PriorCorrection(**held_out))
+        if held_out
+        else None,
+    )

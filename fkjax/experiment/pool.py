@@ -37,7 +37,8 @@ def add(pool: PoolState, indices: jax.Array, labels: jax.Array) -> PoolState:
 
     Args:
         pool: pool before the round.
-        indices: positions of the queried examples, distinct and unlabeled. Shape [B].
+        indices: positions of the queried examples, distinct and unlabeled; a position
+            of N or more is left out. Shape [B].
         labels: labels given by the oracle; -1 where it could not tell. Shape [B].
 
     Returns:
@@ -45,8 +46,8 @@ def add(pool: PoolState, indices: jax.Array, labels: jax.Array) -> PoolState:
     """
     return PoolState(
         pool.round + 1,
-        pool.queried_at.at[indices].set(pool.round),
-        pool.label.at[indices].set(labels.astype(jnp.int32)),
+        pool.queried_at.at[indices].set(pool.round, mode="drop"),
+        pool.label.at[indices].set(labels.astype(jnp.int32), mode="drop"),
     )
 
 

@@ -12,14 +12,22 @@ _SMALLER: dict[str, dict[str, Any]] = {
         "rounds": 6,
         "budget": 10,
         "imbalance_ratio": 10.0,
-        "validation_size": 240,
+        "validation_size": 50,
     }
 }
 
+_PAPER = {"validation_role": "hold-out", "prior_correction": "none"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
-    "paper-mnist": {"dataset": "mnist", "seeds": 10},
+    "paper-mnist": {
+        **_PAPER,
+        "dataset": "mnist",
+        "seeds": 10,
+        "validation_size": 10_000,
+    },
     "paper-svhn": {
+        **_PAPER,
         "dataset": "svhn",
         "model": "resnet10_7x7",
         "seeds": 5,
@@ -31,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "copies": 64,
     },
     "paper-imagenet": {
+        **_PAPER,
         "dataset": "imagenet",
         "model": "resnet18",
         "seeds": 1,

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from fkjax.base import PriorCorrection
 from fkjax.experiment.config import Config
-from fkjax.experiment.rounds import Arrays, Driver, RoundState
+from fkjax.experiment.driver import Arrays, Driver, RoundState
 from fkjax.experiment.stopping import STOP_RULES
 from fkjax.training import evaluation
 
 
 def is_over(config: Config, rounds: Sequence[dict[str, Any]]) -> bool:
     """Returns whether a strategy and seed with these records is finished."""
-    return len(rounds) >= config.rounds or (bool(rounds) and "stop" in rounds[-1])
+    return bool(rounds) and (
+        rounds[-1]["round"] >= config.rounds or "stop" in rounds[-1]
+    )
 
 
 def held_out_accuracy(
@@ -35,7 +38,7 @@ def held_out_accuracy(
     """
     if config.stop_when == "budget":
         return None
-    is_mistake = np.atleast_2d(driver.mistakes(state.variables, arrays))
+    is_mistake = np.atleast_2d(driver.mistakes(state, arrays))
     return (1 - is_mistake.mean(axis=1)).tolist()
 
 
@@ -72,6 +75,28 @@ def measures(confusion: np.ndarray) -> dict[str, Any]:
         "test_accuracy": float(np.trace(confusion) / confusion.sum()),
         "balanced_accuracy": float(np.nanmean(by_class)),
         "class_accuracy": by_class.tolist(),
+    }
+
+
+def protocol_measures(
+    config: Config, uncorrected: np.ndarray, correction: PriorCorrection | None
+) -> dict[str, Any]:
+    """Returns the fields that only the paper's protocol lacks.
+
+    Args:
+        config: settings of the run.
+        uncorrected: confusion matrix of the uncorrected predictions. Shape [C, C].
+        correction: correction of the deployed predictions.
+    """
+    if correction is None:
+        return {}
+    measured = measures(uncorrected)
+    return {
+        "test_accuracy_uncorrected": measured["test_accuracy"],
+        "balanced_accuracy_uncorrected": measured["balanced_accuracy"],
+        "correction_strength": float(correction.strength),
+        "correction_temperature": float(correction.temperature),
+        "validation_role": config.validation_role,
     }
 
 

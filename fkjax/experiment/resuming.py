@@ -11,6 +11,7 @@ from fkjax.experiment.config import Config
 from fkjax.files.writing import plain
 from fkjax.parallel.processes import is_first
 from fkjax.runs.folder import RunFolder
+from fkjax.runs.past_run import with_protocol
 
 PACKAGES = ("fkjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -110,6 +111,7 @@ def _differences(
     was: Mapping[str, Any], wanted: Mapping[str, Any], *, may_differ: Sequence[str]
 ) -> list[str]:
     found = []
+    was = with_protocol(was)
     for name in sorted({*was, *wanted} - {*may_differ}):
         old, new = was.get(name), wanted.get(name)
         if old == new:
@@ -123,6 +125,10 @@ def _differences(
             ]
         elif name == "data":
             found.append("the images or labels of the dataset were others")
+        elif name == "deployment_shares" and old and new:
+            found.append("the class shares in the file of --prior-correction differed")
+        elif name == "deployment_shares":
+            continue  # --prior-correction itself differs
         else:
             flag = "strategy" if wanted.get("oracle") == "file" else "strategies"
             flag = flag if name == "strategies" else name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Rounds of query, oracle and update, as pure functions of a small state."""
+"""Rounds of query, oracle and update."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,48 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fkjax.acquisition.access import view_for
-from fkjax.base import Examples, Model, Query, Strategy, Variables, key_for
-from fkjax.experiment import pool as pools
+from fkjax.base import PriorCorrection, Query, Strategy
 from fkjax.experiment.clock import Clock
+from fkjax.experiment.driver import Arrays, Driver, RoundState
 from fkjax.experiment.oracle import Oracle
-from fkjax.parallel.examples import concatenated
-from fkjax.training import evaluation, fit
-
-
-class RoundState(NamedTuple):
-    """The state from which a round starts.
-
-    Attributes:
-        key: PRNG key of the run, from which each round derives its keys.
-        pool: queried examples and their labels.
-        variables: variables of the model.
-    """
-
-    key: jax.Array
-    pool: pools.PoolState
-    variables: Variables
-
-
-class Arrays(NamedTuple):
-    """The images of a run and the known labels; those of the pool are hidden.
-
-    Attributes:
-        pool: images of the pool. Shape [N, H, W, channels].
-        validation: images of the validation set. Shape [M, H, W, channels].
-        selection_images: images on which `Driver.update` selects an epoch, if it does.
-        test_images: images of the test set, which are used for evaluation only.
-        validation_labels: labels of the validation set. Shape [M].
-        selection_labels: labels of the selection images.
-        test_labels: labels of the test set.
-    """
-
-    pool: Examples
-    validation: Examples
-    selection_images: Examples
-    test_images: Examples
-    validation_labels: jax.Array
-    selection_labels: jax.Array
-    test_labels: jax.Array
+from fkjax.training import fit
 
 
 class RoundResult(NamedTuple):
@@ -61,12 +24,15 @@ class RoundResult(NamedTuple):
         num_mistakes: number of validation mistakes before the query, or -1 if the
             strategy does not use them. Shape [].
         confusion: confusion matrix on the test set after training, with a row for each
-            true class. Shape [C, C].
+            true class; of the corrected predictions if there is a correction. Shape
+            [C, C].
         member_accuracy: test accuracy of each member of an ensemble. Shape [E], or [0]
             for a single model.
         seconds: seconds of each phase.
         peak_memory_mb: peak memory of the process in each phase, in MB; for runs side
             by side, that of all together.
+        uncorrected: confusion matrix of the uncorrected predictions. Shape [C, C].
+        correction: correction after training; None if `RoundState.held_out` is.
     """
 
     query: Query
@@ -76,6 +42,8 @@ class RoundResult(NamedTuple):
     member_accuracy: np.ndarray
     seconds: dict[str, float]
     peak_memory_mb: dict[str, float]
+    uncorrected: np.ndarray
+    correction: PriorCorrection | None
 
     def of_run(self, i: int, num_runs: int) -> "RoundResult":
         """Returns the result of one of `num_runs` runs side by side.
@@ -102,141 +70,6 @@ class NotFiniteError(ArithmeticError):
         """Describes the error; the arguments are the attributes."""
         super().__init__(what.format(f"{part} examples {positions}"))
         self.what, self.part, self.positions = what, part, positions
-
-
-class Driver(NamedTuple):
-    """The compiled parts of a round, shared by all rounds, strategies and seeds.
-
-    Attributes:
-        query_key: `(state) -> key`: key of the next query.
-        mistakes: `(variables, arrays) -> [M] bool`: mistakes on the validation set.
-        update: `(state, arrays, indices, labels) -> state`: training with new labels.
-        suspects: `(state, arrays, indices, labels) -> positions [5]`: labeled examples
-            with the highest loss, NaN first, in the last finite epoch of an `update`
-            with the same arguments.
-        evaluate: `(variables, arrays) -> confusion [C, C], member_accuracy [E]`: test
-            results; `member_accuracy` has shape [0] for a single model.
-    """
-
-    query_key: Callable[[RoundState], jax.Array]
-    mistakes: Callable[[Variables, Arrays], jax.Array]
-    update: Callable[[RoundState, Arrays, jax.Array, jax.Array], RoundState]
-    suspects: Callable[[RoundState, Arrays, jax.Array, jax.Array], jax.Array]
-    evaluate: Callable[[Variables, Arrays], tuple[jax.Array, jax.Array]]
-
-
-def make_driver(
-    model: Model,
-    *,
-    schedule: fit.Schedule,
-    capacity: int,
-    selects_epoch: bool = False,
-    trains_on_validation: bool = False,
-    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = jax.jit,
-) -> Driver:
-    """Makes the compiled parts of rounds that label up to `capacity` examples.
-
-    Args:
-        model: classifier.
-        schedule: schedule of training in each round, which starts from the weights of
-            the previous round.
-        capacity: largest number of examples of the pool that a run labels.
-        trains_on_validation: whether to train on the validation set, too.
-        selects_epoch: whether to keep the epoch with the best accuracy on
-            `arrays.selection_images` instead of the last.
-        compiled: function that compiles a part, such as
-            `fkjax.parallel.devices.on_all_devices` for sharded images.
-    """
-
-    def query_key(state: RoundState) -> jax.Array:
-        return key_for(state.key, "query", state.pool.round)
-
-    def mistakes(variables: Variables, arrays: Arrays) -> jax.Array:
-        predicted = evaluation.predictions(model, variables, arrays.validation)
-        return predicted != arrays.validation_labels
-
-    def trained(
-        state: RoundState,
-        arrays: Arrays,
-        indices: jax.Array,
-        labels: jax.Array,
-        score: fit.Score,
-    ) -> RoundState:
-        pool = pools.add(state.pool, indices, labels)
-        chosen, num_labeled = pools.labeled(pool, capacity=capacity)
-        known_images = arrays.pool[chosen]
-        known_labels = pool.label[chosen]
-        if trains_on_validation:  # first: the last of the others may be padding
-            known_images = concatenated(arrays.validation, known_images)
-            known_labels = jnp.concatenate([arrays.validation_labels, known_labels])
-            num_labeled += len(arrays.validation_labels)
-        variables = fit.fit(
-            key_for(state.key, "training", state.pool.round),
-            model,
-            state.variables,
-            known_images,
-            known_labels,
-            num_labeled,
-            schedule=schedule,
-            score=score,
-        )
-        return RoundState(state.key, pool, variables)
-
-    def update(
-        state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
-    ) -> RoundState:
-        def on_selection(variables: Variables, epoch: jax.Array) -> jax.Array:
-            del epoch
-            return evaluation.accuracy(
-                model.member or model,
-                variables,
-                arrays.selection_images,
-                arrays.selection_labels,
-            )
-
-        score = on_selection if selects_epoch else fit.last_epoch
-        return trained(state, arrays, indices, labels, score)
-
-    def suspects(
-        state: RoundState, arrays: Arrays, indices: jax.Array, labels: jax.Array
-    ) -> jax.Array:
-        before = trained(state, arrays, indices, labels, fit.last_finite_epoch)
-        chosen, num_labeled = pools.labeled(before.pool, capacity=capacity)
-        losses = evaluation.losses(
-            model,
-            before.variables,
-            arrays.pool[chosen],
-            before.pool.label[chosen],
-        )
-        losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
-        losses = jnp.where(jnp.arange(capacity) < num_labeled, losses, -jnp.inf)
-        return chosen[jax.lax.top_k(losses, min(5, len(indices)))[1]]
-
-    def evaluate(variables: Variables, arrays: Arrays) -> tuple[jax.Array, jax.Array]:
-        images, labels, member = arrays.test_images, arrays.test_labels, model.member
-        confusion = evaluation.confusion_matrix(
-            labels,
-            evaluation.predictions(model, variables, images),
-            num_classes=model.num_classes,
-        )
-        if member is None:
-            return confusion, jnp.zeros(0)
-        return confusion, jax.lax.map(
-            lambda variables: evaluation.accuracy(member, variables, images, labels),
-            variables,
-        )
-
-    return Driver(*map(compiled, (query_key, mistakes, update, suspects, evaluate)))
-
-
-def side_by_side(driver: Driver) -> Driver:
-    """Compiles the parts of S runs to one program each, for arrays of leading axis S.
-
-    The `query` of a strategy must be mapped in the same way. This is faster on a GPU or
-    TPU, which one small model does not keep busy. Sums may be computed in another order
-    than in a single run.
-    """
-    return Driver(*(jax.jit(jax.vmap(part)) for part in driver))
 
 
 def play_round(
@@ -268,7 +101,7 @@ def play_round(
     clock = Clock()
     sees_mistakes = "validation_mistakes" in strategy.sees
     is_mistake = (
-        driver.mistakes(state.variables, arrays)
+        driver.mistakes(state, arrays)
         if sees_mistakes
         else jnp.zeros_like(arrays.validation_labels, bool)
     )
@@ -280,23 +113,29 @@ def play_round(
         validation=arrays.validation,
         validation_labels=arrays.validation_labels,
         validation_mistakes=is_mistake,
+        labels=state.pool.label,
+        correction=state.held_out.correction if state.held_out else None,
         hidden_labels=hidden_labels,
     )
-    query = strategy.query(driver.query_key(state), view)
+    query = strategy.query(driver.query_key(state._replace(held_out=None)), view)
     indices = np.asarray(query.indices)
     for part, bad in (
         ("validation", query.is_bad_validation),
         ("pool", query.is_bad),
     ):
         if bad is not None and np.any(bad):
-            positions = list(map(np.flatnonzero, np.atleast_2d(bad)))
             raise NotFiniteError(
-                "the embeddings or scores of {} are NaN or infinite", part, positions
+                "the embeddings or scores of {} are NaN or infinite",
+                part,
+                _positions(bad),
             )
     clock.stop("query")
     labels = np.asarray(oracle(indices))
     clock.stop("oracle")
-    asked = state, arrays, query.indices, jnp.asarray(labels)
+    num_mistakes = np.asarray(is_mistake.sum(axis=-1))
+    if not sees_mistakes:
+        num_mistakes = np.full_like(num_mistakes, -1)
+    asked = state._replace(held_out=None), arrays, query.indices, jnp.asarray(labels)
     state = jax.block_until_ready(driver.update(*asked))
     if not fit.is_finite(state.variables):
         positions = list(np.atleast_2d(driver.suspects(*asked)))
@@ -307,13 +146,67 @@ def play_round(
             positions,
         )
     clock.stop("training")
-    confusion, member_accuracy = map(
-        np.asarray, driver.evaluate(state.variables, arrays)
+    return _concluded(driver, state, arrays, query, labels, num_mistakes, clock)
+
+
+def first_round(
+    driver: Driver, state: RoundState, arrays: Arrays, *, budget: int
+) -> tuple[RoundState, RoundResult]:
+    """Trains on the validation set alone: round 0 of a run that trains on it.
+
+    Args:
+        driver: compiled parts of a round.
+        state: state before any label.
+        arrays: images and known labels.
+        budget: number of examples that later rounds query, whose compiled training this
+            round shares.
+
+    Returns:
+        The state after the round, and its result, whose query is empty.
+
+    Raises:
+        UserError: if training leads to NaN or infinity.
+        NotFiniteError: if training without a part of the validation set does.
+    """
+    clock = Clock()
+    *seeds, num = state.pool.label.shape
+    nobody, unknown = (jnp.full((*seeds, budget), x, jnp.int32) for x in (num, -1))
+    state = jax.block_until_ready(driver.update(state, arrays, nobody, unknown))
+    fit.require_finite(state.variables, "training on the validation set")
+    clock.stop("training")
+    nothing = jnp.zeros((*seeds, 0), jnp.int32)
+    query = Query(nothing, nothing, nothing, jnp.zeros((*seeds, 0)))
+    not_used = np.full(seeds, -1)
+    return _concluded(
+        driver, state, arrays, query, np.asarray(nothing), not_used, clock
+    )
+
+
+def _concluded(
+    driver: Driver,
+    state: RoundState,
+    arrays: Arrays,
+    query: Query,
+    labels: np.ndarray,
+    num_mistakes: np.ndarray,
+    clock: Clock,
+) -> tuple[RoundState, RoundResult]:
+    """Holds out and evaluates after the training of a round."""
+    held_out = jax.block_until_ready(driver.hold_out(state, arrays))
+    if held_out is not None:
+        is_bad = ~np.isfinite(held_out.log_probs).all(axis=-1)
+        if is_bad.any():
+            raise NotFiniteError(
+                "the held-out predictions of {} are NaN or infinite",
+                "validation",
+                _positions(is_bad),
+            )
+        clock.stop("held_out")
+    state = state._replace(held_out=held_out)
+    confusion, uncorrected, member_accuracy = map(
+        np.asarray, driver.evaluate(state, arrays)
     )
     clock.stop("evaluation")
-    num_mistakes = np.asarray(is_mistake.sum(axis=-1))
-    if not sees_mistakes:
-        num_mistakes = np.full_like(num_mistakes, -1)
     return state, RoundResult(
         query,
         labels,
@@ -322,7 +215,14 @@ def play_round(
         member_accuracy,
         clock.seconds,
         clock.peak_memory_mb,
+        uncorrected,
+        jax.device_get(held_out.correction) if held_out else None,
     )
+
+
+def _positions(mask: Any) -> list[np.ndarray]:
+    """Returns the positions in a mask, for each run side by side."""
+    return list(map(np.flatnonzero, np.atleast_2d(mask)))
 
 
 def play(

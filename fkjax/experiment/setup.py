@@ -21,7 +21,9 @@ from fkjax.base import (
 )
 from fkjax.data import datasets, splits
 from fkjax.experiment.config import Config
-from fkjax.experiment.rounds import Driver, make_driver
+from fkjax.experiment.deployment import correction_rule
+from fkjax.experiment.driver import Driver, make_driver
+from fkjax.experiment.held_out import CorrectionRule
 from fkjax.models.ensemble import ensemble
 from fkjax.parallel.devices import device_mesh, on_all_devices
 from fkjax.training import pretraining
@@ -39,6 +41,7 @@ class Experiment(NamedTuple):
         start: function `start(key, pool) -> variables` that computes the variables
             before the first round.
         mesh: mesh of all devices; None if there is a single device.
+        correction: rule of the prior correction.
     """
 
     config: Config
@@ -48,6 +51,7 @@ class Experiment(NamedTuple):
     strategies: dict[str, Strategy]
     start: Callable[[jax.Array, Examples], Variables]
     mesh: jax.sharding.Mesh | None
+    correction: CorrectionRule
 
     def parts(self, seed: int) -> splits.Splits:
         """Draws the pool, validation, tuning and test sets of a seed.
@@ -108,6 +112,7 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
                 f"{mesh.size} devices, all of which each seed uses: leave it out"
             )
 
+    rule = correction_rule(config, [str(c) for c in range(dataset.num_classes)])
     start = starter(config, model, rotation_model)
     strategies = {}
     for name in config.strategies:
@@ -118,10 +123,13 @@ def prepare(config: Config, dataset: datasets.Dataset) -> Experiment:
         schedule=config.training(),
         capacity=config.rounds * config.budget,
         selects_epoch=config.checkpoint_selection != "last",
-        trains_on_validation=config.train_on_validation,
+        trains_on_validation=config.trains_on_validation,
+        correction=rule,
         compiled=compiled,
     )
-    return Experiment(config, dataset, model, driver, strategies, compiled(start), mesh)
+    return Experiment(
+        config, dataset, model, driver, strategies, compiled(start), mesh, rule
+    )
 
 
 def make_model(
@@ -203,6 +211,8 @@ def strategy_of(config: Config, model: Model, name: str) -> Strategy:
         num_passes=config.passes,
         num_steps=config.vaal_steps,
         num_copies=config.copies,
+        is_trained=config.trains_on_validation,
+        trains_on_validation=config.trains_on_validation,
     )
     strategy = make_strategy(STRATEGIES[name], model, settings)
     if config.random_share > 0:

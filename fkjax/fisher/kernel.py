@@ -89,10 +89,13 @@ class Kernel(NamedTuple):
         embed: function `embed(z, g) -> embedding [L]` of dicts of blocks by tap.
         similarity: function `similarity(queries [..., L], keys [M, L]) -> [..., M]`
             that computes the kernel of embeddings.
+        factors: function `factors(embedding) -> (a, b)` if the kernel of two examples
+            is <a, a'> <b, b'>; None if it is the inner product of the embeddings.
     """
 
     embed: Callable[[dict[str, jax.Array], dict[str, jax.Array]], jax.Array]
     similarity: Callable[[jax.Array, jax.Array], jax.Array]
+    factors: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
 
 
 multi_scale = Kernel(pearson_features, similarity)
@@ -131,12 +134,15 @@ def last_layer(inputs: str, outputs: str, num_outputs: int) -> Kernel:
         a = jnp.append(z[inputs].astype(jnp.result_type(float)), 1)
         return jnp.concatenate([_unit(a), _unit(g[outputs])])
 
-    def product(queries: jax.Array, keys: jax.Array) -> jax.Array:
-        split = keys.shape[-1] - num_outputs
-        of_inputs = similarity(queries[..., :split], keys[..., :split])
-        return of_inputs * similarity(queries[..., split:], keys[..., split:])
+    def factors(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+        split = embeddings.shape[-1] - num_outputs
+        return embeddings[..., :split], embeddings[..., split:]
 
-    return Kernel(embed, product)
+    def product(queries: jax.Array, keys: jax.Array) -> jax.Array:
+        (a, b), (of_keys, others) = factors(queries), factors(keys)
+        return similarity(a, of_keys) * similarity(b, others)
+
+    return Kernel(embed, product, factors)
 
 
 def _unit(block: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 
 from fkjax.base import UserError
 from fkjax.label_shift.checks import (
@@ -210,6 +209,8 @@ def solve_bbse(counts: np.ndarray, pool_shares: np.ndarray) -> np.ndarray:
     except np.linalg.LinAlgError:  # a resample may be singular
         prior = np.full(len(counts), -1.0)
     if not (prior >= 0).all():
+        from scipy.optimize import nnls  # takes a second to import
+
         prior = nnls(conditional, pool_shares)[0]
     return prior / prior.sum()
 

@@ -15,26 +15,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fkjax.base import Model, Variables, key_for, seed_key
+from fkjax.base import Variables, key_for, seed_key
 from fkjax.data.labeled_folder import Listing, OwnImages, load_images, natural
 from fkjax.data.reading import plain_errors
 from fkjax.experiment import pool as pools
 from fkjax.experiment.clock import forget_peak, peak_memory_mb
 from fkjax.experiment.config import Config
+from fkjax.experiment.driver import RoundState
 from fkjax.experiment.progress import Progress
 from fkjax.experiment.records import (
     labels_per_class,
     mark_stop,
-    measures,
-    member_measures,
     queries_of,
 )
-from fkjax.experiment.rounds import Arrays, Driver, RoundState, make_driver
 from fkjax.experiment.setup import strategy_of
 from fkjax.labeling.annotator import Desk
 from fkjax.labeling.answers import CANNOT_TELL
 from fkjax.labeling.label_studio import data_uri, local_url
-from fkjax.labeling.own_model import copies_among, enlarged, model_of_images, started
+from fkjax.labeling.learner import Learner
+from fkjax.labeling.own_model import copies_among, enlarged, started
 from fkjax.labeling.request import Asked, Request
 from fkjax.labeling.session import Session
 from fkjax.runs.journal import Journal
@@ -139,29 +138,12 @@ class _Loop:
         (self._name,) = config.strategies
         self._track = journal.track(self._name, range(config.seed, config.seed + 1))
         self._key = seed_key(config.seed)
-        # The train set follows the pool, as if it had been queried.
+        self._learner = Learner(config, own, self._key)
+        self._arrays = self._learner.arrays
         self._positions = np.concatenate([own.pool, own.train])
         self._names = [own.names[i] for i in self._positions]
         self._at = {name: i for i, name in enumerate(self._names)}
         self._targets = {own.names[i]: j for j, i in enumerate(own.validation)}
-        reported = own.test if len(own.test) else own.validation
-        pool, validation, test_images = (
-            jax.tree.map(jnp.asarray, own.images[at])
-            for at in (self._positions, own.validation, reported)
-        )
-        validation_labels, test_labels = (
-            jnp.asarray(own.labels[at]) for at in (own.validation, reported)
-        )
-        self._arrays = Arrays(
-            pool,
-            validation,
-            test_images,  # not used: no epoch is selected
-            test_images,
-            validation_labels,
-            test_labels,
-            test_labels,
-        )
-        self._made: dict[int, tuple[Model, Driver]] = {}
         self._copies = None
         if not config.keep_copies:
             self._copies = copies_among(own, self._positions, warn=progress.tell)
@@ -182,17 +164,6 @@ class _Loop:
             classes = records[-1]["classes"]
         return Outcome(records, end)
 
-    def _parts(self, num_classes: int) -> tuple[Model, Driver]:
-        """Returns the model with `num_classes` classes and its compiled rounds."""
-        if num_classes not in self._made:
-            config = self._config
-            model = model_of_images(self._own, config, num_classes=num_classes)
-            driver = make_driver(
-                model, schedule=config.training(), capacity=len(self._names)
-            )
-            self._made[num_classes] = model, driver
-        return self._made[num_classes]
-
     def _resumed(self) -> tuple[int, RoundState, list[str]]:
         """Restores the last committed round with an undamaged state.
 
@@ -203,27 +174,32 @@ class _Loop:
         pool = pools.create(len(self._names))
         train = jnp.arange(len(own.pool), len(self._names))
         labels = jnp.asarray(own.labels[own.train])
+        trains_on_validation = self._config.trains_on_validation
+        is_trained = trains_on_validation or len(train) > 0
 
         def begin() -> dict[str, Any]:
             num_classes = max(self._num_classes, 1 + int(own.labels.max()))
-            model, driver = self._parts(num_classes)
+            classes = own.classes[:num_classes]
+            model, _ = self._learner.parts(classes)
             self._progress.advance(f"pretraining {self._config.pretraining}")
             forget_peak()
             since = time.perf_counter()
-            variables = started(own, self._config, model)
-            if len(train):
+            variables = start = started(own, self._config, model)
+            if is_trained:
                 state = RoundState(self._key, pool, variables)
-                variables = driver.update(state, self._arrays, train, labels).variables
-                require_finite(variables, "training on the train set")
+                state = self._learner.updated(state, classes, train, labels)
+                variables = state.variables
+                require_finite(variables, "training on the labels that are known")
             return {
                 "variables": jax.block_until_ready(variables)._asdict(),
+                **({"start": start._asdict()} if trains_on_validation else {}),
                 "seconds": time.perf_counter() - since,
                 "peak_memory_mb": peak_memory_mb(),
             }
 
         self._began = self._journal.start(self._track.seeds, begin)
         number, kept = self._track.resume(len(self._journal.records))
-        first = int(len(train) > 0)
+        first = int(is_trained)
         if kept is not None:
             first = int(kept["pool"]["round"]) - number
         variables = Variables(**(kept or self._began)["variables"])
@@ -239,7 +215,7 @@ class _Loop:
         had = len(records[-1]["classes"]) if records else self._num_classes
         num_classes = max(had, 1 + int(max(own.labels.max(), known.max())))
         if num_classes > had:
-            model, _ = self._parts(num_classes)
+            model, _ = self._learner.parts(own.classes[:num_classes])
             fresh = model.init(key_for(self._key, "classes of labels", number))
             variables = enlarged(variables, fresh)
         state = jax.tree.map(jnp.asarray, RoundState(self._key, pool, variables))
@@ -265,7 +241,9 @@ class _Loop:
         """Chooses the images to label in a round."""
         self._progress.advance(f"round {number}: query")
         config, own, arrays = self._config, self._own, self._arrays
-        model, _ = self._parts(len(classes))
+        model, _ = self._learner.parts(classes)
+        if state.held_out is None:  # the session was resumed
+            state = self._holding_out(state, classes)
         is_unlabeled = np.asarray(state.pool.is_unlabeled)
         budget = min(config.budget, int(is_unlabeled.sum()))
         strategy = strategy_of(
@@ -284,6 +262,8 @@ class _Loop:
                 validation_labels=own.labels[own.validation],
                 classes=classes,
                 copies=self._copies,
+                labels=np.asarray(state.pool.label),
+                held_out=state.held_out,
             ),
             budget=budget,
             strategy=strategy,
@@ -321,15 +301,14 @@ class _Loop:
         known = {*classes, CANNOT_TELL}
         new = sorted({*answers.values()} - known, key=natural)
         classes = [*classes, *new]
-        model, driver = self._parts(len(classes))
+        model, _ = self._learner.parts(classes)
         if new:
             fresh = model.init(key_for(self._key, "new classes", number))
             state = state._replace(variables=enlarged(state.variables, fresh))
         indices, labels = self._labels(answers, classes)
         forget_peak()
         since = time.perf_counter()
-        state = driver.update(state, self._arrays, *map(jnp.asarray, (indices, labels)))
-        state = jax.block_until_ready(state)
+        state = self._learner.updated(state, classes, indices, labels)
         seconds = {"training": time.perf_counter() - since}
         if number == 1:
             seconds["pretraining"] = float(self._began["seconds"])
@@ -337,6 +316,10 @@ class _Loop:
             state.variables,
             f"training in round {number}, whose answers are kept,",
         )
+        since = time.perf_counter()
+        state = self._holding_out(state, classes)
+        if state.held_out is not None:
+            seconds["held_out"] = time.perf_counter() - since
         position = {
             "strategy": self._name,
             "seed": self._config.seed,
@@ -345,7 +328,7 @@ class _Loop:
         record = {
             "dataset": self._config.dataset,
             **position,
-            **self._measures(state, driver),
+            **self._learner.measures(state, classes),
             "checkpoint_selection": "last",
             "queried_per_class": labels_per_class(labels, len(classes)),
             "num_cannot_tell": int((labels < 0).sum()),
@@ -377,20 +360,6 @@ class _Loop:
         self._track.commit(number, kept, [(record, {**position, **queries})])
         return state
 
-    def _measures(self, state: RoundState, driver: Driver) -> dict[str, Any]:
-        is_mistake = np.asarray(driver.mistakes(state.variables, self._arrays))
-        confusion, members = map(
-            np.asarray, driver.evaluate(state.variables, self._arrays)
-        )
-        measured = measures(confusion)
-        has_test = len(self._own.test) > 0
-        if not has_test:
-            measured["test_accuracy"] = None
-        return {
-            # The set of the next four: without a test set, the validation set.
-            "measured_on": "test" if has_test else "validation",
-            **measured,
-            "confusion": confusion.tolist(),
-            "validation_accuracy": float(1 - is_mistake.mean()),
-            **member_measures(members),
-        }
+    def _holding_out(self, state: RoundState, classes: Sequence[str]) -> RoundState:
+        start = Variables(**self._began.get("start", self._began["variables"]))
+        return self._learner.holding_out(state, classes, start)

@@ -73,9 +73,22 @@ def each_member(
         The results of `fn`, with a leading axis E.
     """
     keys = _member_keys(key, len(jax.tree.leaves(variables)[0]))
+    return each_model(fn, keys, variables)
+
+
+def each_model(fn: Callable[..., Any], *args: Any) -> Any:
+    """Maps `fn(*args)` over the leading axis of its arguments, as `each_member` does.
+
+    Args:
+        fn: function that trains or applies one model.
+        args: pytrees of arrays with the same leading axis, one entry for each model.
+
+    Returns:
+        The results of `fn`, with the same leading axis.
+    """
     if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda member: fn(*member), (keys, variables))
-    return jax.vmap(fn)(keys, variables)
+        return jax.lax.map(lambda each: fn(*each), args)
+    return jax.vmap(fn)(*args)
 
 
 def _member_keys(key: jax.Array, num_members: int) -> jax.Array:

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 
 from fkjax.base import UserError, printable
 from fkjax.report.curves import group_records, shared_rounds
-from fkjax.runs.past_run import Run, has_stopped, read_run, unfinished
+from fkjax.runs.past_run import (
+    Run,
+    has_stopped,
+    read_run,
+    unfinished,
+    with_protocol,
+)
 from fkjax.runs.record import Record
 
 # Settings that may differ between the folders of one experiment.
@@ -74,6 +80,10 @@ class Comparison(NamedTuple):
     experiments: list[ComparedExperiment]
     strategies: list[ComparedStrategy]
     notes: list[str]
+
+    def last_records(self) -> dict[str, list[Record]]:
+        """Returns the last records of the seeds of each strategy, by its name."""
+        return {s.name: [run[-1] for run in s.seeds.values()] for s in self.strategies}
 
 
 def read(
@@ -153,6 +163,7 @@ def _of_seeds(run: Run, seeds: Collection[int]) -> Run:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    config = with_protocol(config)
     return {key: value for key, value in config.items() if key not in _NO_SETTINGS}
 
 

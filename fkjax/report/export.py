@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from fkjax.files.spreadsheet import csv_bytes, inert
-from fkjax.report import findings
+from fkjax.report import findings, protocol
 from fkjax.report.analysis import COMPARED, MEASURES, Analysis, Summary
 from fkjax.report.comparison import Comparison
-from fkjax.report.tables import escape_markdown, markdown
+from fkjax.report.tables import escape_markdown, markdown, markdown_corrections
 
 COLUMNS = (
     "table strategy against seed labels measure value low high seeds wins ties losses "
@@ -18,7 +18,9 @@ COLUMNS = (
 )
 """The columns of the CSV file. The values of the column `table`:
 
-- run: measures of each seed at each number of labels;
+- run: measures of each seed at each number of labels; those of runs that train on
+  the validation set or correct predictions include the uncorrected accuracies, and the
+  strength and temperature of the correction;
 - curve: means over seeds and their bootstrap intervals;
 - final: the same for the measures after the last round;
 - labels: number of labels at which a mean curve reaches an accuracy; no value if it
@@ -64,6 +66,7 @@ def to_markdown(comparison: Comparison, analysis: Analysis) -> bytes:
         "Means over seeds in percent, with 95 % bootstrap intervals. The area is the "
         "mean of the test accuracy over the rounds.",
         _finals(analysis.summaries),
+        *_corrections(comparison),
         "## Learning curves",
         "Mean test accuracy in percent.",
         _curves(analysis),
@@ -90,9 +93,17 @@ def _lines(comparison: Comparison, analysis: Analysis) -> Iterator[dict[str, Any
                 place["labels"] = record["num_labeled"]
                 worst = np.fmin.reduce(np.array(record["class_accuracy"], float))
                 values = record["test_accuracy"], record["balanced_accuracy"], worst
-                for measure, value in zip(MEASURES, values, strict=False):
+                found = dict(zip(MEASURES, values, strict=False))
+                for name in ("test", "balanced"):
+                    if (field := f"{name}_accuracy_uncorrected") in record:
+                        found[f"{name}, uncorrected"] = record[field]
+                for measure, value in found.items():
                     percent = math.nan if value is None else 100 * value
                     yield {**place, "measure": measure, "value": percent}
+                for name in ("strength", "temperature"):
+                    if (field := f"correction_{name}") in record:
+                        measure = f"{name} of the correction"
+                        yield {**place, "measure": measure, "value": record[field]}
     for measure, curves in zip(MEASURES, analysis.curves.values(), strict=False):
         for name, curve in curves.items():
             for i, labels in enumerate(curve.num_labeled.tolist()):
@@ -176,6 +187,11 @@ def _finals(summaries: Sequence[Summary]) -> str:
         for summary in summaries
     ]
     return markdown(["strategy", "seeds", "labels", *MEASURES], rows)
+
+
+def _corrections(comparison: Comparison) -> list[str]:
+    table = markdown_corrections(comparison.last_records())
+    return [protocol.EXPLANATION, table] if table else []
 
 
 def _curves(analysis: Analysis) -> str:

@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from fkjax.acquisition import ORACLES
 from fkjax.report.analysis import Analysis, Cost, Interval, Pair, Reached
 from fkjax.report.comparison import ComparedExperiment, Comparison, shown
 from fkjax.report.statistics import Paired, pairs_needed, smallest_p
 from fkjax.runs.past_run import Run
 
 _LEVEL = 0.05
-_ABLATION = "fisher_oracle"  # uses hidden labels, so it is not ranked with the others
 
 TITLES = {"area": "area under the curve", "test": "final test accuracy"}
 """Display names of the measures on which pairs are compared."""
@@ -18,7 +18,7 @@ TITLES = {"area": "area under the curve", "test": "final test accuracy"}
 
 def headline(comparison: Comparison, analysis: Analysis) -> str:
     """Returns a sentence on which strategy is best, and by how much."""
-    ablations = {s.name for s in comparison.strategies if s.original == _ABLATION}
+    ablations = {s.name for s in comparison.strategies if s.original in ORACLES}
     areas = [
         (s.measures["area"], s.name)
         for s in analysis.summaries

@@ -110,7 +110,9 @@ def _gallery(
         for run in strategy.experiment.runs
         if (strategy.original, seed) in run.tracks
     )
-    numbers = [record["round"] for record in records]
+    # Round 0 of a run that trains on the validation set has no query.
+    numbers = [r["round"] for r in records if any(r["queried_per_class"])]
+    numbers = numbers or [record["round"] for record in records]
     shown = sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]})
     nothing = Gallery(strategy.name, seed, [], "")
     if run.config.get("images"):

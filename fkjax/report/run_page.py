@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fkjax.report import charts, findings
+from fkjax.report import charts, findings, protocol
 from fkjax.report.analysis import COMPARED, Analysis, Pair
 from fkjax.report.comparison import ComparedStrategy, Comparison, shown
 from fkjax.report.galleries import Gallery
@@ -53,6 +53,9 @@ def render(
             for metric, title in _METRICS.items()
         ],
         summaries=analysis.summaries,
+        corrections=protocol.corrections(comparison.last_records()),
+        correction_heads=protocol.HEADER[1:],
+        correction_note=protocol.EXPLANATION,
         targets=analysis.targets,
         target_heads=[f"{target:g} %" for target in analysis.targets],
         needed=needed,

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import rich.box
 import rich.markup
 import rich.table
 
+from fkjax.report import protocol
 from fkjax.report.curves import (
     Reference,
     final_measures,
@@ -52,6 +53,28 @@ def final_table(
     return table
 
 
+def correction_table(records: Sequence[Record]) -> rich.table.Table | None:
+    """Builds a table of the prior correction of each strategy after its last round.
+
+    Args:
+        records: records of one dataset.
+
+    Returns:
+        The table; None if no strategy trains on the validation set or corrects
+        predictions.
+    """
+    rows = protocol.corrections(protocol.last_records(records))
+    if not rows:
+        return None
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.caption = protocol.EXPLANATION
+    for index, column in enumerate(protocol.HEADER):
+        table.add_column(column, justify="right" if index > 1 else "left")
+    for strategy, *cells in rows:
+        table.add_row(rich.markup.escape(strategy), *cells)
+    return table
+
+
 def labeling_table(records: Sequence[Record]) -> rich.table.Table:
     """Builds a table of the rounds of a labeling session, with accuracies in percent.
 
@@ -64,6 +87,11 @@ def labeling_table(records: Sequence[Record]) -> rich.table.Table:
     columns += ["test accuracy"] if has_test else []
     for column in columns:
         table.add_column(column, justify="right")
+    if any(record.get("validation_role") == "train" for record in records):
+        table.caption = (
+            "The model is trained on the validation set, each image of which is "
+            "predicted here by a model that was trained without it."
+        )
     for record in records:
         accuracies = [record["validation_accuracy"]]
         accuracies += [record["test_accuracy"]] if has_test else []
@@ -75,7 +103,9 @@ def labeling_table(records: Sequence[Record]) -> rich.table.Table:
 def markdown_table(
     records: Iterable[Record], reference: Reference | None = None
 ) -> str:
-    """Writes the final table and the learning curves as two Markdown tables.
+    """Writes the final table and the learning curves as Markdown tables.
+
+    The prior correction has a table of its own between them, if there is one.
 
     Args:
         records: records of one dataset.
@@ -87,7 +117,25 @@ def markdown_table(
     records = list(records)
     bold = "**{}**".format
     final = _summary(records, None, bold=bold, escape=escape_markdown)
-    return markdown(*final) + "\n" + markdown_curves(records, reference)
+    parts = [markdown(*final), markdown_corrections(protocol.last_records(records))]
+    parts.append(markdown_curves(records, reference))
+    return "\n".join(part for part in parts if part)
+
+
+def markdown_corrections(last: Mapping[str, Sequence[Record]]) -> str:
+    """Writes the prior correction of each strategy as a Markdown table.
+
+    Args:
+        last: records of each seed after the last round, by strategy.
+
+    Returns:
+        Markdown that ends in a newline; empty if no strategy trains on the validation
+        set or corrects predictions.
+    """
+    rows = protocol.corrections(last)
+    if not rows:
+        return ""
+    return markdown(protocol.HEADER, [[escape_markdown(x), *xs] for x, *xs in rows])
 
 
 def markdown_curves(

@@ -5,8 +5,13 @@ dataset, strategy, seed, round, num_labeled, test_accuracy, balanced_accuracy,
 class_accuracy [C], queried_per_class [C], confusion [C, C] (a row for each true class),
 checkpoint_selection, num_random and num_mistakes; seconds and peak_memory_mb (by phase,
 the only fields that differ if a run is repeated); member_accuracy [E] for an ensemble;
-held_out_accuracy and, in the last record, stop if there is a stop rule. Accuracies are
-fractions. If a strategy, seed and round occurs twice, the later record counts.
+held_out_accuracy and, in the last record, stop if there is a stop rule. A run that
+trains on the validation set or corrects predictions also has validation_role,
+correction_strength, correction_temperature, test_accuracy_uncorrected and
+balanced_accuracy_uncorrected; its other accuracies and its confusion are of corrected
+predictions. If it trains on the validation set, round 0, without a query, is of that
+set alone. Accuracies are fractions. If a strategy, seed and round occurs twice, the
+later record counts.
 """
 
 import csv

@@ -110,29 +110,30 @@ class Track(NamedTuple):
             for seed in self.seeds
         }
 
-    def resume(self, num_rounds: int) -> tuple[int, Any | None]:
+    def resume(self, last: int, *, first: int = 1) -> tuple[int, Any | None]:
         """Restores the last committed round with an undamaged state.
 
         Later rounds are removed.
 
         Args:
-            num_rounds: number of rounds that all seeds have committed, or stopped
-                before.
+            last: number of the last round that all seeds have committed, or stopped
+                before; `first - 1` if there is none.
+            first: number of the first round.
 
         Returns:
-            The number of the round, and its state as given to `commit`; 0 and None if
-            there is no such round.
+            The number of the round, and its state as given to `commit`; `first - 1` and
+            None if there is no such round.
         """
         number, state, self.journal.records = self.journal.agreed(
-            lambda: self._kept_round(num_rounds)
+            lambda: self._kept_round(last, first)
         )
         return number, state
 
-    def _kept_round(self, num_rounds: int) -> list[Any]:
-        folder, number, state = self.journal.folder, num_rounds, None
+    def _kept_round(self, last: int, first: int) -> list[Any]:
+        folder, number, state = self.journal.folder, last, None
         if folder is None:
-            return [0, None, self.journal.records]
-        while number > 0:
+            return [first - 1, None, self.journal.records]
+        while number >= first:
             path = self._path(folder) / f"round-{number}"
             problem = "it is missing"
             try:
@@ -141,10 +142,10 @@ class Track(NamedTuple):
                 problem = str(error)
             if state is not None:
                 break
+            before = f"round {number - 1}" if number > 0 else "the start"
             self.journal.tell(
                 f"the checkpoint of {self.strategy}, {_name(self.seeds)}, round "
-                f"{number} cannot be used: {problem} ({path}); resuming from round "
-                f"{number - 1}"
+                f"{number} cannot be used: {problem} ({path}); resuming from {before}"
             )
             number -= 1
         for seed in self.seeds:
@@ -160,7 +161,7 @@ class Track(NamedTuple):
         """Commits a round.
 
         Args:
-            number: number of the round, counted from 1.
+            number: number of the round.
             state: state from which the next round starts, nested dicts of arrays.
             rows: record of each seed, with the arguments of
                 `RunFolder.append_queries`.

@@ -50,7 +50,7 @@ def read_run(path: Path) -> Run:
             f"the run in {path} has no finished round yet: leave it out, or let it "
             "finish a round"
         )
-    if config.get("oracle") == "file":  # a person may have named new classes
+    if _is_labeling(config):  # a person may have named new classes
         records = _with_all_classes(records)
         images = manifest.read(folder)
         config |= images.settings() if images else {}
@@ -66,6 +66,10 @@ def read_run(path: Path) -> Run:
                     "files that the run wrote"
                 )
     return Run(folder, config, records)
+
+
+def _is_labeling(config: Mapping[str, Any]) -> bool:
+    return config.get("oracle") == "file"
 
 
 def _with_all_classes(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -103,6 +107,8 @@ def unfinished(run: Run) -> list[str]:
     for record in run.records:
         track = played.setdefault((record["strategy"], record["seed"]), {})
         track[record["round"]] = has_stopped(record)
+    if run.config.get("validation_role") == "train" and not _is_labeling(run.config):
+        rounds += 1  # round 0
     complete = sum(len(t) >= rounds or any(t.values()) for t in played.values())
     wanted = seeds * len(strategies)
     if complete >= wanted:
@@ -111,6 +117,20 @@ def unfinished(run: Run) -> list[str]:
         f"{run.folder.path} is unfinished: {complete} of {wanted} combinations of "
         "strategy and seed are complete."
     ]
+
+
+def with_protocol(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration with the role of the validation set and the correction.
+
+    Runs of before these were settings held the validation set out, or trained on it
+    without a round 0, and corrected nothing.
+    """
+    if "validation_role" in config:
+        return {**config}
+    config = {**config, "validation_role": "hold-out", "prior_correction": "none"}
+    if config.pop("train_on_validation", False):
+        config["validation_role"] = "train by --train-on-validation"
+    return config
 
 
 def has_stopped(record: Mapping[str, Any]) -> bool:

@@ -86,6 +86,11 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "peak_memory_mb": (_is_times, "an object of megabytes"),
     "member_accuracy": (_list_of(_is_number), "a list of numbers"),
     "held_out_accuracy": _NUMBER,
+    "test_accuracy_uncorrected": _NUMBER,
+    "balanced_accuracy_uncorrected": _NUMBER,
+    "correction_strength": _NUMBER,
+    "correction_temperature": _NUMBER,
+    "validation_role": (_is_text, "text"),
     "stop": (_is_text, "text"),
 }
 

@@ -23,6 +23,7 @@ from fkjax.base import (
     seed_key,
 )
 from fkjax.data.reading import plain_errors
+from fkjax.label_shift.correction import corrected
 from fkjax.parallel.flags import usual_flags
 from fkjax.parallel.mapping import map_examples
 from fkjax.selection.arguments import whole
@@ -155,14 +156,15 @@ def choose(
     is_added = np.isin(indices, added)
     of_picks = probabilities(problem, problem.pool[indices])
     answered = np.flatnonzero(targets >= 0)
-    of_mistakes = probabilities(problem, problem.validation[targets[answered]])
     mistakes: dict[int, Mistake] = {
         int(i): Mistake(
             _plain(problem.validation_ids[int(targets[i])]),
             problem.classes[int(problem.validation_labels[targets[i]])],
-            problem.classes[int(p.argmax())],
+            problem.classes[int(predicted)],
         )
-        for i, p in zip(answered, of_mistakes, strict=True)
+        for i, predicted in zip(
+            answered, _predicted(problem, targets[answered]), strict=True
+        )
     }
     _, place, num_equal = np.unique(
         np.asarray(query.scores), return_inverse=True, return_counts=True
@@ -253,12 +255,23 @@ def _strategy(
             kernel=problem.kernel,
             batch_size=problem.batch_size,
             is_trained=problem.is_trained,
+            trains_on_validation=problem.trained_on_validation,
         )
         strategy = _compiled(strategy, problem.model, settings)
     if "pool_labels" in strategy.sees:
         raise UserError(
             f"{name} uses the hidden labels of the pool, which are only known in "
             "experiments: choose another strategy"
+        )
+    if (
+        "validation_mistakes" in strategy.sees
+        and problem.trained_on_validation
+        and problem.held_out is None
+    ):
+        raise UserError(
+            f"{name} uses the model's mistakes on the validation set, which say "
+            "nothing if it was trained on that set: choose another strategy, such as "
+            "margin, or give a model that was trained without it"
         )
     return name, strategy
 
@@ -270,7 +283,13 @@ def _ask(
     with plain_errors(problem.pool, problem.validation), usual_flags():
         if len(kept) < len(pool):
             pool, is_unlabeled = pool[kept], is_unlabeled[kept]
-        predicted = _predictions(problem.model)(problem.variables, problem.validation)
+        held_out, labels = problem.held_out, problem.labels
+        if held_out is None:
+            predicted = _predictions(problem.model)(
+                problem.variables, problem.validation
+            )
+        else:
+            predicted = held_out.predictions
         is_mistake = predicted != problem.validation_labels
         view = view_for(
             strategy,
@@ -280,6 +299,8 @@ def _ask(
             validation=problem.validation,
             validation_labels=jnp.asarray(problem.validation_labels),
             validation_mistakes=is_mistake,
+            labels=None if labels is None else jnp.asarray(labels[kept]),
+            correction=held_out.correction if held_out else None,
             hidden_labels=lambda: jnp.zeros(0, jnp.int32),
         )
         query = jax.device_get(strategy.query(key, view))
@@ -328,13 +349,23 @@ def _require_finite(problem: Problem, kept: np.ndarray, query: Query) -> None:
 
 
 def probabilities(problem: Problem, images: Examples) -> np.ndarray:
-    """Computes p(y | x) of examples of the pool or the validation set. Shape [n, C]."""
+    """Computes p(y | x) of examples, with the prior correction. Shape [n, C]."""
     if len(images) == 0:
         return np.zeros((0, len(problem.classes)))
 
     of_images = _log_probs(problem.model, problem.batch_size)
     with plain_errors(images):
-        return np.exp(of_images(problem.variables, images))
+        found = of_images(problem.variables, images)
+    if problem.held_out is not None:
+        found = corrected(problem.held_out.correction, found)
+    return np.exp(found)
+
+
+def _predicted(problem: Problem, targets: np.ndarray) -> np.ndarray:
+    """Returns the classes predicted for some validation examples. Shape [n]."""
+    if problem.held_out is not None:
+        return np.asarray(problem.held_out.predictions)[targets]
+    return probabilities(problem, problem.validation[targets]).argmax(axis=1)
 
 
 def _reason(pick: Pick, num_tied: int, strategy: str) -> str:
@@ -364,6 +395,11 @@ def _reason(pick: Pick, num_tied: int, strategy: str) -> str:
         return f"The discriminator takes it for {taken}; {predicted}."
     if strategy in _OF_UNCERTAINTY:
         return f"The model is uncertain; {predicted}."
+    if pick.pseudo_label is not None:
+        return (
+            "Adds much to the examples that are labeled or chosen before it; assumed "
+            f"class {pick.pseudo_label}; {predicted}."
+        )
     return f"Chosen by its score; {predicted}."
 
 

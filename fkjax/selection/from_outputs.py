@@ -30,6 +30,9 @@ from fkjax.selection.problem import Problem, make_problem
 SUFFICE = (
     *("random", "margin", "least_confidence", "feature_match"),
     *("fisher_argmax", "fisher_nearest", "fisher_nearest_joint"),
+    *("fisher_ratio", "bait", "logdet_mi", "vtl", "max_det", "fisher_herding"),
+    *("class_need_margin", "class_need_ratio", "core_set", "lcmd", "badge"),
+    *("flqmi", "max_herding"),
 )
 """The names of the strategies for which features and logits suffice."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from fkjax.base import Examples, Model, Variables
 from fkjax.data.columns import Table
 from fkjax.data.copies import first_equal
+from fkjax.experiment.held_out import HeldOut
 from fkjax.fisher.kernel import Kernel, multi_scale
 from fkjax.selection.copies import Copies, conflicts, copies_of
 from fkjax.selection.ids import checked_ids, is_unlabeled
@@ -41,6 +42,13 @@ class Problem:
             of the pool is labeled, strategies of uncertainty draw at random, as in the
             first round of an experiment.
         copies: exact copies, of which one is queried; None to query all.
+        trained_on_validation: whether the model was trained on the validation set.
+            Strategies by its mistakes then need `held_out`.
+        labels: known labels of the pool; -1 for the other examples. Shape [N]; None if
+            they are not known.
+        held_out: predictions for the validation set by models that were not trained on
+            it, and the prior correction of `model`; None if `model` was not trained on
+            it and nothing is corrected.
     """
 
     model: Model
@@ -58,14 +66,23 @@ class Problem:
     batch_size: int = 100
     is_trained: bool = False
     copies: Copies | None = None
+    trained_on_validation: bool = False
+    labels: np.ndarray | None = None
+    held_out: HeldOut | None = None
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on the classes that the model or the validation set lacks."""
+        """Sentences on what the model has seen, and on classes that are lacking."""
         counts = np.bincount(self.validation_labels, minlength=len(self.classes))
         num_outputs = len(self.classes) - self.num_lacking
         known, lacking = self.classes[:num_outputs], self.classes[num_outputs:]
         notes = []
+        if self.trained_on_validation and self.held_out is None:
+            notes.append(
+                "the model was trained on the validation set, so that its mistakes "
+                "there are fewer than in deployment, and the bias of the pool cannot "
+                "be estimated"
+            )
         if self.num_lacking:
             notes.append(
                 f"the model has no output for {_first(lacking)}: their validation "

@@ -1,5 +1,6 @@
 """The function `fkjax.select`."""
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ def select(
     labeled: Iterable[Any] = (),
     classes: Sequence[Any] | None = None,
     keep_copies: bool = False,
+    trained_on_validation: bool = False,
     seed: int = 0,
     tell: Tell | None = None,
 ) -> Selection:
@@ -75,6 +77,8 @@ def select(
         keep_copies: whether all exact copies in the pool can be chosen. By default, one
             of each is, and no copy of a labeled or a validation example; the others are
             only chosen after all different examples.
+        trained_on_validation: whether the network was trained on the validation set,
+            too. Strategies by its mistakes there are then refused.
         seed: seed of all random choices.
         tell: function called as `tell(rows, N)` when rows of a large pool have been
             read.
@@ -99,6 +103,7 @@ def select(
         problem = problem_of_outputs(pool, validation, **known)
     if problem.num_lacking:
         warnings.warn(problem.notes[0], stacklevel=2)
+    problem = dataclasses.replace(problem, trained_on_validation=trained_on_validation)
     return choose(problem, budget=budget, strategy=strategy, seed=seed)
 
 

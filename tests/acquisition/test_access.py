@@ -11,6 +11,8 @@ FIELDS = {
     "validation": np.zeros((3, 2)),
     "validation_labels": np.arange(3),
     "validation_mistakes": np.zeros(3, bool),
+    "labels": np.full(4, -1),
+    "correction": np.zeros(2),
 }
 
 
@@ -24,6 +26,7 @@ def seen(*sees):
     [
         (),
         ("validation", "validation_mistakes"),
+        ("labels", "correction"),
         ("validation", "validation_labels", "validation_mistakes", "pool_labels"),
     ],
 )

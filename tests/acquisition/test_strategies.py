@@ -21,6 +21,7 @@ from fkjax.acquisition.perturbation import copies
 from fkjax.base import Query, Strategy, View, key_for
 from fkjax.fisher import descriptors
 from fkjax.training import evaluation, fit
+from tests.acquisition.outputs import GREEDY
 from tests.tiny import TAPS, tiny
 
 BUDGET = 8
@@ -29,7 +30,7 @@ NUM_POOL, NUM_VALIDATION = 90, 60
 # is compiled.
 SETTINGS = Settings(budget=BUDGET, taps=TAPS, num_passes=16, num_steps=5, num_copies=12)
 UNCERTAINTY = "variation_ratio entropy bald mean_std margin least_confidence".split()
-BLIND = ["random", "vaal", *UNCERTAINTY]  # do not use the validation set
+BLIND = ["random", "vaal", "badge", *UNCERTAINTY]  # do not use the validation set
 BY_COPIES = {
     "fisher_covariance": pseudo_label.covariance,
     "fisher_information": pseudo_label.information,
@@ -42,7 +43,13 @@ def taps_of(name):
     return ("conv1",) if "information" in name else TAPS
 
 
-MATCHING = [name for name in STRATEGIES if name not in BLIND]
+OTHERS = (*BLIND, *GREEDY, "balance_oracle", "epig")
+MATCHING = [name for name in STRATEGIES if name not in OTHERS]
+# Of those that share one query, one is tested here; see `test_complement.py`.
+EACH = [
+    pytest.param(name, marks=pytest.mark.slow if name in GREEDY[1:] else ())
+    for name in STRATEGIES
+]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,7 @@ def r_z(features):
     return correlations(*features)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_query_is_distinct_and_unlabelled(name, ask, world):
     query = ask(name, world)
     assert isinstance(query, Query)
@@ -148,7 +155,7 @@ def test_a_query_is_distinct_and_unlabelled(name, ask, world):
     assert np.asarray(world[0].is_unlabeled)[query.indices].all()
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EACH)
 def test_all_but_the_budget_labelled_leaves_no_choice(name, ask, world):
     view, truth = world
     left = np.array([3, 7, 20, 33, 34, 35, 60, 89])
@@ -157,11 +164,11 @@ def test_all_but_the_budget_labelled_leaves_no_choice(name, ask, world):
     assert set(query.indices) == set(left)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_key_decides(name, ask, world):
     first, again, other = (ask(name, world, key) for key in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    is_deterministic = name in ("margin", "least_confidence")
+    is_deterministic = name in ("margin", "least_confidence", *GREEDY)
     assert (first.indices != other.indices).any() != is_deterministic
 
 
@@ -196,7 +203,14 @@ READS = {
         "validation_labels",
         "pool_labels",
     },
-} | {name: set() for name in BLIND}
+    **{
+        name: {"validation", "validation_labels", "labels", "correction"}
+        for name in GREEDY
+    },
+    "balance_oracle": {"pool_labels"},
+    "epig": {"validation"},
+    **{name: {"correction"} for name in UNCERTAINTY},
+} | {name: set() for name in ("random", "vaal", "badge")}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -205,7 +219,12 @@ def test_a_strategy_declares_what_it_needs(name, model):
     assert make_strategy(STRATEGIES[name], model, SETTINGS).sees == READS[name]
 
 
-PAIRS = [(name, field) for name, fields in READS.items() for field in sorted(fields)]
+PAIRS = [
+    (name, field)
+    for name, fields in READS.items()
+    for field in sorted(fields)
+    if name not in GREEDY[1:]  # which share one query
+]
 
 
 @pytest.mark.parametrize(("name", "field"), PAIRS)

@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 
+HELD_OUT = "--validation-role hold-out --prior-correction none".split()
+"""The protocol of the paper; that in which the validation set is trained on has tests
+of its own (tests/experiment/test_validation_role.py)."""
+
 SMALL = (
     "--seeds 1 --rounds 2 --budget 5 --epochs 2 --pretraining-epochs 1 "
     "--validation-size 100"
-).split()
+).split() + HELD_OUT
 # A test may run with Ctrl-C ignored, as in a shell's background, and inherits that.
 COMMAND = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "

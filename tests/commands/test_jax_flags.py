@@ -11,7 +11,7 @@ import fkjax
 import fkjax.commands.report
 import fkjax.commands.run
 import fkjax.commands.select
-from fkjax.acquisition import STRATEGIES
+from fkjax.acquisition import ORACLES, STRATEGIES
 from fkjax.base import seed_key
 from fkjax.models import MODELS, Architecture
 from fkjax.selection.from_outputs import SUFFICE
@@ -39,7 +39,7 @@ def choices(home, digits, flag):
             assert fkjax.commands.select.main(list(map(str, argv))) == 0
             rows = [line.split(",")[:2] for line in picks.read_text().splitlines()]
             chosen["select", "outputs", name] = rows, page.stat().st_size > 0
-        for name in set(STRATEGIES) - {"fisher_oracle"}:
+        for name in set(STRATEGIES) - ORACLES:
             chosen["select", "network", name] = of_network(digits, name)
         for name in STRATEGIES:
             argv = [*SMALL, "--model", "tiny", "--strategies", name]

@@ -16,12 +16,13 @@ from fkjax.experiment import play
 from fkjax.fisher.descriptors import descriptor
 from fkjax.fisher.kernel import pearson_features
 from fkjax.models import MODELS, lenet
+from tests.commands.command import HELD_OUT
 from tests.tiny import ARCHITECTURE
 
 SMALL = (
     "--seeds 1 --rounds 2 --budget 5 --epochs 2 --pretraining none "
     "--validation-size 100 --strategies fisher_nearest --model tiny"
-).split()
+).split() + HELD_OUT
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ def test_the_defaults_are_accepted(dataset):
     check(defaults(dataset))
 
 
-def test_the_defaults_of_mnist_are_the_papers():
+def test_the_defaults_of_training_on_mnist_are_the_papers():
     mnist = defaults("mnist")
-    assert (mnist.rounds, mnist.budget, mnist.validation_size) == (10, 125, 10_000)
+    assert (mnist.rounds, mnist.budget) == (10, 125)
     assert (mnist.imbalance, mnist.imbalance_ratio) == ("step", 100.0)
     assert mnist.training() == Schedule(50, 25, 0.05, 0.5, 0.0, 15)
     assert mnist.rotation_pretraining() == Schedule(8, 25, 0.05, 0.5, 0.0, 3)
@@ -67,8 +67,15 @@ def test_the_presets_are_the_papers():
         defaults(preset=f"paper-{name}") for name in ("mnist", "svhn", "imagenet")
     )
     assert mnist == dataclasses.replace(
-        defaults("mnist"), preset="paper-mnist", seeds=10
+        defaults("mnist"),
+        preset="paper-mnist",
+        seeds=10,
+        validation_size=10_000,
+        validation_role="hold-out",
+        prior_correction="none",
     )
+    for paper in (svhn, imagenet):
+        assert (paper.validation_role, paper.prior_correction) == ("hold-out", "none")
     assert (svhn.model, svhn.taps) == ("resnet10_7x7", ("stage3", "pool"))
     assert (svhn.rounds, svhn.budget, svhn.seeds) == (10, 1250, 5)
     assert svhn.training() == Schedule(35, 128, 0.1, 0.5, 0.0, 15)

@@ -58,8 +58,8 @@ def test_queries_have_ids_in_place_of_positions():
 )
 def test_a_record_is_marked_if_the_stop_rule_ends_the_run(held_out, stops):
     config = Config(stop_when="target-accuracy", target_accuracy=0.8, rounds=5)
-    earlier = [{"num_labeled": 10, "held_out_accuracy": 0.2}]
-    record = {"num_labeled": 20}
+    earlier = [{"round": 1, "num_labeled": 10, "held_out_accuracy": 0.2}]
+    record = {"round": 2, "num_labeled": 20}
     mark_stop(config, earlier, record, held_out)
     assert record["held_out_accuracy"] == held_out
     assert record.get("stop") == ("target-accuracy" if stops else None)

@@ -15,11 +15,12 @@ import pytest
 
 import fkjax.commands.run
 from fkjax.files import checkpoint
+from tests.commands.command import HELD_OUT
 
 ARGV = (
     "--seeds 1 --rounds 4 --budget 5 --epochs 1 --pretraining none "
     "--validation-size 100 --strategies random margin"
-).split()
+).split() + HELD_OUT
 
 
 def outcome(folder):

@@ -13,8 +13,9 @@ from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.access import LabelAccessError
 from fkjax.base import Strategy, key_for
 from fkjax.experiment import pool as pools
+from fkjax.experiment.driver import Arrays, RoundState, make_driver
 from fkjax.experiment.oracle import array_oracle
-from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, play_round
+from fkjax.experiment.rounds import play, play_round
 from fkjax.models import as_images, from_nnx
 from fkjax.training.fit import Schedule, fit
 from tests.tiny import tiny
@@ -131,8 +132,8 @@ def test_strategies_share_the_compiled_update(rounds, driver, start, arrays):
         rounds(name)
     before = traces["apply"]
     driver.update(start, arrays, jnp.arange(BUDGET), jnp.zeros(BUDGET, jnp.int32))
-    driver.evaluate(start.variables, arrays)
-    driver.mistakes(start.variables, arrays)
+    driver.evaluate(start, arrays)
+    driver.mistakes(start, arrays)
     assert traces["apply"] == before > 0
     assert driver.update._cache_size() <= 2
 

@@ -49,10 +49,6 @@ def test_gain_counts_by_label_and_not_by_round():
         ("--target-accuracy 95", "--target-accuracy must be an accuracy from 0 to 1"),
         ("--patience 0", "--patience must be 1 or more"),
         ("--min-gain nan", "--min-gain must be a finite number"),
-        (
-            "--stop-when plateau --train-on-validation",
-            "--stop-when plateau measures the accuracy on the validation set",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused(argv, part, capsys):

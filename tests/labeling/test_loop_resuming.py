@@ -24,7 +24,7 @@ def test_a_process_that_is_stopped_goes_on_the_same(
         raise KeyboardInterrupt
 
     where = {
-        "training": ("fkjax.labeling.loop.make_driver", stop),
+        "training": ("fkjax.labeling.learner.make_driver", stop),
         "commit": ("fkjax.runs.journal.Track.commit", stop),
         "question": ("fkjax.labeling.loop.choose", stop),
         "form": ("fkjax.labeling.annotator.Desk._offer", stop),

@@ -17,12 +17,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.fisher_kernel import fisher_nearest
 from fkjax.acquisition.matching import match_rows
 from fkjax.acquisition.pseudo_label import argmax
 from fkjax.experiment import pool as pools
+from fkjax.experiment.driver import Arrays, RoundState, make_driver
+from fkjax.experiment.held_out import CorrectionRule
 from fkjax.experiment.oracle import array_oracle
-from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play
+from fkjax.experiment.rounds import play
 from fkjax.fisher import capture
 from fkjax.fisher import vectors as fisher
 from fkjax.fisher.descriptors import descriptor
@@ -35,6 +38,7 @@ from fkjax.sketch.embedding import embed, predicted, sampled
 from fkjax.sketch.planner import auto
 from fkjax.sketch.projection import project
 from fkjax.training.fit import Schedule
+from tests.acquisition import outputs
 from tests.parallel.test_examples import dense
 from tests.tiny import TAPS, tiny
 
@@ -222,13 +226,16 @@ def rounds(name):
 
     def played(images, put, compiled):
         labels = [jnp.asarray(known[part]) for part in parts]
-        arrays = Arrays(*(put(images[part]) for part in parts), *labels[1:])
+        arrays = Arrays(
+            *(put(images[part]) for part in parts), *labels[1:], start=variables
+        )
         driver = make_driver(
             model,
             schedule=Schedule(epochs=2, batch_size=90),
             capacity=40,
             selects_epoch=True,
             trains_on_validation=True,
+            correction=CorrectionRule("auto"),
             compiled=compiled,
         )
         strategy = fisher_nearest(model, taps=model.taps, budget=20)
@@ -285,6 +292,33 @@ def ties(name):
     found = on_all_devices(query, mesh)(shard(streamed, mesh))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
+
+
+@check("picks", "picks of all")
+def picks(name):
+    """A sharded pool gives the query of all examples in one place."""
+    names = outputs.GREEDY if name.endswith("all") else ["fisher_ratio"]
+    settings = Settings(
+        budget=8, taps=outputs.MODEL.taps, kernel=outputs.KERNEL, is_trained=True
+    )
+    made = [make_strategy(STRATEGIES[n], outputs.MODEL, settings) for n in names]
+    view, _ = outputs.view_of(num=1030)
+
+    def queries(pool, view):
+        return [
+            strategy.query(jax.random.key(0), view._replace(pool=pool))
+            for strategy in made
+        ]
+
+    pool, view = np.asarray(view.pool), view._replace(pool=None)
+    expected = jax.jit(queries)(pool, view)
+    for num_devices in (2, 4):
+        mesh = mesh_of(num_devices)
+        found = on_all_devices(queries, mesh)(shard(pool, mesh), view)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a.indices, b.indices)
+            np.testing.assert_array_equal(a.pseudo_labels, b.pseudo_labels)
+            np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5)
 
 
 @check("reading")

@@ -16,10 +16,11 @@ NAMES = [
     *("embed tiny", "embed residual", "descriptors tiny", "descriptors residual"),
     *("vectors residual", "captured factors", "rounds streamed on two", "reading"),
     "ties",
+    "picks",
 ]
 LONGER = [
     *("embed resnet", "descriptors resnet", "vectors resnet"),
-    "rounds in memory on four",
+    *("rounds in memory on four", "picks of all"),
 ]
 
 

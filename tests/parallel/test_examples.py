@@ -9,8 +9,9 @@ from fkjax.acquisition import STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.access import Withheld, restrict
 from fkjax.base import Model, Strategy, Variables, View, no_tap
 from fkjax.experiment import pool as pools
+from fkjax.experiment.driver import Arrays, RoundState, make_driver, side_by_side
 from fkjax.experiment.oracle import array_oracle
-from fkjax.experiment.rounds import Arrays, RoundState, make_driver, play, side_by_side
+from fkjax.experiment.rounds import play
 from fkjax.parallel.examples import Streamed, stream, take
 from fkjax.parallel.mapping import map_examples
 from fkjax.training.evaluation import predictions

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 
-from fkjax.acquisition import STRATEGIES, Settings, make_strategy
+from fkjax.acquisition import ORACLES, STRATEGIES, Settings, make_strategy
 from fkjax.acquisition.pseudo_label import given
 from fkjax.base import UserError
 from fkjax.data import columns as arrays
@@ -115,7 +115,7 @@ def test_what_is_wrong_far_into_a_file_is_told_when_it_is_reached(
 def test_those_that_suffice_are_those_that_make_no_pass_of_their_own():
     model = from_outputs(WIDTH, CLASSES)
     for name in set(STRATEGIES) - set(SUFFICE):
-        needs_the_network = name in ("vaal", "fisher_oracle") or "fisher_" in name
+        needs_the_network = name == "vaal" or name in ORACLES or "fisher_" in name
         if not needs_the_network:
             with pytest.raises(UserError, match="dropout"):
                 make_strategy(

@@ -8,6 +8,7 @@ import pytest
 
 import fkjax
 from fkjax.selection.from_outputs import SUFFICE
+from tests.acquisition.outputs import GREEDY
 from tests.selection.test_from_outputs import POOL, VALIDATION
 
 USUAL = {
@@ -35,7 +36,14 @@ def picked(strategy, flag=contextlib.nullcontext):
     return selection.indices.tolist(), selection.targets.tolist()
 
 
-@pytest.mark.parametrize("strategy", SUFFICE)
+# Of those that share one query, one is enough, except by hand.
+EACH = [
+    pytest.param(name, marks=pytest.mark.slow if name in GREEDY[1:] else ())
+    for name in SUFFICE
+]
+
+
+@pytest.mark.parametrize("strategy", EACH)
 @pytest.mark.parametrize("flag", USUAL)
 def test_a_flag_of_jax_does_not_change_the_picks(strategy, flag):
     assert picked(strategy, FLAGS[flag]) == picked(strategy)

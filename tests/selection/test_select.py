@@ -206,3 +206,26 @@ def test_a_report_computes_probabilities_only_of_the_part_that_is_used(
     assert main([*files, "--budget", "12", "--report", str(page)]) == 0
     assert asked == [150, len(VALIDATION["labels"])]
     assert "150 are not enough" in page.read_text()
+
+
+def test_mistakes_on_what_was_trained_on_are_not_used(files, tmp_path, capsys):
+    """The model may have been trained on the validation set, if the user says so."""
+    page = tmp_path / "picks.html"
+    argv = [*files, "--budget", "3", "--trained-on-validation"]
+    assert main(argv) == 2
+    assert "fisher_nearest uses the model's mistakes on the" in capsys.readouterr().err
+    with pytest.raises(
+        fkjax.UserError, match="feature_match uses the model's mistakes"
+    ):
+        fkjax.select(
+            *(POOL, VALIDATION),
+            budget=3,
+            strategy="feature_match",
+            trained_on_validation=True,
+        )
+    assert main([*argv, "--strategy", "margin", "--report", str(page)]) == 0
+    assert "its mistakes there are fewer than in deployment" in capsys.readouterr().err
+    assert "The model was trained on the validation set" in page.read_text()
+    argv = ["--images", "d", "--labels", "f", "--trained-on-validation"]
+    assert main(argv) == 2
+    assert "cannot be used with --images" in capsys.readouterr().err
