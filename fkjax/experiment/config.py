@@ -240,11 +240,6 @@ class Config:
         """The number of the first round: 0 if it trains on the validation set alone."""
         return 0 if self.trains_on_validation else 1
 
-    @property
-    def is_as_in_paper(self) -> bool:
-        """Whether the validation set is held out and nothing is corrected."""
-        return not self.trains_on_validation and self.prior_correction == "none"
-
     def stop_rule(self) -> Rule:
         """Returns the parameters of the stop rule."""
         return Rule(self.target_accuracy, self.patience, self.min_gain)

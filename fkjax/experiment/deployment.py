@@ -7,8 +7,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from fkjax.base import UserError
 from fkjax.experiment.config import Config
 from fkjax.experiment.held_out import CorrectionRule
+from fkjax.files.opening import exists
 from fkjax.files.spreadsheet import Problems, as_it_was, read_rows
 
 
@@ -26,6 +28,11 @@ def correction_rule(config: Config, classes: Sequence[str]) -> CorrectionRule:
     kind = config.prior_correction
     if kind == "auto" or kind == "counts" or kind == "none":
         return CorrectionRule(kind)
+    if not exists(Path(kind)):
+        raise UserError(
+            "--prior-correction must be auto, counts, none or a CSV file of class "
+            f"shares, and there is no file {kind}"
+        )
     return CorrectionRule("auto", jnp.asarray(read_shares(Path(kind), classes)))
 
 

@@ -198,6 +198,8 @@ def test_a_file_of_shares_with_an_error_is_refused(text, said, tmp_path):
     with pytest.raises(UserError) as error:
         read_shares(path, ["a", "b"])
     assert said in str(error.value) and str(path) in str(error.value)
+    with pytest.raises(UserError, match="auto, counts, none or a CSV file"):
+        correction_rule(Config(prior_correction="automatic"), ["a", "b"])
 
 
 # The command
