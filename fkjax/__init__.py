@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from fkjax.models import from_module as from_module
     from fkjax.models import from_nnx as from_nnx
     from fkjax.models import from_outputs as from_outputs
-    from fkjax.selection.choose import Pick as Pick
     from fkjax.selection.choose import Selection as Selection
     from fkjax.selection.choose import choose as choose
+    from fkjax.selection.pick import Pick as Pick
     from fkjax.selection.problem import Problem as Problem
     from fkjax.selection.select import select as select
     from fkjax.sketch.embedding import embed as embed
@@ -40,7 +40,8 @@ _HOMES = {
     "fisher.descriptors": "descriptor",
     "fisher.vectors": "fisher_vectors of_parameters",
     "models": "MODELS from_linen from_module from_nnx from_outputs",
-    "selection.choose": "Pick Selection choose",
+    "selection.choose": "Selection choose",
+    "selection.pick": "Pick",
     "selection.problem": "Problem",
     "selection.select": "select",
     "sketch.embedding": "embed fisher_sketch",

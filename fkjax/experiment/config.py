@@ -146,22 +146,25 @@ class Config:
     label_noise: float = 0.0
     """Probability that the oracle answers with a wrong class."""
     validation_size: int = 100
-    """Number of class-balanced validation images, taken from
-    the training part. The paper has 10,000 for MNIST."""
+    """Number of class-balanced validation images, taken
+    from the training part; 10,000 for MNIST in the
+    paper."""
     validation_role: Literal["train", "hold-out"] = "train"
-    """What the validation set is for. train: the model is
-    trained on it, too, from round 0 on, and its mistakes
-    are those of models trained without a fifth of it.
-    hold-out: it is never trained on, as in the paper."""
+    """What the validation set is for. train: the model
+    is trained on it, too, from round 0 on, and mistakes
+    on it are those of models trained without a fifth of
+    it. hold-out: it is never trained on, as in the
+    paper."""
     prior_correction: Annotated[str, tyro.conf.arg(metavar="auto|counts|none|FILE")] = (
         "auto"
     )
-    """Correction of predictions for the class shares of the
-    validation set, where those of the labels differ.
-    auto: its strength and temperature are chosen by
-    held-out predictions; counts: both are 1; none: no
-    correction. FILE: a CSV file of the class shares in
-    deployment, with the columns class and share."""
+    """Correction of predictions for the class shares of
+    the validation set, where those of the labels
+    differ. auto: its strength and temperature are
+    chosen by held-out predictions; counts: both are 1;
+    none: no correction. FILE: a CSV file of the class
+    shares in deployment, with the columns class and
+    share."""
     tuning_size: int = 0
     """Number of validation images reserved for --checkpoint-selection tuning."""
 

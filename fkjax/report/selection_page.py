@@ -16,7 +16,8 @@ from fkjax.label_shift.wording import percent, times
 from fkjax.parallel.examples import take
 from fkjax.report import charts
 from fkjax.report.html import environment, thumbnail
-from fkjax.selection.choose import Pick, Selection, probabilities
+from fkjax.selection.choose import Selection, probabilities
+from fkjax.selection.pick import Pick
 from fkjax.selection.problem import Problem
 
 MOST_CARDS = 60

@@ -60,15 +60,15 @@ def refused(capsys, folder, *argv):
         ("--taps conv1 conv9", ["unknown tap 'conv9' (did you mean 'conv", "logits"]),
         (
             "--rounds 50 --budget 50",
-            ["takes 2500 labels", "has 663 images", "lower one of them"],
+            ["takes 2500 labels", "has 768 images", "lower one of them"],
         ),
         ("--imbalance-ratio 100000", ["ratio 100000 leaves class 5", "smaller ratio"]),
         ("--seeds 0", ["--seeds must be 1 or more, got 0"]),
         ("--rare-classes 3 12", ["rare class 12 is unknown; classes are 0 to 9"]),
         ("--validation-size 5000", ["balanced subset of 5000 needs 500", "at most"]),
         (
-            "--tuning-size 240",
-            ["the tuning size", "below the validation size, 240, got 240"],
+            "--tuning-size 50",
+            ["the tuning size", "below the validation size, 50, got 50"],
         ),
         ("--checkpoint-selection tuning", ["--tuning-size is 0"]),
         ("--learning-rate nan", ["--learning-rate must be", "got nan"]),

@@ -23,9 +23,8 @@ from tests.tiny import tiny
 BUDGET, ROUNDS = 5, 5
 NUM_POOL = 60
 SCHEDULE = Schedule(epochs=2)
-
+# One of each kind: what they query, the tests of the acquisition functions say.
 PLAYED = ("random", "fisher_nearest", "fisher_oracle", "variation_ratio", "vaal")
-"""One of each kind: what they query, the tests of the acquisition functions say."""
 
 traces = collections.Counter()
 

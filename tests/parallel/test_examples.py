@@ -276,7 +276,7 @@ def test_runs_side_by_side_read_their_own_images(model, variables, streamed):
         )
         indices = jnp.array([[3, 1, 4, 5], [9, 2, 6, 8]])
         state = driver.update(state, arrays, indices, jnp.zeros_like(indices))
-        return state, driver.evaluate(state.variables, arrays)
+        return state, driver.evaluate(state, arrays)
 
     same(step(streamed), step(PIXELS))
 

@@ -12,7 +12,8 @@ from fkjax.label_shift.types import Shares
 from fkjax.parallel.examples import stream
 from fkjax.report import selection_page as module
 from fkjax.report.selection_page import MOST_CARDS, Kind, selection_page
-from fkjax.selection.choose import Mistake, Pick, Selection, probabilities
+from fkjax.selection.choose import Selection, probabilities
+from fkjax.selection.pick import Mistake, Pick
 from fkjax.selection.problem import Problem
 from tests.pages import Page
 

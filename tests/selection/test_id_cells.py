@@ -7,8 +7,9 @@ import pytest
 
 from fkjax.base import UserError
 from fkjax.files.spreadsheet import Cell, as_in_cell
-from fkjax.selection.choose import Pick, Selection
+from fkjax.selection.choose import Selection
 from fkjax.selection.id_cells import nearest, positions_of_cells
+from fkjax.selection.pick import Pick
 from fkjax.selection.picks import picks_csv, read_ids
 
 HARD = [
