@@ -6,6 +6,7 @@ not in it yet, and draws figures.
 
 import hashlib
 import io
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import rich.console
 
 from fkjax.base import UserError, printable
+from fkjax.commands import label
 from fkjax.commands.exit_status import exit_status, notify
 from fkjax.commands.options import given, parse_config
 from fkjax.data import datasets
@@ -44,11 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         of several processes has stopped. All finished rounds are kept.
     """
 
+    args = sys.argv[1:] if argv is None else list(argv)
+    if given(args, "oracle")["oracle"] == "file":
+        return label.main(_without_oracle(args))
+
     def command() -> None:
         with stopping_together():
-            run(parse(argv))
+            run(parse(args))
 
     return exit_status(command)
+
+
+def _without_oracle(args: list[str]) -> list[str]:
+    """Returns the arguments of `fkjax label`, which was once `run --oracle file`."""
+    if "--oracle" in args:
+        at = args.index("--oracle")
+        return args[:at] + args[at + 2 :]
+    return [arg for arg in args if arg != "--oracle=file"]
 
 
 def run(config: Config) -> list[dict[str, Any]]:

@@ -70,3 +70,11 @@ def test_doors_run_the_commands():
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         name = door.partition(".")[2] or "COMMAND"
         assert done.stdout.startswith(f"usage: fkjax {name}")
+
+
+@pytest.mark.parametrize("oracle", [["--oracle", "file"], ["--oracle=file"]])
+def test_run_with_a_person_as_the_oracle_is_label(oracle, monkeypatch):
+    asked = []
+    monkeypatch.setattr("fkjax.commands.label.main", lambda argv: asked.append(argv))
+    fkjax.commands.run.main(["--images", "d", *oracle, "--rounds", "2"])
+    assert asked == [["--images", "d", "--rounds", "2"]]
