@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 2 after an error of the user, 130 after Ctrl-C, and 3 if another
         of several processes has stopped. All finished rounds are kept.
     """
-
     args = sys.argv[1:] if argv is None else list(argv)
     if given(args, "oracle")["oracle"] == "file":
         return label.main(_without_oracle(args))
