@@ -74,7 +74,8 @@ def frame_curves(
         axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     if len(ticks) == 1 and is_alone:
-        axes.set_xlim(ticks[0] * 0.8, ticks[0] * 1.2)
+        labels = ticks[0]
+        axes.set_xlim(*(labels * 0.8, labels * 1.2) if labels else (-1, 1))
     axes.set_ylim(top=min(axes.get_ylim()[1], 101))
     axes.grid(color="#e5e5e5")
     axes.set_axisbelow(True)

@@ -26,6 +26,15 @@ def test_learning_curve_is_drawn(tmp_path, strategies, seeds, rounds):
     assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
 
 
+def test_learning_curve_of_round_0_alone(tmp_path):
+    """The model of the validation set alone has bought no label."""
+    path = tmp_path / "curve.png"
+    figures.draw_learning_curve(
+        [record("a", 0, 0, 0.5) | {"num_labeled": 0}], path, title="Digits"
+    )
+    assert path.exists()
+
+
 def test_learning_curve_shows_the_band_the_gap_and_the_reference(tmp_path):
     def draw(records, **options):
         figures.draw_learning_curve(records, tmp_path / "x.png", **options)
