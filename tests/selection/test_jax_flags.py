@@ -36,15 +36,21 @@ def picked(strategy, flag=contextlib.nullcontext):
     return selection.indices.tolist(), selection.targets.tolist()
 
 
-# Of those that share one query, one is enough, except by hand.
-EACH = [
-    pytest.param(name, marks=pytest.mark.slow if name in GREEDY[1:] else ())
-    for name in SUFFICE
-]
+def mark_of(strategy):
+    # Of those that share one query, one is enough, except by hand.
+    if strategy in GREEDY[1:]:
+        return pytest.mark.slow
+    is_cheap = strategy in ("random", "margin", "fisher_nearest")
+    return () if is_cheap else pytest.mark.integration
+
+
+EACH = [pytest.param(name, marks=mark_of(name)) for name in SUFFICE]
+WITHOUT_JIT = pytest.param("disable_jit", marks=pytest.mark.integration)
+COMPILED = [flag for flag in USUAL if flag != "disable_jit"]
 
 
 @pytest.mark.parametrize("strategy", EACH)
-@pytest.mark.parametrize("flag", USUAL)
+@pytest.mark.parametrize("flag", [*COMPILED, WITHOUT_JIT])
 def test_a_flag_of_jax_does_not_change_the_picks(strategy, flag):
     assert picked(strategy, FLAGS[flag]) == picked(strategy)
 
