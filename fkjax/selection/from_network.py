@@ -83,13 +83,13 @@ def problem_of_network(
     dtypes = common_dtypes(of_pool, of_validation)
     try:
         adapted = _adapted(network, variables, of_validation, dtypes, taps)
-    except Exception:
+    except Exception:  # a module of the user may raise any exception
         floats = [np.dtype(np.float32)]
         if not of_validation.is_array or dtypes in (floats, [np.uint8]):
             raise
         try:  # of a network that takes no integers, such as one of `lax.conv`
             adapted = _adapted(network, variables, of_validation, floats, taps)
-        except Exception:
+        except Exception:  # as above; the first error is raised
             adapted = None
         if adapted is None:
             raise
