@@ -129,7 +129,7 @@ class _TorchNetwork:
 
     def logits(self, p: dict[str, Any], x: Any) -> Any:
         """Returns the logits of a batch."""
-        raise NotImplementedError
+        raise NotImplementedError  # each network has its own
 
     def gradients(self, x: Any, labels: Any) -> dict[str, Any]:
         """Computes gradients of log p(label) by torch.func.vmap(grad)."""

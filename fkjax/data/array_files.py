@@ -266,6 +266,7 @@ def _find_hdf5(path: Path) -> Readers:
     except ImportError as error:
         raise _needs("h5py", path, "hdf5") from error
     file = h5py.File(path, "r")
+    # The types of h5py do not declare that a file iterates over names.
     names: list[str] = list(file)  # type: ignore[arg-type]
     return {name: functools.partial(_dataset, file, name) for name in names}
 

@@ -56,7 +56,7 @@ class Lazy:
         return self._read(start, max(start, stop))
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        raise NotImplementedError
+        raise NotImplementedError  # each format has its own
 
 
 class Sliced(Lazy):
